@@ -1,0 +1,329 @@
+//! Conntrack: two self-sufficient entries for each flow, one for each direction.
+//!
+//! An entry is keyed by the tuple on the wire and holds the whole rewrite, so a packet of a known flow needs one
+//! lookup. The two entries name each other: the partner's key is the reverse of this entry's rewrite.
+//!
+//! An entry is a decision that holds for one tick. The first packet of a later tick makes it anew: has the entry
+//! expired, does its partner still stand, which way out does the kernel's routing table give now. Nothing that user
+//! space must keep fresh is trusted for longer, so forwarding stays right when the daemon is gone.
+
+use crate::record;
+
+/// Nanoseconds in a tick, as a shift: 2^30 ns, about 1.07 s.
+pub const TICK_SHIFT: u32 = 30;
+
+/// A tuple on the wire: the key of the flow maps. `A` is `[u8; 4]` or `[u8; 16]`.
+///
+/// Aligned, like [`Flow`], so that the datapath copies it in words.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port, network order.
+    pub src_port: [u8; 2],
+    /// Destination port, network order.
+    pub dst_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Padding; zero.
+    pub zero: [u8; 3],
+}
+
+impl<A: Copy> FlowKey<A> {
+    /// A tuple from its parts.
+    pub fn new(protocol: u8, src: A, src_port: [u8; 2], dst: A, dst_port: [u8; 2]) -> Self {
+        Self { src, dst, src_port, dst_port, protocol, zero: [0; 3] }
+    }
+
+    /// The tuple of the packet that answers this one.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self::new(self.protocol, self.dst, self.dst_port, self.src, self.src_port)
+    }
+}
+
+/// Where a packet leaves, as the kernel's routing table said in [`Flow::tick`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NextHop {
+    /// Destination and source MAC, as they stand in the frame. Zeros: no neighbour entry yet, the kernel must resolve
+    /// it.
+    pub macs: [u8; 12],
+    /// Interface; zero: not known.
+    pub ifindex: u32,
+    /// MTU of the way out, in bytes of IP packet; zero: not known.
+    pub mtu: u16,
+    /// [`NextHop::XDP`] and its neighbours.
+    pub flags: u16,
+    /// Padding; zero.
+    pub zero: [u8; 4],
+}
+
+impl NextHop {
+    /// The interface takes frames from XDP.
+    pub const XDP: u16 = 1;
+    /// The destination is an address of this node: the packet goes to the host's stack.
+    pub const LOCAL: u16 = 2;
+
+    /// Whether a frame can be addressed without asking the kernel for the neighbour.
+    pub fn has_neighbour(&self) -> bool {
+        self.macs.first_chunk() != Some(&[0; 6])
+    }
+}
+
+/// One direction of a flow: the value of the flow maps. `A` is `[u8; 4]` or `[u8; 16]`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Source address to write.
+    pub src: A,
+    /// Destination address to write.
+    pub dst: A,
+    /// Source port to write, network order.
+    pub src_port: [u8; 2],
+    /// Destination port to write, network order.
+    pub dst_port: [u8; 2],
+    /// What the change of addresses adds to a checksum (RFC 1624), as a folded one's complement sum.
+    pub address_delta: u16,
+    /// What the change of ports adds to a checksum.
+    pub port_delta: u16,
+    /// Tick of the last packet in either direction, to within one tick.
+    pub tick: u32,
+    /// [`Flow::REPLY`] and its neighbours.
+    pub flags: u16,
+    /// [`crate::Backend::generation`] of the backend meant.
+    pub generation: u16,
+    /// Index into the map [`crate::maps::BACKENDS`].
+    pub backend: u32,
+    /// Index into the map [`crate::maps::SERVICE_STATS`].
+    pub service: u32,
+    /// Where the rewritten packet leaves.
+    pub hop: NextHop,
+}
+
+impl<A: Copy> Flow<A> {
+    /// This entry translates replies.
+    pub const REPLY: u16 = 1;
+    /// The source was translated too: the backend does not see the client's address.
+    pub const SNAT: u16 = 2;
+    /// A reply was seen.
+    pub const ANSWERED: u16 = 4;
+    /// The client sent on after a reply was seen: proof that it receives what we send back.
+    pub const CONFIRMED: u16 = 8;
+    /// The client sent a FIN.
+    pub const FIN_CLIENT: u16 = 16;
+    /// The backend sent a FIN.
+    pub const FIN_BACKEND: u16 = 32;
+    /// Either side sent a RST.
+    pub const RST: u16 = 64;
+    /// The flags that both entries of a flow share.
+    pub const SHARED: u16 =
+        Self::SNAT | Self::ANSWERED | Self::CONFIRMED | Self::FIN_CLIENT | Self::FIN_BACKEND | Self::RST;
+    /// Both sides sent a FIN.
+    pub const FINS: u16 = Self::FIN_CLIENT | Self::FIN_BACKEND;
+
+    /// The tuple of a packet after this entry rewrote it.
+    pub fn rewritten(&self, protocol: u8) -> FlowKey<A> {
+        FlowKey::new(protocol, self.src, self.src_port, self.dst, self.dst_port)
+    }
+
+    /// The key of the entry for the other direction.
+    pub fn partner(&self, protocol: u8) -> FlowKey<A> {
+        self.rewritten(protocol).reversed()
+    }
+
+    /// Whether `key` is the key of the entry for the other direction.
+    pub fn is_partner(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.src == key.dst && self.dst == key.src && self.src_port == key.dst_port && self.dst_port == key.src_port
+    }
+
+    /// Whether this entry translates replies.
+    pub const fn is_reply(&self) -> bool {
+        self.flags & Self::REPLY != 0
+    }
+
+    /// The state a person knows, from the flags.
+    pub const fn state(&self, protocol: u8) -> State {
+        state(self.flags, protocol)
+    }
+
+    /// Whether nothing was seen for longer than the state allows, at tick `now`.
+    pub const fn is_expired(&self, protocol: u8, now: u32) -> bool {
+        now.saturating_sub(self.tick) > self.state(protocol).timeout_ticks()
+    }
+}
+
+/// Room for what is too large for a BPF stack of 512 bytes: the value of the maps [`crate::maps::SCRATCH4`] and
+/// [`crate::maps::SCRATCH6`]. One packet at a time uses it: a CPU finishes a packet before it takes the next.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch<A> {
+    /// The flow that is being opened.
+    pub flow: Flow<A>,
+    /// The entry for its other direction.
+    pub mirror: Flow<A>,
+    /// The key of that entry.
+    pub mirror_key: FlowKey<A>,
+    /// The last tick in which XDP left a new flow to the kernel, so that it looks after its neighbours.
+    pub revalidated: u32,
+    /// Padding; zero.
+    pub zero: [u8; 4],
+}
+
+impl<A: Copy> Flow<A> {
+    /// Whether its tuple may be given to another flow at tick `now`: it has expired, or its connection is over and waits
+    /// only for stray packets.
+    pub const fn is_over(&self, protocol: u8, now: u32) -> bool {
+        matches!(self.state(protocol), State::TimeWait | State::Closed) || self.is_expired(protocol, now)
+    }
+
+    /// Whether nobody has proven yet that it is more than a first packet.
+    pub const fn is_unconfirmed(&self) -> bool {
+        self.flags & Self::CONFIRMED == 0
+    }
+}
+
+/// The state of a flow: for TCP after RFC 9293 as far as a middlebox can tell, for UDP whether it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// TCP: a SYN was seen, or the first packet of a connection whose entry was lost.
+    SynSent,
+    /// TCP: answered, not yet confirmed by the client.
+    SynReceived,
+    /// TCP: data flows.
+    Established,
+    /// TCP: one side has sent its FIN.
+    HalfClosed,
+    /// TCP: both sides have sent their FIN.
+    TimeWait,
+    /// TCP: reset.
+    Closed,
+    /// UDP: no answer yet.
+    Unreplied,
+    /// UDP: answered.
+    Replied,
+}
+
+impl State {
+    /// How long a flow in this state may be silent, in seconds. The values follow RFC 5382 (TCP: more than 2 h 4 min
+    /// established, 4 min in transition), RFC 4787 (UDP: more than 2 min) and Linux's `nf_conntrack`.
+    pub const fn timeout_seconds(self) -> u32 {
+        match self {
+            State::SynSent | State::SynReceived => 60,
+            State::Established => 21_600,
+            State::HalfClosed => 240,
+            State::TimeWait => 120,
+            State::Closed => 10,
+            State::Unreplied => 30,
+            State::Replied => 180,
+        }
+    }
+
+    /// The same in ticks, rounded up.
+    pub const fn timeout_ticks(self) -> u32 {
+        ((self.timeout_seconds() as u64 * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
+    }
+
+    /// The name as `conntrack -L` users know it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::SynSent => "SYN_SENT",
+            State::SynReceived => "SYN_RECV",
+            State::Established => "ESTABLISHED",
+            State::HalfClosed => "FIN_WAIT",
+            State::TimeWait => "TIME_WAIT",
+            State::Closed => "CLOSE",
+            State::Unreplied => "UNREPLIED",
+            State::Replied => "REPLIED",
+        }
+    }
+}
+
+/// The state that [`Flow::flags`] of a flow of `protocol` tell.
+pub const fn state(flags: u16, protocol: u8) -> State {
+    type F = Flow<[u8; 4]>;
+    if protocol != crate::TCP {
+        return if flags & F::ANSWERED != 0 { State::Replied } else { State::Unreplied };
+    }
+    if flags & F::RST != 0 {
+        State::Closed
+    } else if flags & F::FINS == F::FINS {
+        State::TimeWait
+    } else if flags & F::FINS != 0 {
+        State::HalfClosed
+    } else if flags & F::CONFIRMED != 0 {
+        State::Established
+    } else if flags & F::ANSWERED != 0 {
+        State::SynReceived
+    } else {
+        State::SynSent
+    }
+}
+
+record!(
+    FlowKey<[u8; 4]> = 16,
+    FlowKey<[u8; 16]> = 40,
+    NextHop = 24,
+    Flow<[u8; 4]> = 56,
+    Flow<[u8; 16]> = 80,
+    Scratch<[u8; 4]> = 136,
+    Scratch<[u8; 16]> = 208,
+);
+
+const _: () = {
+    assert!(core::mem::offset_of!(Flow<[u8; 4]>, tick) == 16 && core::mem::offset_of!(Flow<[u8; 4]>, hop) == 32);
+    assert!(core::mem::offset_of!(Flow<[u8; 16]>, tick) == 40 && core::mem::offset_of!(Flow<[u8; 16]>, hop) == 56);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partners_name_each_other() {
+        let key = FlowKey::new(crate::TCP, [10, 0, 0, 1], [1, 2], [10, 96, 0, 1], [0, 80]);
+        let backend = ([10, 244, 0, 7], [31, 144]);
+        let forward = Flow {
+            src: key.src,
+            dst: backend.0,
+            src_port: key.src_port,
+            dst_port: backend.1,
+            address_delta: 0,
+            port_delta: 0,
+            tick: 0,
+            flags: 0,
+            generation: 1,
+            backend: 0,
+            service: 0,
+            hop: NextHop::default(),
+        };
+        let reply_key = forward.partner(crate::TCP);
+        assert_eq!(reply_key, FlowKey::new(crate::TCP, backend.0, backend.1, key.src, key.src_port));
+        let reply = Flow { src: key.dst, dst: key.src, src_port: key.dst_port, dst_port: key.src_port, ..forward };
+        assert_eq!(reply.partner(crate::TCP), key);
+        assert!(forward.is_partner(&reply_key) && reply.is_partner(&key) && !reply.is_partner(&reply_key));
+    }
+
+    #[test]
+    fn tcp_states_follow_the_flags() {
+        type F = Flow<[u8; 4]>;
+        for (flags, expected) in [
+            (0, State::SynSent),
+            (F::ANSWERED, State::SynReceived),
+            (F::ANSWERED | F::CONFIRMED, State::Established),
+            (F::ANSWERED | F::CONFIRMED | F::FIN_CLIENT, State::HalfClosed),
+            (F::ANSWERED | F::CONFIRMED | F::FINS, State::TimeWait),
+            (F::ANSWERED | F::CONFIRMED | F::FINS | F::RST, State::Closed),
+        ] {
+            assert_eq!(state(flags, crate::TCP), expected);
+        }
+        assert_eq!(state(0, crate::UDP), State::Unreplied);
+        assert_eq!(state(F::ANSWERED, crate::UDP), State::Replied);
+    }
+}

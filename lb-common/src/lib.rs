@@ -1,0 +1,53 @@
+//! The contract between the datapath and user space, stated once.
+//!
+//! Every map's name, kind, key, value and size stands here ([`maps`]), and so does every reason a packet can get
+//! ([`Reason`]). Values cross the boundary as plain `#[repr(C)]` records without Rust enums or hidden padding: their
+//! sizes and offsets are asserted at compile time, and a test compares them with the built BPF object.
+//!
+//! Byte order: addresses and ports are byte arrays in network order, as they stand in a packet; every other number is
+//! in host order.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod backend;
+pub mod device;
+pub mod flow;
+pub mod maps;
+pub mod reason;
+pub mod service;
+pub mod settings;
+pub mod stats;
+
+pub use backend::Backend;
+pub use device::Device;
+pub use flow::{Flow, FlowKey, NextHop, Scratch};
+pub use reason::Reason;
+pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
+pub use settings::Settings;
+pub use stats::{ReasonCount, Traffic};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// A record that is copied to and from BPF maps byte for byte.
+///
+/// # Safety
+/// The type is `#[repr(C)]`, `Copy`, has no padding, and every bit pattern is a valid value.
+pub unsafe trait Record: Copy + 'static {}
+
+/// Declares that types are [`Record`]s, and (for user space) aya `Pod`s, after checking that they have no padding.
+macro_rules! record {
+    ($($type:ty = $size:literal),+ $(,)?) => {$(
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        // SAFETY: `#[repr(C)]` of integers and byte arrays; the size assertion above counts every named byte.
+        unsafe impl crate::Record for $type {}
+        #[cfg(feature = "user")]
+        // SAFETY: as above.
+        unsafe impl aya::Pod for $type {}
+    )+};
+}
+pub(crate) use record;

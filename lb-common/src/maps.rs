@@ -1,0 +1,147 @@
+//! Every map: its name, kind, key, value and size.
+//!
+//! One knob sizes them all: the number of flows ([`MapSpec::entries_for`]). The sizes compiled into the BPF object are those
+//! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
+
+use crate::{
+    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+};
+use core::mem::size_of;
+
+/// Flows of each family that fit when the user does not say otherwise.
+pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
+/// The smallest and the largest value of the knob.
+pub const MAX_FLOWS_RANGE: (u32, u32) = (1024, 16_777_216);
+
+/// IPv4 addresses that are ours.
+pub const OWNED4: &str = "OWNED4";
+/// IPv6 addresses that are ours.
+pub const OWNED6: &str = "OWNED6";
+/// Service ports on owned addresses.
+pub const SERVICES: &str = "SERVICES";
+/// Members of backend sets.
+pub const SLOTS: &str = "SLOTS";
+/// Backends by id.
+pub const BACKENDS: &str = "BACKENDS";
+/// Confirmed IPv4 flows. A plain hash: nothing evicts a confirmed flow.
+pub const FLOWS4: &str = "FLOWS4";
+/// Confirmed IPv6 flows.
+pub const FLOWS6: &str = "FLOWS6";
+/// IPv4 flows not yet confirmed. An LRU of its own, so that a flood evicts nothing but its like.
+pub const NEW4: &str = "NEW4";
+/// IPv6 flows not yet confirmed.
+pub const NEW6: &str = "NEW6";
+/// Interfaces by ifindex.
+pub const DEVICES: &str = "DEVICES";
+/// The one record of [`Settings`].
+pub const SETTINGS: &str = "SETTINGS";
+/// Counters by [`crate::Reason`].
+pub const REASONS: &str = "REASONS";
+/// Counters by service port id.
+pub const SERVICE_STATS: &str = "SERVICE_STATS";
+/// Counters by backend id.
+pub const BACKEND_STATS: &str = "BACKEND_STATS";
+
+/// Working memory of the programs.
+pub const SCRATCH4: &str = "SCRATCH4";
+/// Working memory of the programs.
+pub const SCRATCH6: &str = "SCRATCH6";
+
+/// Kinds of BPF maps that are used, with the kernel's numbers (`enum bpf_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array = 2,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`
+    PerCpuArray = 6,
+    /// `BPF_MAP_TYPE_LRU_HASH`
+    LruHash = 9,
+}
+
+/// `BPF_F_NO_PREALLOC`: for hashes that only the daemon writes, so that memory is used as entries come.
+pub const NO_PREALLOC: u32 = 1;
+
+/// What one map is.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// Name of the map's symbol and of its pin.
+    pub name: &'static str,
+    /// Kind of map.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key: usize,
+    /// Bytes of a value (of each CPU's copy).
+    pub value: usize,
+    /// Map flags.
+    pub flags: u32,
+    /// Whether it holds flows: kept across changes of the configuration maps' layout.
+    pub holds_flows: bool,
+}
+
+const fn spec<K, V>(name: &'static str, kind: MapKind, flags: u32, holds_flows: bool) -> MapSpec {
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), flags, holds_flows }
+}
+
+/// All maps of the datapath.
+pub const MAPS: &[MapSpec] = &[
+    spec::<[u8; 4], Owned>(OWNED4, MapKind::Hash, NO_PREALLOC, false),
+    spec::<[u8; 16], Owned>(OWNED6, MapKind::Hash, NO_PREALLOC, false),
+    spec::<ServiceKey, Service>(SERVICES, MapKind::Hash, NO_PREALLOC, false),
+    spec::<u32, Slot>(SLOTS, MapKind::Array, 0, false),
+    spec::<u32, Backend>(BACKENDS, MapKind::Array, 0, false),
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(FLOWS4, MapKind::Hash, 0, true),
+    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(FLOWS6, MapKind::Hash, 0, true),
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(NEW4, MapKind::LruHash, 0, true),
+    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(NEW6, MapKind::LruHash, 0, true),
+    spec::<u32, Device>(DEVICES, MapKind::Hash, NO_PREALLOC, false),
+    spec::<u32, Settings>(SETTINGS, MapKind::Array, 0, false),
+    spec::<u32, ReasonCount>(REASONS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
+];
+
+/// Entries of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
+pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
+    let control = at_least(max_flows / 2, 4096);
+    match name.as_bytes() {
+        // Two entries for each flow, one a direction.
+        b"FLOWS4" | b"FLOWS6" => max_flows * 2,
+        b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
+        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => control,
+        b"SLOTS" => control * 8,
+        b"DEVICES" => 4096,
+        b"SETTINGS" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"REASONS" => 256,
+        _ => 0,
+    }
+}
+
+const fn at_least(value: u32, minimum: u32) -> u32 {
+    if value < minimum { minimum } else { value }
+}
+
+impl MapSpec {
+    /// Entries when `max_flows` flows of each family must fit.
+    pub const fn entries_for(&self, max_flows: u32) -> u32 {
+        entries_for(self.name, max_flows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_has_a_size_and_a_name_the_kernel_keeps_whole() {
+        for map in MAPS {
+            assert!(map.entries_for(DEFAULT_MAX_FLOWS) > 0, "{}", map.name);
+            assert!(map.entries_for(MAX_FLOWS_RANGE.1).checked_mul(1).is_some());
+            assert!(map.name.len() < 16, "{} is longer than BPF_OBJ_NAME_LEN", map.name);
+        }
+    }
+}

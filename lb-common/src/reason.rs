@@ -1,0 +1,161 @@
+//! Why a packet got its verdict.
+//!
+//! One enum is at once the index of the drop counter, the metric's label, the explanation a person reads and a row of
+//! the documentation. Numbers are stable and append-only: they are written into maps that outlive the daemon.
+
+/// Declares the reasons with their stable number, name, explanation and remedy.
+macro_rules! reasons {
+    ($($number:literal $variant:ident $name:literal $sentence:literal $remedy:literal;)+) => {
+        /// Why a packet got its verdict. The number is the index into the map [`crate::maps::REASONS`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $sentence] $variant = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in order of its number.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+
+            /// The stable name: a metric label, a filter, a column.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)+ }
+            }
+
+            /// What happened, in one sentence.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Reason::$variant => $sentence,)+ }
+            }
+
+            /// What an operator can do about it; empty where nothing is wrong.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Reason::$variant => $remedy,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    0 NotOurs "not-ours"
+        "The packet is neither addressed to a Service nor part of a translated flow; it was left as it came." "";
+    1 Forwarded "forwarded"
+        "A request was translated and sent to its backend." "";
+    2 Replied "replied"
+        "A reply was translated back and sent to its client." "";
+    3 Delivered "delivered"
+        "A translated packet was handed to a socket of this node." "";
+    4 Malformed "malformed"
+        "A header is cut short or contradicts itself; the packet was left to the host's stack."
+        "Capture on the sender's side: a broken sender, or a tunnel that cuts packets.";
+    5 Vlan "vlan-tag"
+        "The packet carries a VLAN tag; it was left to the host's stack, which hands it to the VLAN interface."
+        "Name the VLAN interface itself with --interface.";
+    6 ExtensionHeader "extension-header"
+        "The chain of IPv6 extension headers is longer than the datapath walks, or holds one it does not know; the packet was left to the host's stack." "";
+    7 Fragment "fragment"
+        "An IP fragment; it was left to the host's stack."
+        "Lower the sender's MTU, or let path MTU discovery work, so that nothing is fragmented.";
+    8 Icmp "icmp"
+        "An ICMP or ICMPv6 message to an owned address; it was left to the host's stack." "";
+    9 Protocol "protocol"
+        "An owned address was addressed by a protocol other than TCP or UDP; the packet was left to the host's stack." "";
+    10 NoServicePort "no-service-port"
+        "The address belongs to a Service, but no Service port has this number and protocol; the packet was dropped."
+        "Compare the port and the protocol with `lb-ctl get services`.";
+    11 NoBackend "no-backend"
+        "The Service has no ready backend; the packet was dropped."
+        "See `lb-ctl describe service`: do the selector's labels match pods, and are these ready?";
+    12 BackendGone "backend-gone"
+        "The chosen backend's record was withdrawn while the packet was on its way; the packet was dropped and the next one is tried anew." "";
+    13 TableFull "table-full"
+        "The flow could not be recorded because its table is full or was contended; the packet was dropped."
+        "Raise --max-flows.";
+    14 SnatExhausted "snat-exhausted"
+        "No free source port was found for a connection that needs source translation; the packet was dropped."
+        "Give the node another address, spread the clients over more nodes, or add backends.";
+    15 NoSnatAddress "no-snat-address"
+        "The connection needs source translation and the node has no address of this family to lend; the packet was dropped."
+        "Give the node an address of this family on a managed interface, or a Node manifest that names one.";
+    16 NoRoute "no-route"
+        "The kernel has no route to the translated destination; the packet was dropped."
+        "Compare `ip route get <backend>` on the node with where the backend is.";
+    17 Blackhole "blackhole"
+        "The node's route to the translated destination is a blackhole; the packet was dropped."
+        "Remove the blackhole route: `ip route show type blackhole`.";
+    18 Unreachable "unreachable"
+        "The node's route to the translated destination says unreachable; the packet was dropped."
+        "Remove the unreachable route: `ip route show type unreachable`.";
+    19 Prohibited "prohibited"
+        "The node's route to the translated destination says prohibit; the packet was dropped."
+        "Remove the prohibit route: `ip route show type prohibit`.";
+    20 ForwardingDisabled "forwarding-disabled"
+        "The node does not forward packets that come in by this interface; the packet was dropped."
+        "sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
+    21 NextHopUnsupported "next-hop-unsupported"
+        "The route to the translated destination leads into a tunnel or another device the datapath cannot send by; the packet was dropped."
+        "Give the backend a route by an Ethernet-like interface.";
+    22 MtuExceeded "mtu-exceeded"
+        "The packet is larger than the MTU of the way out; it was dropped."
+        "Give both sides of the node the same MTU.";
+    23 TtlExceeded "ttl-exceeded"
+        "The packet's TTL or hop limit ended here; it was dropped."
+        "Look for a routing loop: `traceroute` to the Service.";
+    24 StoreFailed "store-failed"
+        "The packet's bytes could not be rewritten; it was dropped."
+        "This is a defect: please report it with the kernel's version.";
+    25 ForwardedTableFull "forwarded-table-full"
+        "A request was translated and sent to its backend, but its flow found no room among the confirmed ones; it stays among the new ones, where a flood may evict it."
+        "Raise --max-flows.";
+    26 MartianSource "martian-source"
+        "The source address of a new connection is none that a client can have: unspecified, loopback, multicast or reserved, the node's own, or a Service's; the packet was dropped."
+        "Look for a host that forges addresses behind the interface it came in by.";
+}
+
+impl Reason {
+    /// The reason with this stable number, or `None` if this build does not know it.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether the packet was dropped.
+    pub const fn is_drop(self) -> bool {
+        !matches!(
+            self,
+            Reason::NotOurs
+                | Reason::Forwarded
+                | Reason::Replied
+                | Reason::Delivered
+                | Reason::Malformed
+                | Reason::Vlan
+                | Reason::ExtensionHeader
+                | Reason::Fragment
+                | Reason::Icmp
+                | Reason::Protocol
+                | Reason::ForwardedTableFull
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn numbers_are_dense_and_names_unique() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(index, *reason as usize, "{reason:?}");
+            assert_eq!(Reason::from_number(index as u8), Some(*reason));
+        }
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        assert_eq!(Reason::from_number(Reason::ALL.len() as u8), None);
+    }
+
+    #[test]
+    fn every_avoidable_drop_has_a_remedy() {
+        for reason in Reason::ALL.iter().filter(|reason| reason.is_drop() && **reason != Reason::BackendGone) {
+            assert!(!reason.remedy().is_empty(), "{reason:?} drops packets and names no remedy");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Services as the datapath sees them: owned addresses, ports, and the backend set behind each.
+
+use crate::record;
+
+/// What an address of ours is: the value of the maps [`crate::maps::OWNED4`] and [`crate::maps::OWNED6`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// The dense id that stands for the address in a [`ServiceKey`]. All addresses of the node share [`Owned::NODE_ID`].
+    pub id: u32,
+    /// Reserved; zero.
+    pub flags: u32,
+}
+
+impl Owned {
+    /// The id shared by all addresses of the node itself, where only allocated node ports are ours.
+    pub const NODE_ID: u32 = 0;
+
+    /// The record of an address with this id.
+    pub const fn new(id: u32) -> Self {
+        Self { id, flags: 0 }
+    }
+
+    /// Whether this is an address of the node itself.
+    pub const fn is_node(&self) -> bool {
+        self.id == Self::NODE_ID
+    }
+}
+
+/// One port of an owned address: the key of the map [`crate::maps::SERVICES`], 8 bytes for both families.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// [`Owned::id`] of the address.
+    pub address: u32,
+    /// Network order.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// IP version, 4 or 6: node addresses of both families share one id, and their backends differ.
+    pub family: u8,
+}
+
+impl ServiceKey {
+    /// The key of `port` (host order) on the owned address `address`.
+    pub const fn new(address: u32, port: u16, protocol: u8, family: u8) -> Self {
+        Self { address, port: port.to_be_bytes(), protocol, family }
+    }
+
+    /// The port in host order.
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+}
+
+/// A backend set packed into one aligned word, so that a reader never sees half of an update.
+///
+/// The slots `base..base + count` of the map [`crate::maps::SLOTS`] are immutable while any service publishes them.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BackendSet(pub u64);
+
+impl BackendSet {
+    /// The set of no backends.
+    pub const EMPTY: Self = Self(0);
+
+    /// The set of `count` slots from `base` on.
+    pub const fn new(base: u32, count: u16, generation: u16) -> Self {
+        Self((base as u64) << 32 | (count as u64) << 16 | generation as u64)
+    }
+
+    /// First slot.
+    pub const fn base(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Number of slots.
+    pub const fn count(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Tells one use of the same slots from the next.
+    pub const fn generation(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// One service port: the value of the map [`crate::maps::SERVICES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Where its backends stand. Eight-byte aligned: read and written as one word.
+    pub backends: BackendSet,
+    /// Dense id of the service port: the index into the map [`crate::maps::SERVICE_STATS`].
+    pub id: u32,
+    /// The backends' port in network order, where all have the same; a slot's own port wins.
+    pub target_port: [u8; 2],
+    /// Reserved; zero.
+    pub flags: u16,
+}
+
+/// One member of a backend set: the value of the map [`crate::maps::SLOTS`].
+///
+/// Service ports whose endpoints are the same share one set: then `port` is zero and [`Service::target_port`] counts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Slot {
+    /// Index into the map [`crate::maps::BACKENDS`].
+    pub backend: u32,
+    /// The backend's port in network order, or zero for [`Service::target_port`].
+    pub port: [u8; 2],
+    /// [`crate::Backend::generation`] of the backend meant.
+    pub generation: u16,
+}
+
+record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 16, Slot = 8);
+
+const _: () = {
+    assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);
+    assert!(core::mem::offset_of!(ServiceKey, port) == 4 && core::mem::offset_of!(ServiceKey, family) == 7);
+    assert!(core::mem::offset_of!(Slot, port) == 4 && core::mem::offset_of!(Slot, generation) == 6);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::BackendSet;
+
+    #[test]
+    fn a_backend_set_gives_back_what_it_was_made_of() {
+        let set = BackendSet::new(0xdead_beef, 0x1234, 0x5678);
+        assert_eq!((set.base(), set.count(), set.generation()), (0xdead_beef, 0x1234, 0x5678));
+    }
+}

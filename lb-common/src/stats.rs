@@ -1,0 +1,50 @@
+//! Counters, one copy for each CPU; readers add the copies up.
+
+use crate::record;
+
+/// Packets and bytes that got one [`crate::Reason`]: the value of the map [`crate::maps::REASONS`].
+///
+/// Every verdict is counted once, where it is final: XDP leaves what it passes on untouched to TCX, which counts it.
+/// Packets that are not ours are not counted at all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ReasonCount {
+    /// Packets (a GSO packet counts as one).
+    pub packets: u64,
+    /// Bytes, with link-layer headers.
+    pub bytes: u64,
+}
+
+/// What passed through one service port or one backend: the value of the maps [`crate::maps::SERVICE_STATS`] and
+/// [`crate::maps::BACKEND_STATS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Flows created.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets: u64,
+    /// Bytes from clients, with link-layer headers.
+    pub bytes: u64,
+    /// Packets from backends.
+    pub reply_packets: u64,
+    /// Bytes from backends, with link-layer headers.
+    pub reply_bytes: u64,
+}
+
+impl Traffic {
+    /// Counts a packet of `bytes`, from the backend if it is a reply.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the datapath counts every packet")]
+    pub fn count(&mut self, is_reply: bool, bytes: usize) {
+        if is_reply {
+            self.reply_packets += 1;
+            self.reply_bytes += bytes as u64;
+        } else {
+            self.packets += 1;
+            self.bytes += bytes as u64;
+        }
+    }
+}
+
+record!(ReasonCount = 16, Traffic = 40);

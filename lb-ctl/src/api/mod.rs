@@ -1,0 +1,38 @@
+//! The control API: HTTP and JSON over a Unix socket. The CLI is its client, and so is `curl --unix-socket`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/version` | [`Version`] |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/{resource}?namespace=&name=` | [`Items`] |
+//! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
+//! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
+//! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
+//! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
+//! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
+//!
+//! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
+//! that they are judged in one place.
+
+pub mod catalogue;
+pub mod client;
+pub mod description;
+pub mod server;
+pub mod status;
+pub mod types;
+
+#[cfg(test)]
+mod round_trip;
+
+pub use catalogue::{Catalogue, Resource};
+pub use client::{Client, ClientError};
+pub use description::{EndpointDescription, PortDescription, ServiceDescription};
+pub use server::{Control, ServeError, Server};
+pub use status::{CounterLine, InterfaceStatus, MapFill, SourceStatus, Status};
+pub use types::{
+    Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
+    FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Version,
+};
+
+/// Largest body of a request, in bytes.
+pub const MAX_BODY: usize = 64 << 20;

@@ -1,0 +1,98 @@
+//! How the daemon and its datapath are: the answer to `status`.
+
+use super::types::Problem;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The daemon, its interfaces, sources, maps and counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Instance.
+    pub instance: String,
+    /// This node's name.
+    pub node: String,
+    /// Whether every source has been read, the maps hold the image, and every named interface that exists is attached.
+    pub ready: bool,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Whether the maps of an earlier daemon were taken over.
+    pub adopted: bool,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Addresses that node ports answer on.
+    pub node_addresses: Vec<IpAddr>,
+    /// Addresses lent to connections that need source translation.
+    pub snat_addresses: Vec<IpAddr>,
+    /// Interfaces, managed and waited for.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Sources of objects.
+    pub sources: Vec<SourceStatus>,
+    /// How many objects of each kind are known, by plural.
+    pub objects: Vec<(String, u64)>,
+    /// What an operator should look at.
+    pub problems: Vec<Problem>,
+    /// How full the maps are.
+    pub maps: Vec<MapFill>,
+    /// Verdicts by reason, only those that were counted.
+    pub counters: Vec<CounterLine>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// Name, or the name that is waited for.
+    pub name: String,
+    /// Index; 0: it does not exist yet.
+    pub index: u32,
+    /// The mode asked for.
+    pub wanted: String,
+    /// What is attached: `xdp`, `xdp-generic`, `tcx-ingress`, `tcx-egress`.
+    pub attached: Vec<String>,
+    /// Why it is not a better mode, or why nothing is attached; empty: all is well.
+    pub note: String,
+    /// What it is taken for: `wire` or `local`.
+    pub role: String,
+}
+
+/// One source of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `cli`, or `directory` and a path.
+    pub name: String,
+    /// Whether it has been read in full at least once.
+    pub synced: bool,
+    /// Objects it gave.
+    pub objects: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// Name.
+    pub name: String,
+    /// Entries in it.
+    pub used: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+}
+
+/// How often a reason was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterLine {
+    /// The stable name of the [`lb_common::Reason`].
+    pub reason: String,
+    /// Whether the packets were dropped.
+    pub drop: bool,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with link-layer headers.
+    pub bytes: u64,
+    /// What happened, in a sentence.
+    pub sentence: String,
+    /// What an operator can do about it; empty: nothing is wrong.
+    pub remedy: String,
+}

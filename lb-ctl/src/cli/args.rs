@@ -1,0 +1,287 @@
+//! The command line as typed.
+
+use crate::api::Client;
+use crate::daemon::{Options, config};
+use crate::playground::cli::{DemoArgs, HiddenCommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Kubernetes Services for plain Linux nodes, balanced in the kernel by eBPF/XDP
+#[derive(Debug, Parser)]
+#[command(name = "lb-ctl", version, propagate_version = true, max_term_width = 100)]
+pub struct Args {
+    /// Which daemon.
+    #[command(flatten)]
+    pub target: Target,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which daemon a command talks to, or is.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Target {
+    /// Unix socket of the daemon [default: /run/lb-ctl/<instance>.sock]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Daemon")]
+    pub socket: Option<PathBuf>,
+    /// Instance of the daemon, where several run on one machine [default: default]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Daemon")]
+    pub instance: Option<String>,
+}
+
+impl Target {
+    /// A client of this daemon.
+    pub fn client(&self) -> Client {
+        let instance = self.instance.as_deref().unwrap_or(config::DEFAULT_INSTANCE);
+        Client::new(self.socket.clone().unwrap_or_else(|| config::default_socket(instance)))
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: balance Services on the named interfaces until stopped; forwarding goes on after that
+    Daemon(Box<Daemon>),
+    /// Create or change objects from manifests: all of them or none
+    Apply(Apply),
+    /// Delete objects, by manifest or by name
+    Delete(Delete),
+    /// List objects
+    Get(Get),
+    /// Show one Service with its endpoints, counters and problems
+    Describe(Describe),
+    /// Show the daemon's interfaces, sources, problems and counters
+    Status(Status),
+    /// The datapath's connection table
+    #[command(subcommand)]
+    Conntrack(Conntrack),
+    /// Show the main job on real packets, in a playground of network namespaces that is removed afterwards
+    Demo(DemoArgs),
+    /// Remove everything a stopped daemon left in the kernel: hooks, programs, maps
+    Cleanup(Cleanup),
+    /// Show the versions of this program and of the daemon
+    Version,
+    /// What the processes of a playground run.
+    #[command(flatten)]
+    Playground(HiddenCommand),
+}
+
+/// `daemon`
+#[derive(Debug, clap::Args)]
+pub struct Daemon {
+    /// Configuration file; flags win over it [default: /etc/lb-ctl/config.yaml, which may be missing]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, print what it means, and exit
+    #[arg(long)]
+    pub check_config: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// `-f` and `-R`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Files {
+    /// Manifests: a file, a directory, or `-` for standard input; repeatable
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-")]
+    pub filename: Vec<PathBuf>,
+    /// Read directories with all directories below them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// `apply`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Apply {
+    /// Where the manifests are.
+    #[command(flatten)]
+    pub files: Files,
+    /// Namespace of objects that name none [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+/// `delete`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Delete {
+    /// Where the manifests are.
+    #[command(flatten)]
+    pub files: Files,
+    /// Objects: TYPE NAME..., or TYPE/NAME...
+    #[arg(value_name = "TYPE NAME", conflicts_with = "filename")]
+    pub objects: Vec<String>,
+    /// Namespace [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// An object that is not there is no error
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+/// How to print objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table
+    #[default]
+    #[value(hide = true)]
+    Table,
+    /// A table with more columns
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// TYPE/NAME, one a line
+    Name,
+}
+
+/// `get`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Get {
+    /// Types (services, pods, endpoints, endpointslices, nodes, namespaces; svc, po, ep, no, ns) and names, or TYPE/NAME
+    #[arg(value_name = "TYPE[,TYPE] [NAME]", required = true)]
+    pub objects: Vec<String>,
+    /// Namespace [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Print what changes, until interrupted
+    #[arg(short = 'w', long)]
+    pub watch: bool,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: Format,
+    /// No line of headers
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// How to print a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people
+    #[default]
+    #[value(hide = true)]
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// `describe`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Describe {
+    /// `service NAME...`, or `service/NAME...`; without a name all of the namespace
+    #[arg(value_name = "service NAME", required = true)]
+    pub objects: Vec<String>,
+    /// Namespace [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+}
+
+/// `status`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Status {
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+}
+
+/// `conntrack`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Conntrack {
+    /// List the connections
+    #[command(visible_alias = "ls")]
+    List(ConntrackList),
+}
+
+/// `conntrack list`
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConntrackList {
+    /// How to print; JSON gives one object a line
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+    /// No line of headers
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `cleanup`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Cleanup {
+    /// Configuration file that the daemon used; flags win over it [default: /etc/lb-ctl/config.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the daemon's bpf file system is mounted [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Args::try_parse_from(line.split_whitespace()).map(|args| args.command)
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_daemon_takes_every_flag_that_is_documented() {
+        let line = "lb-ctl daemon --interface eth0=xdp --interface veth* --manifests /m --config /c --check-config \
+                    --socket /s --instance i --node-name n --service-cidr 10.0.0.0/16 --service-cidr fd00::/112 \
+                    --node-port-range 30000-30010 --bpffs /b --max-flows 4096 --state-dir /d --log-level debug \
+                    --log-format json";
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        assert_eq!(args.target.socket, Some(PathBuf::from("/s")));
+        let Command::Daemon(daemon) = args.command else { panic!() };
+        assert!(daemon.check_config);
+        assert_eq!(daemon.options.interfaces.len(), 2);
+        assert_eq!(daemon.options.service_cidrs.len(), 2);
+        assert_eq!(daemon.options.max_flows, Some(4096));
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_would_be_right() {
+        for (line, expected) in [
+            ("lb-ctl daemon --interface eth0=fast", "`fast` is no mode"),
+            ("lb-ctl daemon --interface lo", "never managed"),
+            ("lb-ctl daemon --node-port-range 5", "write FIRST-LAST"),
+            ("lb-ctl get pods -o jsonpath={.items}", "wide, json, yaml, name"),
+            ("lb-ctl get", "required"),
+            ("lb-ctl get pods -A -n x", "cannot be used with"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn files_and_flags_may_come_in_any_order() {
+        let Command::Apply(apply) = parse("lb-ctl apply -f a.yaml -n shop -f -").unwrap() else { panic!() };
+        assert_eq!(apply.files.filename, [PathBuf::from("a.yaml"), PathBuf::from("-")]);
+        assert_eq!(apply.namespace.as_deref(), Some("shop"));
+        let Command::Get(get) = parse("lb-ctl get svc web api -w -o wide --no-headers").unwrap() else { panic!() };
+        assert_eq!(get.objects, ["svc", "web", "api"]);
+        assert!(get.watch && get.no_headers);
+    }
+
+    #[test]
+    fn the_socket_follows_the_instance() {
+        let target = Target { instance: Some("blue".to_owned()), ..Target::default() };
+        assert_eq!(target.client().socket(), "/run/lb-ctl/blue.sock");
+    }
+}

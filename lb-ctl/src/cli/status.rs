@@ -1,0 +1,156 @@
+//! `status`: how the daemon and its datapath are.
+
+use super::args::{ReportFormat, Status as Arguments};
+use super::output::{Output, Table, list};
+use super::{Failed, SUCCESS, age};
+use crate::api::{Client, Status};
+use std::fmt::Write as _;
+
+pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
+    let status = client.status().await?;
+    match arguments.output {
+        ReportFormat::Text => out.text(&text(&status))?,
+        ReportFormat::Json => out.json(&status)?,
+        ReportFormat::Yaml => out.yaml(&status)?,
+    }
+    Ok(SUCCESS)
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{:<16}{value}", format!("{name}:"));
+    };
+    let state = if status.ready { "ready" } else { "not ready" };
+    let up = age::duration(status.uptime_seconds as i64);
+    line("Daemon", &format_args!("lb-ctl {} ({}), {state}, up {up}", status.version, status.instance));
+    line("Node", &status.node);
+    line("Kernel", &status.kernel);
+    line("Node addresses", &list(&status.node_addresses));
+    line("SNAT addresses", &list(&status.snat_addresses));
+    if status.adopted {
+        line("Datapath", &"taken over from an earlier daemon");
+    }
+    line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
+
+    let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
+    for interface in &status.interfaces {
+        interfaces.push(vec![
+            interface.name.clone(),
+            if interface.index == 0 { "-".to_owned() } else { interface.index.to_string() },
+            interface.wanted.clone(),
+            list(&interface.attached),
+            if interface.role.is_empty() { "-".to_owned() } else { interface.role.clone() },
+            interface.note.clone(),
+        ]);
+    }
+    let mut sources = Table::new(vec!["SOURCE", "SYNCED", "OBJECTS"]);
+    for source in &status.sources {
+        let synced = if source.synced { "yes" } else { "no" };
+        sources.push(vec![source.name.clone(), synced.to_owned(), source.objects.to_string()]);
+    }
+    let mut maps = Table::new(vec!["MAP", "USED", "CAPACITY", "FILL"]);
+    for map in &status.maps {
+        let percent = (map.used * 100).checked_div(map.capacity).unwrap_or_default();
+        maps.push(vec![map.name.clone(), map.used.to_string(), map.capacity.to_string(), format!("{percent}%")]);
+    }
+    let mut counters = Table::new(vec!["REASON", "PACKETS", "BYTES", "MEANING"]);
+    for counter in &status.counters {
+        let remedy = if counter.remedy.is_empty() { String::new() } else { format!(" {}", counter.remedy) };
+        counters.push(vec![
+            counter.reason.clone(),
+            counter.packets.to_string(),
+            counter.bytes.to_string(),
+            format!("{}{remedy}", counter.sentence),
+        ]);
+    }
+    for table in [interfaces, sources, maps, counters].iter().filter(|table| !table.is_empty()) {
+        let _ = write!(text, "\n{table}");
+    }
+    text.push('\n');
+    if status.problems.is_empty() {
+        text.push_str("Problems: none\n");
+    } else {
+        text.push_str("Problems:\n");
+        for problem in &status.problems {
+            let _ = writeln!(text, "  {}: {}", problem.subject, problem.message);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SourceStatus};
+
+    #[test]
+    fn the_report_says_what_is_attached_and_why_not_better() {
+        let reason = lb_common::Reason::NoBackend;
+        let status = Status {
+            version: "0.1.0".to_owned(),
+            instance: "default".to_owned(),
+            node: "n1".to_owned(),
+            ready: true,
+            uptime_seconds: 75,
+            adopted: true,
+            kernel: "6.18.5".to_owned(),
+            node_addresses: vec!["192.0.2.10".parse().unwrap()],
+            snat_addresses: Vec::new(),
+            interfaces: vec![
+                InterfaceStatus {
+                    name: "eth0".to_owned(),
+                    index: 2,
+                    wanted: "auto".to_owned(),
+                    attached: vec!["xdp-generic".to_owned(), "tcx-ingress".to_owned(), "tcx-egress".to_owned()],
+                    note: "the driver has no native XDP".to_owned(),
+                    role: "wire".to_owned(),
+                },
+                InterfaceStatus {
+                    name: "eth7".to_owned(),
+                    wanted: "xdp".to_owned(),
+                    note: "no such interface yet".to_owned(),
+                    ..InterfaceStatus::default()
+                },
+            ],
+            sources: vec![SourceStatus { name: "cli".to_owned(), synced: true, objects: 3 }],
+            objects: vec![("services".to_owned(), 1), ("pods".to_owned(), 2)],
+            problems: vec![Problem { subject: "file /m/web.yaml".to_owned(), message: "line 3 is bad".to_owned() }],
+            maps: vec![MapFill { name: "FLOWS4".to_owned(), used: 10, capacity: 100 }],
+            counters: vec![CounterLine {
+                reason: reason.name().to_owned(),
+                drop: true,
+                packets: 5,
+                bytes: 300,
+                sentence: reason.sentence().to_owned(),
+                remedy: reason.remedy().to_owned(),
+            }],
+        };
+        insta::assert_snapshot!(text(&status), @r"
+        Daemon:         lb-ctl 0.1.0 (default), ready, up 75s
+        Node:           n1
+        Kernel:         6.18.5
+        Node addresses: 192.0.2.10
+        SNAT addresses: <none>
+        Datapath:       taken over from an earlier daemon
+        Objects:        1 services, 2 pods
+
+        INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE
+        eth0        2       auto     xdp-generic,tcx-ingress,tcx-egress   wire   the driver has no native XDP
+        eth7        -       xdp      <none>                               -      no such interface yet
+
+        SOURCE   SYNCED   OBJECTS
+        cli      yes      3
+
+        MAP      USED   CAPACITY   FILL
+        FLOWS4   10     100        10%
+
+        REASON       PACKETS   BYTES   MEANING
+        no-backend   5         300     The Service has no ready backend; the packet was dropped. See `lb-ctl describe service`: do the selector's labels match pods, and are these ready?
+
+        Problems:
+          file /m/web.yaml: line 3 is bad
+        ");
+    }
+}

@@ -1,0 +1,217 @@
+//! Objects and host in, maps up to date: the one way through the system, apart from how objects come and hooks are
+//! attached.
+//!
+//! [`Balancer::observe`] computes what the objects mean on this node; [`Balancer::reconcile`] makes the maps hold it.
+//! The caller reconciles only after every source has told its objects: what an earlier daemon left in the maps keeps
+//! serving until then.
+
+use super::describe::{self, Known};
+use super::events::Events;
+use super::{endpoints, node};
+use crate::api::catalogue::{Catalogue, Endpoints};
+use crate::api::{Problem, ServiceDescription};
+use crate::host::{HostView, Route};
+use crate::image::{HostFacts, ReconcileError, Reconciler, Refused};
+use crate::maps::{LbMaps, MapError};
+use crate::model::{self, EndpointView, NodeView, ServiceView};
+use crate::objects::{Key, Objects};
+use jiff::Timestamp;
+use lb_common::{Device, Settings};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Everything the maps follow from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inputs {
+    /// The objects of all sources.
+    pub(super) objects: Arc<Objects>,
+    /// The node's network.
+    pub(super) host: Arc<HostView>,
+    /// The managed interfaces; `None`: not attached yet, so those of an earlier daemon count.
+    pub(super) devices: Option<BTreeMap<u32, Device>>,
+}
+
+/// Asks the kernel for the route to an address.
+pub(super) type Routing<'a> = &'a dyn Fn(IpAddr) -> Option<Route>;
+
+/// See the [module](self).
+pub(super) struct Balancer {
+    node_name: String,
+    maps: Box<dyn LbMaps>,
+    reconciler: Reconciler,
+    views: Vec<ServiceView>,
+    facts: HostFacts,
+    placement: node::Placement,
+    ways: node::WaysToNodes,
+    ways_before: BTreeSet<u32>,
+    events: Events,
+    refused: Vec<Refused>,
+    objects: Arc<Objects>,
+    endpoints: Arc<BTreeMap<Key, Arc<Endpoints>>>,
+    adopted: bool,
+}
+
+impl Balancer {
+    /// Takes over what the maps hold.
+    pub(super) fn adopt(maps: Box<dyn LbMaps>, node_name: String, now: Instant) -> Result<Self, MapError> {
+        let reconciler = Reconciler::adopt(maps.as_ref(), now)?;
+        let realized = reconciler.realized();
+        let adopted = realized.settings.seed != 0;
+        let settings =
+            Settings { seed: if adopted { realized.settings.seed } else { new_seed() }, ..realized.settings };
+        let facts = HostFacts { settings, devices: realized.devices.clone(), ..HostFacts::default() };
+        Ok(Self {
+            node_name,
+            maps,
+            reconciler,
+            views: Vec::new(),
+            facts,
+            placement: node::Placement::default(),
+            ways: node::WaysToNodes::default(),
+            ways_before: BTreeSet::new(),
+            events: Events::default(),
+            refused: Vec::new(),
+            objects: Arc::default(),
+            endpoints: Arc::default(),
+            adopted,
+        })
+    }
+
+    /// Whether the maps of an earlier daemon were taken over.
+    pub(super) fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Computes what the objects mean on this node now. Writes nothing.
+    pub(super) fn observe(&mut self, inputs: &Inputs, route_to: Routing<'_>, time: Timestamp) {
+        let host = &inputs.host;
+        let addresses = node::addresses(host);
+        let node = NodeView { name: self.node_name.clone(), addresses: addresses.clone() };
+        let views = model::services(&inputs.objects, &node);
+        self.events.note(&self.views, &views, time);
+        self.endpoints = Arc::new(endpoints::of_services(&views, &inputs.objects, &self.endpoints));
+        self.views = views;
+        self.objects = Arc::clone(&inputs.objects);
+
+        if let Some(devices) = &inputs.devices {
+            self.facts.devices.clone_from(devices);
+        }
+        let managed = self.facts.devices.keys().copied();
+        let source_to = |to| route_to(to).and_then(|route| route.prefsrc);
+        let (v4, v6) = node::lent_addresses(host, &inputs.objects, &self.node_name, managed, source_to);
+        self.facts.settings = Settings {
+            seed: self.facts.settings.seed,
+            snat4: v4.map_or([0; 4], |address| address.octets()),
+            snat6: v6.map_or([0; 16], |address| address.octets()),
+            snat_port_first: Settings::SNAT_PORTS.0,
+            snat_port_last: Settings::SNAT_PORTS.1,
+        };
+        self.facts.node_addresses = addresses.into_iter().collect();
+        let devices = &self.facts.devices;
+        self.facts.routes =
+            self.placement.routes(&self.views, |address| node::is_behind(address, host, devices, route_to));
+    }
+
+    /// Asks the kernel anew where endpoints are that nobody placed on a node: routes may have changed.
+    pub(super) fn forget_routes(&mut self) {
+        self.placement.forget();
+        self.ways.forget();
+    }
+
+    /// The host's network, with the interfaces marked by which the nodes among `objects` are reached, and whether these
+    /// are others than before.
+    pub(super) fn survey(
+        &mut self,
+        host: &HostView,
+        objects: &Objects,
+        route_to: Routing<'_>,
+    ) -> (Arc<HostView>, bool) {
+        let ways = self.ways.interfaces(objects, &self.node_name, route_to);
+        let view = host.with_ways_to_nodes(&ways);
+        let moved = self.ways_before != ways;
+        self.ways_before = ways;
+        (Arc::new(view), moved)
+    }
+
+    /// Makes the maps hold what was observed last. Says how many writes it took.
+    pub(super) fn reconcile(&mut self, now: Instant) -> Result<usize, ReconcileError> {
+        let done = self.reconciler.reconcile(self.maps.as_mut(), &self.views, &self.facts, now)?;
+        self.refused = done.refused;
+        Ok(done.writes)
+    }
+
+    /// Reads the maps back and repairs what differs. Says how many writes it took.
+    pub(super) fn audit(&mut self) -> Result<usize, ReconcileError> {
+        self.reconciler.audit(self.maps.as_mut())
+    }
+
+    /// When to reconcile again although nothing has changed.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.reconciler.renderer().next_expiry()
+    }
+
+    /// What can be listed now.
+    pub(super) fn catalogue(&self) -> Catalogue {
+        Catalogue { objects: Arc::clone(&self.objects), endpoints: Arc::clone(&self.endpoints) }
+    }
+
+    /// The addresses that node ports answer on.
+    pub(super) fn node_addresses(&self) -> Vec<IpAddr> {
+        self.facts.node_addresses.iter().copied().collect()
+    }
+
+    /// The addresses lent to connections that need source translation.
+    pub(super) fn lent_addresses(&self) -> Vec<IpAddr> {
+        let Settings { snat4, snat6, .. } = self.facts.settings;
+        let all = [IpAddr::from(snat4), IpAddr::from(snat6)];
+        all.into_iter().filter(|address| !address.is_unspecified()).collect()
+    }
+
+    /// The maps.
+    pub(super) fn maps(&self) -> &dyn LbMaps {
+        self.maps.as_ref()
+    }
+
+    /// What the maps hold, as far as is known.
+    pub(super) fn realized(&self) -> &crate::maps::Image {
+        self.reconciler.realized()
+    }
+
+    /// What keeps Services, or parts of them, from being served.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let of_views =
+            self.views.iter().flat_map(|view| view.problems.iter().map(move |message| (&view.key, message.clone())));
+        let refused = self.refused.iter().map(|refused| (&refused.service, refused.refusal.to_string()));
+        let all = of_views.chain(refused);
+        all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).collect()
+    }
+
+    /// The description of a Service, or `None` if there is none.
+    pub(super) fn describe(&self, key: &Key, source: String) -> Option<Result<ServiceDescription, MapError>> {
+        let service = self.objects.services.get(key)?;
+        let view = self.views.iter().find(|view| view.key == *key)?;
+        let refused = self.refused.iter().filter(|refused| refused.service == *key);
+        let node_addresses = self.node_addresses();
+        let known = Known {
+            view,
+            source,
+            events: self.events.of(key),
+            problems: refused.map(|refused| refused.refusal.to_string()).collect(),
+            node_addresses: &node_addresses,
+            is_local: &|endpoint: &EndpointView| {
+                endpoint.local.unwrap_or_else(|| self.facts.is_local(endpoint.address))
+            },
+        };
+        Some(describe::describe(service, &known, self.reconciler.renderer(), self.maps.as_ref()))
+    }
+}
+
+/// A seed that clients cannot guess: the standard library seeds its hashers from the kernel's random numbers.
+fn new_seed() -> u64 {
+    let seed = std::hash::RandomState::new().build_hasher().finish();
+    // Zero means that there is none.
+    seed.max(1)
+}

@@ -1,0 +1,343 @@
+//! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
+
+use super::options::{LogFormat, LogLevel, Options, PortRange};
+use super::pattern::InterfaceSpec;
+use ipnet::IpNet;
+use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// Configuration file that is read when none is named; it may be missing.
+pub const DEFAULT_CONFIG: &str = "/etc/lb-ctl/config.yaml";
+/// Instance when none is named.
+pub const DEFAULT_INSTANCE: &str = "default";
+/// Where the bpf file system is.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+/// Where the state file is.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
+/// Node ports.
+pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
+pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
+
+/// The daemon's settings as meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Interfaces to manage.
+    pub interfaces: Vec<InterfaceSpec>,
+    /// Directory of manifests to watch.
+    pub manifests: Option<PathBuf>,
+    /// Socket of the control API.
+    pub socket: PathBuf,
+    /// Name of the instance.
+    pub instance: String,
+    /// This node's name.
+    pub node_name: String,
+    /// Networks that `ClusterIPs` are allocated from.
+    pub service_cidrs: Vec<IpNet>,
+    /// Ports that node ports are allocated from.
+    pub node_port_range: RangeInclusive<u16>,
+    /// Where the bpf file system is.
+    pub bpffs: PathBuf,
+    /// Flows of each family that fit.
+    pub max_flows: u32,
+    /// The state file.
+    pub state_file: PathBuf,
+    /// How much to log.
+    pub log_level: LogLevel,
+    /// How to log.
+    pub log_format: LogFormat,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The file is no YAML, or a setting has the wrong type.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Line, from 1; 0: not known.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A setting's value cannot be.
+    #[error("{setting}: {message}")]
+    Value {
+        /// Flag, and the name in the file.
+        setting: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The host has no usable name.
+    #[error("the host's name cannot be read ({0}): give one with --node-name")]
+    HostName(io::Error),
+}
+
+/// Where settings come from: read again at every reload.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The command line.
+    pub flags: Options,
+    /// The configuration file that was named; `None`: [`DEFAULT_CONFIG`], which may be missing.
+    pub file: Option<PathBuf>,
+}
+
+impl Origin {
+    /// Flags over the file, as typed.
+    pub fn options(&self) -> Result<Options, ConfigError> {
+        let file = match &self.file {
+            Some(path) => read(path)?,
+            None => match read(Path::new(DEFAULT_CONFIG)) {
+                Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Options::default(),
+                result => result?,
+            },
+        };
+        Ok(self.flags.clone().or(file))
+    }
+
+    /// Flags over the file over defaults, as meant.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::resolve(self.options()?)
+    }
+}
+
+impl Config {
+    /// The meaning of `options` over defaults.
+    pub fn resolve(options: Options) -> Result<Self, ConfigError> {
+        let instance = options.instance.unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
+        check_instance(&instance)?;
+        if options.interfaces.is_empty() {
+            return Err(invalid(
+                "--interface (interfaces)",
+                "no interface is named, so there is nothing to balance: give --interface eth0, or a pattern such as \
+                 --interface 'veth*'",
+            ));
+        }
+        let max_flows = options.max_flows.unwrap_or(DEFAULT_MAX_FLOWS);
+        if !(MAX_FLOWS_RANGE.0..=MAX_FLOWS_RANGE.1).contains(&max_flows) {
+            let (least, most) = MAX_FLOWS_RANGE;
+            return Err(invalid("--max-flows (maxFlows)", format!("{max_flows} is not between {least} and {most}")));
+        }
+        let service_cidrs = if options.service_cidrs.is_empty() {
+            DEFAULT_SERVICE_CIDRS.iter().filter_map(|cidr| cidr.parse().ok()).collect()
+        } else {
+            options.service_cidrs
+        };
+        check_cidrs(&service_cidrs)?;
+        let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+        Ok(Self {
+            interfaces: options.interfaces,
+            manifests: options.manifests,
+            socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
+            node_name: options.node_name.map_or_else(host_name, Ok)?,
+            service_cidrs,
+            node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
+            bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
+            max_flows,
+            state_file: state_dir.join(format!("{instance}.json")),
+            log_level: options.log_level.unwrap_or(LogLevel::Info),
+            log_format: options.log_format.unwrap_or(LogFormat::Text),
+            instance,
+        })
+    }
+}
+
+impl Config {
+    /// Names of the settings that differ from `new` and that only a restart can change, since they were built into
+    /// maps, paths or locks.
+    pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("socket", self.socket != new.socket),
+            ("instance", self.instance != new.instance),
+            ("nodeName", self.node_name != new.node_name),
+            ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
+            ("nodePortRange", self.node_port_range != new.node_port_range),
+            ("bpffs", self.bpffs != new.bpffs),
+            ("maxFlows", self.max_flows != new.max_flows),
+            ("stateDir", self.state_file != new.state_file),
+            ("manifests", self.manifests != new.manifests),
+            ("logLevel", self.log_level != new.log_level),
+            ("logFormat", self.log_format != new.log_format),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+        writeln!(f, "interfaces:    {}", list(&mut self.interfaces.iter().map(ToString::to_string)))?;
+        let manifests = self.manifests.as_ref().map_or("none".into(), |path| path.display().to_string());
+        writeln!(f, "manifests:     {manifests}")?;
+        writeln!(f, "socket:        {}", self.socket.display())?;
+        writeln!(f, "instance:      {}", self.instance)?;
+        writeln!(f, "nodeName:      {}", self.node_name)?;
+        writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
+        writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        writeln!(f, "bpffs:         {}", self.bpffs.display())?;
+        writeln!(f, "maxFlows:      {}", self.max_flows)?;
+        write!(f, "state file:    {}", self.state_file.display())
+    }
+}
+
+/// Socket of an instance whose configuration names none.
+pub fn default_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/lb-ctl/{instance}.sock"))
+}
+
+/// An instance's name becomes part of paths.
+pub fn check_instance(instance: &str) -> Result<(), ConfigError> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if instance.is_empty() || instance.len() > 32 || !instance.chars().all(fits) {
+        let message = format!("`{instance}` is not made of 1 to 32 lowercase letters, digits and `-`");
+        return Err(invalid("--instance (instance)", message));
+    }
+    Ok(())
+}
+
+fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
+    let setting = "--service-cidr (serviceCIDRs)";
+    for (index, cidr) in cidrs.iter().enumerate() {
+        if cidr.addr() != cidr.network() {
+            return Err(invalid(setting, format!("{cidr} has bits set behind its prefix: write {}", cidr.trunc())));
+        }
+        if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
+            return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, path)
+}
+
+/// Parses the text of a configuration file. An empty one says nothing.
+fn parse(text: &str, path: &Path) -> Result<Options, ConfigError> {
+    let options: Result<Option<Options>, _> = serde_yaml::from_str(text);
+    options.map(Option::unwrap_or_default).map_err(|error| {
+        let at = error.location();
+        let (line, column) = at.map_or((0, 0), |at| (at.line(), at.column()));
+        let message = error.to_string();
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+        ConfigError::Parse { path: path.to_owned(), line, column, message }
+    })
+}
+
+fn host_name() -> Result<String, ConfigError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(ConfigError::HostName)?;
+    Ok(name.trim().to_lowercase())
+}
+
+fn invalid(setting: &'static str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Value { setting, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Options, String> {
+        parse(text, Path::new("config.yaml")).map_err(|error| error.to_string())
+    }
+
+    fn minimal() -> Options {
+        Options { interfaces: vec!["eth0".parse().unwrap()], node_name: Some("n1".into()), ..Options::default() }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let from_file =
+            file("interfaces: [eth0=xdp, 'veth*']\ninstance: blue\nnodePortRange: 30000-30100\nmaxFlows: 4096\n")
+                .unwrap();
+        let flags = Options {
+            interfaces: vec!["ens1".parse().unwrap()],
+            max_flows: Some(8192),
+            node_name: Some("n1".into()),
+            ..Options::default()
+        };
+        let config = Config::resolve(flags.or(from_file)).unwrap();
+        assert_eq!(config.interfaces, vec!["ens1".parse().unwrap()], "a list is replaced");
+        assert_eq!(config.max_flows, 8192);
+        assert_eq!(config.node_port_range, 30_000..=30_100);
+        assert_eq!(config.socket, Path::new("/run/lb-ctl/blue.sock"));
+        assert_eq!(config.state_file, Path::new("/var/lib/lb-ctl/blue.json"));
+        assert_eq!(config.service_cidrs.len(), 2);
+        assert_eq!(config.log_level, LogLevel::Info);
+    }
+
+    #[test]
+    fn every_setting_can_stand_in_the_file() {
+        let options = file(
+            "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
+             nodePortRange: 1-2\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+        )
+        .unwrap();
+        assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
+        let config = Config::resolve(options).unwrap();
+        assert_eq!(config.manifests, Some(PathBuf::from("/m")));
+        assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
+        assert_eq!(config.socket, Path::new("/s"));
+    }
+
+    #[test]
+    fn an_empty_file_says_nothing() {
+        assert_eq!(file("").unwrap(), Options::default());
+        assert_eq!(file("# only a comment\n").unwrap(), Options::default());
+    }
+
+    #[test]
+    fn a_bad_file_is_named_with_line_and_column() {
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
+        insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
+        insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_with_the_flag_and_the_remedy() {
+        let refuse = |options: Options| Config::resolve(options).unwrap_err().to_string();
+        insta::assert_snapshot!(refuse(Options::default()), @"--interface (interfaces): no interface is named, so there is nothing to balance: give --interface eth0, or a pattern such as --interface 'veth*'");
+        insta::assert_snapshot!(refuse(Options { max_flows: Some(1), ..minimal() }), @"--max-flows (maxFlows): 1 is not between 1024 and 16777216");
+        insta::assert_snapshot!(refuse(Options { instance: Some("../x".into()), ..minimal() }), @"--instance (instance): `../x` is not made of 1 to 32 lowercase letters, digits and `-`");
+        insta::assert_snapshot!(
+            refuse(Options { service_cidrs: vec!["10.0.0.1/8".parse().unwrap()], ..minimal() }), @"--service-cidr (serviceCIDRs): 10.0.0.1/8 has bits set behind its prefix: write 10.0.0.0/8");
+        insta::assert_snapshot!(
+            refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+    }
+
+    #[test]
+    fn a_missing_file_that_was_named_is_an_error() {
+        let origin = Origin { flags: minimal(), file: Some(PathBuf::from("/nonexistent/config.yaml")) };
+        let error = origin.load().unwrap_err();
+        assert!(error.to_string().starts_with("cannot read the configuration file /nonexistent/config.yaml"));
+    }
+
+    #[test]
+    fn a_reload_names_what_only_a_restart_changes() {
+        let old = Config::resolve(minimal()).unwrap();
+        let mut new = old.clone();
+        new.interfaces = vec!["ens*".parse().unwrap()];
+        assert!(old.needs_restart_for(&new).is_empty());
+        new.max_flows = 2048;
+        assert_eq!(old.needs_restart_for(&new), ["maxFlows"]);
+    }
+}

@@ -1,0 +1,134 @@
+//! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
+
+use crate::api::server::Control;
+use crate::api::{
+    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText,
+    MapFill, ServiceDescription, Status,
+};
+use crate::manifest::{self, Diagnostic, Parsed};
+use crate::objects::{Key, Kind, ObjectId};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Lines of a flow listing that wait for a slow reader.
+const FLOWS_AHEAD: usize = 1024;
+
+/// One request to the engine, and where its answer goes.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Applies what was parsed.
+    Apply(Parsed, oneshot::Sender<Result<ApplyAnswer, Failure>>),
+    /// Deletes objects; `true`: those that are not there are no error.
+    Delete(Vec<ObjectId>, bool, oneshot::Sender<Result<DeleteAnswer, Failure>>),
+    /// Describes a Service.
+    Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
+    /// Tells how everything is.
+    Status(oneshot::Sender<Status>),
+}
+
+/// The flow tables, read without the engine, which has better things to do.
+pub(super) trait FlowSource: Send + Sync {
+    /// Gives each flow to `sink`, until it wants no more.
+    fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure>;
+    /// How full the tables are.
+    fn fill(&self) -> Vec<MapFill>;
+}
+
+/// A handle on the engine.
+pub(super) struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) catalogue: watch::Receiver<Catalogue>,
+    pub(super) flows: Arc<dyn FlowSource>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let stopping = || Failure::new(FailureReason::ServiceUnavailable, "the daemon is stopping");
+        let (sender, answer) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
+impl Control for Handle {
+    async fn apply(&self, request: ApplyRequest) -> Result<ApplyAnswer, Failure> {
+        let ApplyRequest { namespace, files } = request;
+        let parsed = parse(files, namespace).await?;
+        self.ask(|answer| Command::Apply(parsed, answer)).await?
+    }
+
+    async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
+        let DeleteRequest { namespace, files, objects, ignore_not_found } = request;
+        let by_name = objects.into_iter().map(|object| {
+            let namespace = match object.kind {
+                Kind::Namespace | Kind::Node => String::new(),
+                _ if object.namespace.is_empty() => namespace.clone(),
+                _ => object.namespace,
+            };
+            ObjectId { kind: object.kind, key: Key { namespace, name: object.name } }
+        });
+        let mut ids: Vec<ObjectId> = by_name.collect();
+        let parsed = parse(files, namespace).await?;
+        ids.extend(parsed.objects.iter().map(|located| located.object.id()));
+        self.ask(|answer| Command::Delete(ids, ignore_not_found, answer)).await?
+    }
+
+    fn catalogue(&self) -> watch::Receiver<Catalogue> {
+        self.catalogue.clone()
+    }
+
+    async fn describe(&self, service: Key) -> Result<ServiceDescription, Failure> {
+        self.ask(|answer| Command::Describe(service, answer)).await?
+    }
+
+    async fn status(&self) -> Result<Status, Failure> {
+        let flows = Arc::clone(&self.flows);
+        let fill = tokio::task::spawn_blocking(move || flows.fill());
+        let mut status = self.ask(Command::Status).await?;
+        status.maps.extend(fill.await.unwrap_or_default());
+        Ok(status)
+    }
+
+    async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {
+        let (sender, receiver) = mpsc::channel(FLOWS_AHEAD);
+        let flows = Arc::clone(&self.flows);
+        tokio::task::spawn_blocking(move || {
+            let listed = flows.list(&mut |line| sender.blocking_send(line).is_ok());
+            if let Err(failure) = listed {
+                tracing::warn!("listing flows ended early: {failure}");
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+/// Parses all files, away from the engine and the server's own tasks; tells everything wrong with any of them.
+async fn parse(files: Vec<ManifestText>, namespace: String) -> Result<Parsed, Failure> {
+    let parse_all = move || {
+        let mut all = Parsed::default();
+        let mut wrong: Vec<Diagnostic> = Vec::new();
+        for file in files {
+            match manifest::parse(&file.text, &file.origin, &namespace) {
+                Ok(parsed) => all.extend(parsed),
+                Err(diagnostics) => wrong.extend(diagnostics),
+            }
+        }
+        if wrong.is_empty() { Ok(all) } else { Err(invalid(&wrong)) }
+    };
+    let parsed = tokio::task::spawn_blocking(parse_all).await;
+    parsed
+        .unwrap_or_else(|error| Err(Failure::new(FailureReason::InternalError, format!("parsing broke off: {error}"))))
+}
+
+/// The refusal of manifests, with everything that is wrong.
+pub(super) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
+    let count = match diagnostics.len() {
+        1 => "1 error".to_owned(),
+        count => format!("{count} errors"),
+    };
+    Failure {
+        reason: FailureReason::Invalid,
+        message: format!("{count}; nothing was changed"),
+        diagnostics: diagnostics.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,61 @@
+//! `v1/Endpoints` of every Service, made from the model: what `get endpoints` lists.
+
+use crate::api::catalogue::{Endpoints, Subset, SubsetAddress, SubsetPort, TargetRef};
+use crate::model::{EndpointView, ServiceView};
+use crate::objects::{Key, Metadata, Objects};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The Endpoints of all `services`. Those that are equal to one in `before` are shared with it.
+pub(super) fn of_services(
+    services: &[ServiceView],
+    objects: &Objects,
+    before: &BTreeMap<Key, Arc<Endpoints>>,
+) -> BTreeMap<Key, Arc<Endpoints>> {
+    let made = services.iter().map(|service| {
+        let created = objects.services.get(&service.key).and_then(|object| object.metadata.creation_timestamp.clone());
+        let new = of_service(service, created);
+        let shared = before.get(&service.key).filter(|old| ***old == new).cloned();
+        (service.key.clone(), shared.unwrap_or_else(|| Arc::new(new)))
+    });
+    made.collect()
+}
+
+fn of_service(service: &ServiceView, creation_timestamp: Option<String>) -> Endpoints {
+    let metadata = Metadata {
+        name: service.key.name.clone(),
+        namespace: service.key.namespace.clone(),
+        creation_timestamp,
+        ..Metadata::default()
+    };
+    let mut subsets = Vec::new();
+    for port in &service.ports {
+        // A named target port may be another number on each pod: one subset for each number.
+        let mut by_number: BTreeMap<u16, Vec<&EndpointView>> = BTreeMap::new();
+        for endpoint in &port.endpoints {
+            by_number.entry(endpoint.port).or_default().push(endpoint);
+        }
+        for (number, endpoints) in by_number {
+            let addresses = |ready: bool| {
+                let chosen = endpoints.iter().filter(|endpoint| endpoint.ready == ready);
+                chosen.map(|endpoint| address(endpoint, &service.key.namespace)).collect()
+            };
+            let name = (!port.name.is_empty()).then(|| port.name.clone());
+            subsets.push(Subset {
+                addresses: addresses(true),
+                not_ready_addresses: addresses(false),
+                ports: vec![SubsetPort { name, port: number, protocol: port.protocol }],
+            });
+        }
+    }
+    Endpoints { metadata, subsets }
+}
+
+fn address(endpoint: &EndpointView, namespace: &str) -> SubsetAddress {
+    let target_ref = endpoint.pod.as_ref().map(|name| TargetRef {
+        kind: "Pod".to_owned(),
+        name: name.clone(),
+        namespace: namespace.to_owned(),
+    });
+    SubsetAddress { ip: endpoint.address, node_name: endpoint.node.clone(), target_ref }
+}

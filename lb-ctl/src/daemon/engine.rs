@@ -1,0 +1,302 @@
+//! The loop that owns everything: objects, maps, hooks. One thing happens at a time.
+//!
+//! Whatever happened (a request, a changed file, a changed network, a retry that is due), the loop converges: what is
+//! known goes into the maps, and the named interfaces get their hooks. The first time it waits until every source has
+//! told its objects, then fills the maps, then attaches, so that no packet meets a half-filled datapath and nothing an
+//! earlier daemon left is pruned too early.
+
+use super::balancer::{Balancer, Inputs};
+use super::control::Command;
+use super::interfaces::{self, Hooks, Interfaces};
+use super::sources::Sources;
+use super::{Config, Error, config, notify};
+use crate::api::Catalogue;
+use crate::host::{HostView, Route};
+use crate::maps::{LbMaps, MapError};
+use crate::store::{Store, Update};
+use jiff::Timestamp;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+/// First and longest pause before a failed round is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Everything is looked at again at least this often.
+const REGULAR: Duration = Duration::from_secs(10);
+/// The maps are read back and compared at least this often.
+const AUDIT: Duration = Duration::from_mins(5);
+
+/// What the engine is made of.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) origin: config::Origin,
+    pub(super) store: Store,
+    pub(super) maps: Box<dyn LbMaps>,
+    pub(super) hooks: Box<dyn Hooks>,
+    pub(super) host: watch::Receiver<Arc<HostView>>,
+    /// Asks the kernel for the route to an address.
+    pub(super) route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) sources: Sources,
+    pub(super) updates: mpsc::Receiver<Update>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) catalogue: watch::Sender<Catalogue>,
+}
+
+/// See the [module](self).
+pub(super) struct Engine {
+    pub(super) config: Config,
+    origin: config::Origin,
+    pub(super) store: Store,
+    pub(super) hooks: Box<dyn Hooks>,
+    pub(super) host: watch::Receiver<Arc<HostView>>,
+    route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) sources: Sources,
+    updates: mpsc::Receiver<Update>,
+    commands: mpsc::Receiver<Command>,
+    catalogue: watch::Sender<Catalogue>,
+    pub(super) balancer: Balancer,
+    pub(super) interfaces: Interfaces,
+    progress: Progress,
+    pub(super) started: Instant,
+    /// The configuration file turned bad: the last good one counts.
+    pub(super) config_problem: Option<String>,
+}
+
+/// How far the engine has come, and when it must look again.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The maps held the image at least once.
+    filled: bool,
+    /// The take-over from an earlier daemon is done.
+    settled: bool,
+    /// Readiness was told.
+    announced: bool,
+    /// Why the last round failed.
+    failure: Option<String>,
+    retry: Option<(Instant, Duration)>,
+    next_look: Option<Instant>,
+    next_audit: Option<Instant>,
+}
+
+/// The signals that the daemon knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Engine {
+    /// Takes over what the maps hold.
+    pub(super) fn new(parts: Parts) -> Result<Self, MapError> {
+        let Parts { config, origin, store, maps, hooks, host, route_to, sources, updates, commands, catalogue } = parts;
+        let balancer = Balancer::adopt(maps, config.node_name.clone(), Instant::now())?;
+        let interfaces = Interfaces::new(config.interfaces.clone());
+        Ok(Self {
+            config,
+            origin,
+            store,
+            hooks,
+            host,
+            route_to,
+            sources,
+            updates,
+            commands,
+            catalogue,
+            balancer,
+            interfaces,
+            progress: Progress::default(),
+            started: Instant::now(),
+            config_problem: None,
+        })
+    }
+
+    /// Runs until a signal says to stop. What is attached goes on forwarding.
+    pub(super) async fn run(mut self) -> Result<(), Error> {
+        let listen = |kind| signal(kind).map_err(Error::Signals);
+        let mut signals = Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            reload: listen(SignalKind::hangup())?,
+        };
+        self.look_again();
+        self.converge();
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.reload.recv() => self.reload(),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(command),
+                    None => break,
+                },
+                Some(update) = self.updates.recv() => self.take_update(update),
+                changed = self.host.changed() => {
+                    if changed.is_err() {
+                        return Err(Error::HostWatchEnded);
+                    }
+                    self.balancer.forget_routes();
+                    self.interfaces.look_again();
+                    self.converge();
+                }
+                () = tokio::time::sleep_until(wake.into()) => {
+                    self.look_again();
+                    self.converge();
+                }
+            }
+        }
+        info!("stopping; what is attached goes on forwarding, `lb-ctl cleanup` removes it");
+        notify::stopping();
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Instant {
+        let retry = self.progress.retry.map(|(when, _)| when);
+        let times = [retry, self.progress.next_look, self.interfaces.next_retry(), self.balancer.next_expiry()];
+        let soonest = times.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + REGULAR);
+        // Whatever is due already is done now, but never without a breath in between.
+        soonest.max(Instant::now() + Duration::from_millis(10))
+    }
+
+    /// What is due by the clock.
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        self.interfaces.look_again();
+        if self.progress.next_look.is_none_or(|when| when <= now) {
+            self.progress.next_look = Some(now + REGULAR);
+            self.balancer.forget_routes();
+            self.sources.look_after();
+        }
+        if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
+            if self.progress.next_audit.is_some() {
+                match self.balancer.audit() {
+                    Ok(0) => debug!("the maps hold what they should"),
+                    Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
+                    Err(error) => self.failed(&error),
+                }
+            }
+            self.progress.next_audit = Some(now + AUDIT);
+        }
+    }
+
+    /// Brings maps and hooks to what is known now. A failure is tried again later.
+    pub(super) fn converge(&mut self) {
+        let host = Arc::clone(&self.host.borrow_and_update());
+        let (host, moved) = self.balancer.survey(&host, &self.store.snapshot(), &self.route_to);
+        if moved {
+            self.interfaces.look_again();
+        }
+        self.observe(&host);
+        self.catalogue.send_if_modified(|catalogue| {
+            let now = self.balancer.catalogue();
+            let changed = *catalogue != now;
+            *catalogue = now;
+            changed
+        });
+        if !self.store.is_synced() {
+            return;
+        }
+        if let Err(error) = self.fill() {
+            return self.failed(&error);
+        }
+        if self.interfaces.update(self.hooks.as_mut(), &host, Instant::now()) {
+            // The interfaces' roles are known only now.
+            self.observe(&host);
+            if let Err(error) = self.fill() {
+                return self.failed(&error);
+            }
+        }
+        if !self.progress.settled {
+            match self.hooks.settle() {
+                Ok(settled) => {
+                    self.progress.settled = true;
+                    info!(carried = settled.carried, lost = settled.lost, "the take-over is complete");
+                    settled.detached.iter().for_each(|what| info!("detached {what}: it is no longer named"));
+                }
+                Err(error) => return self.failed(&error),
+            }
+        }
+        self.progress.retry = None;
+        self.progress.failure = None;
+        if !self.progress.announced && self.interfaces.all_attached() {
+            self.progress.announced = true;
+            let attachments = self.hooks.attachments();
+            let interfaces: Vec<&str> = attachments.iter().map(|attachment| attachment.name.as_str()).collect();
+            info!(interfaces = interfaces.join(","), services = self.store.snapshot().services.len(), "ready");
+            notify::ready();
+        }
+    }
+
+    fn observe(&mut self, host: &Arc<HostView>) {
+        let attached = interfaces::devices(self.hooks.as_ref());
+        let inputs = Inputs {
+            objects: self.store.snapshot(),
+            host: Arc::clone(host),
+            // Before the first attachment those of an earlier daemon count.
+            devices: self.progress.filled.then_some(attached),
+        };
+        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+    }
+
+    fn fill(&mut self) -> Result<(), crate::image::ReconcileError> {
+        let writes = self.balancer.reconcile(Instant::now())?;
+        if writes > 0 {
+            debug!(writes, "maps written");
+        }
+        self.progress.filled = true;
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error) {
+        let pause = self.progress.retry.map_or(BACKOFF.0, |(_, pause)| (pause * 2).min(BACKOFF.1));
+        error!(retry_in = ?pause, "{error}");
+        self.progress.failure = Some(error.to_string());
+        self.progress.retry = Some((Instant::now() + pause, pause));
+    }
+
+    fn reload(&mut self) {
+        notify::reloading();
+        match self.origin.load() {
+            Ok(new) => {
+                for setting in self.config.needs_restart_for(&new) {
+                    warn!(setting, "changed in the configuration, but takes effect only with a restart");
+                }
+                self.interfaces.set_specs(new.interfaces.clone());
+                self.config.interfaces = new.interfaces;
+                self.config_problem = None;
+                info!("configuration reloaded");
+            }
+            Err(error) => {
+                error!("the configuration was not reloaded: {error}");
+                self.config_problem = Some(error.to_string());
+            }
+        }
+        self.sources.look_anew();
+        self.interfaces.look_again();
+        self.converge();
+        notify::ready();
+    }
+
+    fn handle(&mut self, command: Command) {
+        // Whoever asked may have gone; then nobody is there to be told.
+        match command {
+            Command::Apply(parsed, answer) => drop(answer.send(self.apply(parsed))),
+            Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
+            Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
+            Command::Status(answer) => drop(answer.send(self.status())),
+        }
+    }
+
+    /// Why the last round failed.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.progress.failure.as_deref()
+    }
+
+    /// Whether every source was read, the maps hold the image, and every named interface that exists is attached.
+    pub(super) fn is_ready(&self) -> bool {
+        self.progress.settled && self.progress.failure.is_none() && self.interfaces.all_attached()
+    }
+}

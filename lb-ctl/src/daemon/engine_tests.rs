@@ -1,0 +1,298 @@
+//! The engine without a kernel: objects go in by requests and files, maps and hooks are looked at.
+
+use super::control::Handle;
+use super::engine::{Engine, Parts};
+use super::fakes::{Attached, FakeHooks, SharedMaps, network};
+use super::sources::Sources;
+use super::{Config, Options, config};
+use crate::api::server::Control as _;
+use crate::api::{
+    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, MapFill, ObjectName,
+    Outcome,
+};
+use crate::host::HostView;
+use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
+use crate::objects::{Key, Kind};
+use crate::store::{self, Store};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: web}}
+spec: {containers: [{name: c}]}
+status: {podIP: 10.244.0.5, phase: Running}
+";
+
+struct NoFlows;
+
+impl super::control::FlowSource for NoFlows {
+    fn list(&self, _sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn fill(&self) -> Vec<MapFill> {
+        Vec::new()
+    }
+}
+
+/// A running engine, and what a test sees of it.
+struct Running {
+    handle: Handle,
+    attached: Arc<Mutex<Attached>>,
+    host: watch::Sender<Arc<HostView>>,
+    /// Holds the state file.
+    _directory: Arc<TempDir>,
+}
+
+fn start(
+    maps: impl LbMaps + 'static,
+    directory: &Arc<TempDir>,
+    manifests: Option<&Path>,
+    patterns: &[&str],
+) -> Running {
+    let options = Options {
+        interfaces: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+        node_name: Some("n1".to_owned()),
+        state_dir: Some(directory.path().to_owned()),
+        ..Options::default()
+    };
+    let config = Config::resolve(options.clone()).unwrap();
+    let mut store = Store::open(store::Options {
+        state_file: Some(config.state_file.clone()),
+        service_cidrs: config.service_cidrs.clone(),
+        node_port_range: config.node_port_range.clone(),
+    })
+    .unwrap();
+    let (sources, updates) = Sources::open(manifests.map(Path::to_owned), &mut store).unwrap();
+    let (command_sender, commands) = mpsc::channel(4);
+    let (catalogue, catalogue_receiver) = watch::channel(Catalogue::default());
+    let (host, host_receiver) = watch::channel(Arc::new(network(&[
+        (1, "lo", "127.0.0.1/8"),
+        (2, "eth0", "192.0.2.10/24"),
+        (3, "veth1", "10.244.0.1/24"),
+    ])));
+    let hooks = FakeHooks::default();
+    let attached = Arc::clone(&hooks.attached);
+    let parts = Parts {
+        config,
+        origin: config::Origin { flags: options, file: Some("/dev/null".into()) },
+        store,
+        maps: Box::new(maps),
+        hooks: Box::new(hooks),
+        host: host_receiver,
+        route_to: |_| None,
+        sources,
+        updates,
+        commands,
+        catalogue,
+    };
+    let engine = Engine::new(parts).unwrap();
+    tokio::task::spawn_local(engine.run());
+    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
+    Running { handle, attached, host, _directory: Arc::clone(directory) }
+}
+
+/// Runs a test on one thread, where the engine is too.
+fn on_one_thread(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+fn directory() -> Arc<TempDir> {
+    Arc::new(tempfile::tempdir().unwrap())
+}
+
+fn manifests(text: &str) -> ApplyRequest {
+    let file = ManifestText { origin: "web.yaml".to_owned(), text: text.to_owned() };
+    ApplyRequest { namespace: "default".to_owned(), files: vec![file] }
+}
+
+fn delete(kind: Kind, name: &str) -> DeleteRequest {
+    let object = ObjectName { kind, namespace: "default".to_owned(), name: name.to_owned() };
+    DeleteRequest { namespace: "default".to_owned(), files: Vec::new(), objects: vec![object], ignore_not_found: false }
+}
+
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    for _ in 0..400 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came true: {what}");
+}
+
+fn names(attached: &Arc<Mutex<Attached>>) -> Vec<String> {
+    attached.lock().unwrap().by_index.values().map(|attachment| attachment.name.clone()).collect()
+}
+
+#[test]
+fn what_is_applied_is_in_the_maps_and_what_is_deleted_is_not() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let running = start(maps.clone(), &directory(), None, &["eth0", "veth*"]);
+        let answer = running.handle.apply(manifests(WEB)).await.unwrap();
+        assert_eq!(answer.applied.len(), 2);
+        assert!(answer.applied.iter().all(|applied| applied.outcome == Outcome::Created));
+        assert_eq!(answer.applied[0].object.kind, Kind::Service, "in the order of the manifest");
+        let image = maps.0.lock().unwrap().image();
+        assert_eq!(image.services.len(), 2, "one for the ClusterIP, one for the node port");
+        assert_eq!(image.backends.len(), 1);
+        assert_eq!(image.devices.keys().copied().collect::<Vec<_>>(), [2, 3]);
+        let node: IpAddr = "192.0.2.10".parse().unwrap();
+        assert!(image.owned[&node].is_node());
+        assert_ne!(image.settings.seed, 0);
+        assert_eq!(image.settings.snat4, [192, 0, 2, 10], "the first managed interface's");
+
+        let described = running.handle.describe(Key::new("default", "web")).await.unwrap();
+        assert_eq!((described.source.as_str(), described.endpoints_from.as_str()), ("cli", "Pods"));
+        assert_eq!(described.ports[0].endpoints[0].pod.as_deref(), Some("a"));
+        assert_eq!(running.handle.catalogue().borrow().endpoints.len(), 1);
+
+        let again = running.handle.apply(manifests(WEB)).await.unwrap();
+        assert!(again.applied.iter().all(|applied| applied.outcome == Outcome::Unchanged));
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        assert!(maps.0.lock().unwrap().image().services.is_empty());
+        let failure = running.handle.delete(delete(Kind::Service, "web")).await.unwrap_err();
+        assert_eq!((failure.reason, failure.message.as_str()), (FailureReason::NotFound, "services \"web\" not found"));
+        let failure = running.handle.describe(Key::new("default", "web")).await.unwrap_err();
+        assert_eq!(failure.reason, FailureReason::NotFound);
+    });
+}
+
+#[test]
+fn wrong_manifests_change_nothing_and_tell_everything() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let running = start(maps.clone(), &directory(), None, &["eth0"]);
+        let bad = WEB.replace("port: 80,", "port: 800000,").replace("podIP: 10.244.0.5", "podIP: 10.244.0.555");
+        let failure = running.handle.apply(manifests(&bad)).await.unwrap_err();
+        assert_eq!(failure.reason, FailureReason::Invalid);
+        assert_eq!(failure.diagnostics.len(), 2, "{:?}", failure.diagnostics);
+        assert!(failure.diagnostics.iter().all(|diagnostic| diagnostic.starts_with("web.yaml:")));
+        assert!(running.handle.catalogue().borrow().objects.pods.is_empty());
+    });
+}
+
+#[test]
+fn readiness_waits_for_interfaces_that_refuse_and_names_them() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["veth*", "gone0"]);
+        running.attached.lock().unwrap().refusing.insert("veth1".to_owned());
+        let status = running.handle.status().await.unwrap();
+        assert!(!status.ready);
+        assert_eq!(status.problems[0].subject, "interface veth1");
+        let lines: Vec<_> = status.interfaces.iter().map(|line| (line.name.as_str(), line.index)).collect();
+        assert_eq!(lines, [("veth1", 3), ("gone0", 0)]);
+        // It is tried again when it changes, not in between.
+        let attempts = running.attached.lock().unwrap().attempts;
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        assert_eq!(running.attached.lock().unwrap().attempts, attempts);
+        running.attached.lock().unwrap().refusing.clear();
+        running.host.send_modify(|host| Arc::make_mut(host).interfaces.get_mut(&3).unwrap().mtu = 9000);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+    });
+}
+
+#[test]
+fn interfaces_are_followed_as_they_come_and_go() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["veth*"]);
+        eventually("veth1 attached", async || names(&running.attached) == ["veth1"]).await;
+        running.host.send_replace(Arc::new(network(&[
+            (1, "lo", "127.0.0.1/8"),
+            (2, "eth0", "192.0.2.10/24"),
+            (3, "renamed", "10.244.0.1/24"),
+            (7, "veth7", "10.244.1.1/24"),
+        ])));
+        eventually("only veth7 attached", async || names(&running.attached) == ["veth7"]).await;
+        let status = running.handle.status().await.unwrap();
+        assert!(status.node_addresses.contains(&"10.244.1.1".parse().unwrap()));
+    });
+}
+
+#[test]
+fn a_failing_map_is_tried_again_until_it_holds_everything() {
+    on_one_thread(async {
+        let failures = Arc::new(AtomicUsize::new(3));
+        let left = Arc::clone(&failures);
+        let fail = move |_: &_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+        {
+            Ok(_) => Fault::Lost,
+            Err(_) => Fault::None,
+        };
+        let maps = SharedMaps::new(FaultyMaps::new(FakeMaps::default(), fail));
+        let running = start(maps.clone(), &directory(), None, &["eth0"]);
+        let answer = running.handle.apply(manifests(WEB)).await.unwrap();
+        assert!(answer.warnings.iter().any(|warning| warning.starts_with("accepted, but not in the datapath yet")));
+        let status = running.handle.status().await.unwrap();
+        assert!(!status.ready);
+        assert!(status.problems.iter().any(|problem| problem.subject == "datapath"));
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        assert_eq!(maps.0.lock().unwrap().inner().image().services.len(), 2);
+    });
+}
+
+#[test]
+fn a_restart_keeps_what_was_applied_and_prunes_nothing_before_every_file_was_read() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let (directory, files) = (directory(), directory());
+        std::fs::write(files.path().join("web.yaml"), WEB).unwrap();
+        let running = start(maps.clone(), &directory, Some(files.path()), &["eth0"]);
+        eventually("the file's Service is there", async || maps.0.lock().unwrap().image().services.len() == 2).await;
+        let cli = WEB.replace("web", "api").replace("30080", "30081").replace("name: a,", "name: b,");
+        running.handle.apply(manifests(&cli)).await.unwrap();
+        let failure = running.handle.delete(delete(Kind::Service, "web")).await.unwrap_err();
+        assert!(failure.diagnostics[0].contains("web.yaml"), "{failure:?}");
+        let before = maps.0.lock().unwrap().image();
+        drop(running);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+
+        maps.0.lock().unwrap().log.clear();
+        let running = start(maps.clone(), &directory, Some(files.path()), &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        assert_eq!(maps.0.lock().unwrap().image(), before);
+        assert_eq!(maps.0.lock().unwrap().log, [], "nothing was written at all");
+        let status = running.handle.status().await.unwrap();
+        assert!(status.adopted);
+        let sources: Vec<_> = status.sources.iter().map(|source| source.objects).collect();
+        assert_eq!(sources[..2], [2, 2], "{:?}", status.sources);
+    });
+}
+
+#[test]
+fn a_file_that_turns_bad_keeps_its_objects_and_shows_in_status() {
+    on_one_thread(async {
+        let files = directory();
+        let path = files.path().join("web.yaml");
+        std::fs::write(&path, WEB).unwrap();
+        let running = start(FakeMaps::default(), &directory(), Some(files.path()), &["eth0"]);
+        let has_pod = || running.handle.catalogue().borrow().objects.pods.len() == 1;
+        eventually("the pod is there", async || has_pod()).await;
+        std::fs::write(&path, WEB.replace("port: 80,", "port: eighty,")).unwrap();
+        eventually("a problem names the file", async || {
+            let status = running.handle.status().await.unwrap();
+            status.problems.iter().any(|problem| problem.message.contains("web.yaml:8:"))
+        })
+        .await;
+        assert!(has_pod());
+        std::fs::remove_file(&path).unwrap();
+        eventually("the pod is gone", async || !has_pod()).await;
+    });
+}

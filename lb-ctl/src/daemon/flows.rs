@@ -1,0 +1,94 @@
+//! The flow tables: lines for `conntrack list`, and sweeping at a bounded cost.
+
+use super::control::FlowSource;
+use crate::api::{Failure, FailureReason, FlowLine, MapFill};
+use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Sweep};
+use lb_common::Flow;
+use lb_common::flow::TICK_SHIFT;
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// Time between two steps of a sweep.
+const STEP: Duration = Duration::from_secs(1);
+/// A sweep goes round the tables in about this many steps, unless they are too large for that.
+const STEPS_A_ROUND: usize = 128;
+/// Entries looked at in one step, at least and at most.
+const STEP_LIMITS: (usize, usize) = (2048, 65_536);
+
+impl FlowSource for FlowTables {
+    fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
+        let now = conntrack::now();
+        for entry in self.iter() {
+            let entry = entry.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
+            // Each flow has an entry for replies too, which says the same from the other side.
+            if !entry.is_reply() && !entry.is_expired(now) && !sink(line(&entry, now)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self) -> Vec<MapFill> {
+        let fill = self.fill().unwrap_or_else(|error| {
+            warn!(%error, "the flow tables could not be counted");
+            Vec::new()
+        });
+        let line =
+            |fill: Fill| MapFill { name: fill.map.to_owned(), used: fill.entries, capacity: fill.capacity.into() };
+        fill.into_iter().map(line).collect()
+    }
+}
+
+fn line(entry: &FlowEntry, now: u32) -> FlowLine {
+    let seconds = |ticks: u32| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000;
+    let idle = now.saturating_sub(entry.tick);
+    let left = entry.state().timeout_ticks().saturating_sub(idle);
+    let protocol = match entry.protocol {
+        lb_common::TCP => "TCP".to_owned(),
+        lb_common::UDP => "UDP".to_owned(),
+        other => other.to_string(),
+    };
+    let translated = entry.flags & Flow::<[u8; 4]>::SNAT != 0;
+    FlowLine {
+        protocol,
+        state: entry.state().name().to_owned(),
+        client: entry.source.to_string(),
+        frontend: entry.destination.to_string(),
+        backend: entry.rewritten_destination.to_string(),
+        source_nat: translated.then(|| entry.rewritten_source.to_string()),
+        idle_seconds: seconds(idle),
+        expires_seconds: seconds(left),
+    }
+}
+
+/// Gives the memory of expired flows back, a little every second, for as long as the daemon runs.
+pub(super) async fn sweep(tables: FlowTables, max_flows: u32) {
+    // Two entries for each flow, in tables of two families.
+    let limit = (max_flows as usize * 4 / STEPS_A_ROUND).clamp(STEP_LIMITS.0, STEP_LIMITS.1);
+    let mut position = Sweep::default();
+    let mut interval = tokio::time::interval(STEP);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let tables = tables.clone();
+        let step = tokio::task::spawn_blocking(move || {
+            let mut position = position;
+            let swept = tables.sweep_expired(&mut position, conntrack::now(), limit);
+            (position, swept)
+        });
+        match step.await {
+            Ok((next, Ok(swept))) => {
+                position = next;
+                if swept > 0 {
+                    debug!(swept, "expired flows forgotten");
+                }
+            }
+            Ok((_, Err(error))) => {
+                warn!(%error, "expired flows could not be forgotten; beginning anew");
+                position = Sweep::default();
+            }
+            // The runtime is going away.
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The daemon: settings, the loop that owns everything, and what feeds it.
+//!
+//! [`run`] takes the locks and opens everything before it touches anything, so that a daemon that cannot run leaves
+//! nothing behind; then [`engine`] converges until it is told to stop.
+
+mod balancer;
+pub mod config;
+mod control;
+mod describe;
+mod endpoints;
+mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod events;
+#[cfg(test)]
+mod fakes;
+mod flows;
+mod interfaces;
+pub mod logging;
+mod node;
+mod notify;
+pub mod options;
+pub mod pattern;
+mod report;
+mod requests;
+mod sources;
+
+pub use config::{Config, ConfigError};
+pub use options::{LogLevel, Options};
+
+use crate::api::{ServeError, Server};
+use crate::datapath::{self, Datapath};
+use crate::maps::MapError;
+use crate::{host, source, store};
+use control::Handle;
+use engine::{Engine, Parts};
+use sources::Sources;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Requests that wait for the engine.
+const COMMANDS_AHEAD: usize = 64;
+/// How long requests under way may take when the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the daemon could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The datapath: privilege, kernel, file system, locks, maps, programs.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The directory of manifests.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The network cannot be read.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// The network cannot be watched any more.
+    #[error("the node's network cannot be watched any more")]
+    HostWatchEnded,
+    /// The control socket.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// What the maps hold cannot be read.
+    #[error(transparent)]
+    Maps(MapError),
+    /// Signals.
+    #[error("cannot listen to signals: {0}")]
+    Signals(io::Error),
+    /// No threads.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+}
+
+/// Runs the daemon until a signal ends it.
+pub fn run(config: Config, origin: config::Origin) -> Result<(), Error> {
+    logging::init(config.log_level, config.log_format);
+    info!(version = env!("CARGO_PKG_VERSION"), instance = config.instance, node = config.node_name, "starting");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
+    let ended = runtime.block_on(start(config, origin));
+    runtime.shutdown_timeout(FAREWELL);
+    ended
+}
+
+async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
+    let mut store = store::Store::open(store::Options {
+        state_file: Some(config.state_file.clone()),
+        service_cidrs: config.service_cidrs.clone(),
+        node_port_range: config.node_port_range.clone(),
+    })?;
+    let (sources, updates) = Sources::open(config.manifests.clone(), &mut store)?;
+    let mut datapath = Datapath::open(&datapath::Options {
+        bpffs: config.bpffs.clone(),
+        instance: config.instance.clone(),
+        max_flows: config.max_flows,
+    })?;
+    // The programs log only if the subscriber that is installed by now wants to hear it.
+    let packet_log = (config.log_level >= LogLevel::Debug).then(|| datapath.packet_log()).flatten();
+    let packet_log = packet_log.map(|log| tokio::spawn(logging::follow(log)));
+    let host = host::watch()?;
+    // With the instance's lock in hand a socket in this place is nobody's.
+    let server = Server::bind(config.socket.clone())?;
+    let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
+    let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
+    let maps = datapath.maps();
+    let tables = maps.flow_tables().clone();
+    let sweeper = tokio::spawn(flows::sweep(tables.clone(), config.max_flows));
+    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(tables) };
+    let stop = CancellationToken::new();
+    info!(socket = %config.socket.display(), "listening");
+    let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
+    let parts = Parts {
+        config,
+        origin,
+        store,
+        maps: Box::new(maps),
+        hooks: Box::new(datapath),
+        host,
+        route_to: |address| host::route_to(address).unwrap_or_default(),
+        sources,
+        updates,
+        commands,
+        catalogue,
+    };
+    let engine = Engine::new(parts).map_err(Error::Maps)?;
+    let ended = engine.run().await;
+    stop.cancel();
+    sweeper.abort();
+    packet_log.inspect(JoinHandle::abort);
+    match tokio::time::timeout(FAREWELL, serving).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => warn!(%error, "the control socket failed"),
+        Ok(Err(error)) => warn!(%error, "the control socket failed"),
+        Err(_) => warn!("requests were still under way"),
+    }
+    ended
+}

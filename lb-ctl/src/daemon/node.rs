@@ -1,0 +1,241 @@
+//! What the model and the image take from this node: its addresses, the addresses it lends, what is behind it.
+
+use crate::host::{HostView, Route};
+use crate::image::Routes;
+use crate::model::ServiceView;
+use crate::objects::{Key, Objects};
+use ipnet::IpNet;
+use lb_common::Device;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Destinations that stand for "anywhere": of the networks for documentation, so that only a default route has them.
+const ANYWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The addresses on which node ports are served: all global addresses of interfaces that are not loopbacks.
+pub(super) fn addresses(host: &HostView) -> Vec<IpAddr> {
+    let of_links = host
+        .addresses
+        .iter()
+        .filter(|(index, _)| host.interfaces.get(index).is_some_and(|interface| !interface.loopback));
+    let mut addresses: Vec<IpAddr> =
+        of_links.map(|(_, network)| network.addr()).filter(|address| is_global(*address)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !(address.is_loopback() || address.is_link_local() || address.is_unspecified() || address.is_multicast())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.is_unspecified()
+                || address.is_multicast())
+        }
+    }
+}
+
+/// The addresses lent to connections that need source translation, by what was known best: the Node manifest's
+/// `InternalIP`, if the host has it; the source address of the default route; the first address of an interface in
+/// `managed`.
+pub(super) fn lent_addresses(
+    host: &HostView,
+    objects: &Objects,
+    name: &str,
+    managed: impl Iterator<Item = u32>,
+    source_to: impl Fn(IpAddr) -> Option<IpAddr>,
+) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let own = addresses(host);
+    let node = objects.nodes.get(&Key::new("", name));
+    let internal = node.iter().flat_map(|node| &node.status.addresses).filter(|entry| entry.r#type == "InternalIP");
+    let internal = internal.filter_map(|entry| entry.address.parse::<IpAddr>().ok());
+    let by_route = ANYWHERE.into_iter().filter_map(source_to);
+    let by_interface = managed.flat_map(|index| host.addresses_of(index));
+    let candidates: Vec<IpAddr> =
+        internal.chain(by_route).chain(by_interface).filter(|address| own.contains(address)).collect();
+    let v4 = candidates.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = candidates.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    (v4, v6)
+}
+
+/// Which of the endpoints that nobody placed on a node are behind this one, as the kernel routes them. Remembers what it
+/// asked.
+#[derive(Debug, Default)]
+pub(super) struct Placement(BTreeMap<IpAddr, bool>);
+
+impl Placement {
+    /// Asks anew for everything: the host's interfaces or routes may have changed.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// The routes that tell for every endpoint of `services` whose node nobody named. `is_behind` says whether packets
+    /// to an address stay on this node.
+    pub(super) fn routes(&mut self, services: &[ServiceView], is_behind: impl Fn(IpAddr) -> bool) -> Routes {
+        let ports = services.iter().flat_map(|service| &service.ports);
+        let unplaced = ports.flat_map(|port| &port.endpoints).filter(|endpoint| endpoint.local.is_none());
+        let mut asked = BTreeMap::new();
+        for endpoint in unplaced {
+            let address = endpoint.address;
+            asked.entry(address).or_insert_with(|| self.0.get(&address).copied().unwrap_or_else(|| is_behind(address)));
+        }
+        self.0 = asked;
+        self.0.iter().map(|(address, behind)| (IpNet::from(*address), *behind)).collect()
+    }
+}
+
+/// The interfaces by which other nodes are reached, as the kernel routes their addresses. Remembers what it asked.
+#[derive(Debug, Default)]
+pub(super) struct WaysToNodes(BTreeMap<IpAddr, Option<u32>>);
+
+impl WaysToNodes {
+    /// Asks anew for everything: the host's interfaces or routes may have changed.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// The indexes of the interfaces that lead to a node other than the one called `own`.
+    pub(super) fn interfaces(
+        &mut self,
+        objects: &Objects,
+        own: &str,
+        route_to: &dyn Fn(IpAddr) -> Option<Route>,
+    ) -> BTreeSet<u32> {
+        let others = objects.nodes.values().filter(|node| node.metadata.name != own);
+        let entries = others.flat_map(|node| &node.status.addresses);
+        let addresses = entries.filter_map(|entry| entry.address.parse::<IpAddr>().ok());
+        let way = |address| route_to(address).filter(|route| !route.local).map(|route| route.ifindex);
+        self.0 =
+            addresses.map(|address| (address, self.0.get(&address).copied().unwrap_or_else(|| way(address)))).collect();
+        self.0.values().flatten().copied().collect()
+    }
+}
+
+/// Whether packets to `address` stay on this node: it is the node's own, or its route leads to an interface with local
+/// clients behind it. A bridge counts as what its managed ports are, as long as none of them is a wire.
+pub(super) fn is_behind(
+    address: IpAddr,
+    host: &HostView,
+    devices: &BTreeMap<u32, Device>,
+    route_to: &dyn Fn(IpAddr) -> Option<Route>,
+) -> bool {
+    let Some(route) = route_to(address) else { return false };
+    let has_clients = |index: &u32| devices.get(index).map(|device| device.flags & Device::LOCAL_CLIENTS != 0);
+    let mut ports = host.interfaces.values().filter(|port| port.master == Some(route.ifindex)).peekable();
+    let by_ports = || {
+        ports.peek().is_some() && {
+            let known: Vec<bool> = ports.filter_map(|port| has_clients(&port.index)).collect();
+            !known.is_empty() && known.into_iter().all(|clients| clients)
+        }
+    };
+    route.local || has_clients(&route.ifindex).unwrap_or_else(by_ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Node, NodeAddress, Object};
+    use std::sync::Arc;
+
+    fn host() -> HostView {
+        let mut host = HostView::default();
+        for (index, name, addresses) in [
+            (1, "lo", vec!["127.0.0.1/8", "10.9.9.9/32", "::1/128"]),
+            (2, "eth0", vec!["203.0.113.5/24", "2001:db8:1::5/64", "fe80::1/64"]),
+            (3, "eth1", vec!["10.0.0.5/24", "169.254.1.1/16"]),
+        ] {
+            host.interfaces.insert(index, super::super::fakes::interface(index, name));
+            host.addresses.extend(addresses.into_iter().map(|address| (index, address.parse().unwrap())));
+        }
+        host
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn node_ports_are_served_on_global_addresses_only() {
+        assert_eq!(addresses(&host()), [ip("10.0.0.5"), ip("203.0.113.5"), ip("2001:db8:1::5")]);
+    }
+
+    fn lent(objects: &Objects, routes: &[(&str, &str)], managed: &[u32]) -> (Option<String>, Option<String>) {
+        let source = |to: IpAddr| {
+            let route = routes.iter().find(|(family, _)| (*family == "4") == to.is_ipv4());
+            route.map(|(_, source)| ip(source))
+        };
+        let (v4, v6) = lent_addresses(&host(), objects, "n1", managed.iter().copied(), source);
+        (v4.map(|address| address.to_string()), v6.map(|address| address.to_string()))
+    }
+
+    fn node(address: &str) -> Objects {
+        let mut node = Node::default();
+        node.metadata.name = "n1".to_owned();
+        node.status.addresses.push(NodeAddress { r#type: "InternalIP".to_owned(), address: address.to_owned() });
+        let mut objects = Objects::default();
+        objects.insert(Object::Node(Arc::new(node)));
+        objects
+    }
+
+    #[test]
+    fn an_interface_leads_to_nodes_if_the_route_to_another_node_does() {
+        let mut ways = WaysToNodes::default();
+        let by = |ifindex, local| move |_| Some(Route { ifindex, gateway: None, prefsrc: None, local });
+        let objects = node("10.0.0.6");
+        assert_eq!(ways.interfaces(&objects, "n2", &by(3, false)), BTreeSet::from([3]));
+        assert_eq!(ways.interfaces(&objects, "n2", &by(4, false)), BTreeSet::from([3]), "asked once");
+        ways.forget();
+        assert_eq!(ways.interfaces(&objects, "n2", &by(4, false)), BTreeSet::from([4]));
+        assert_eq!(ways.interfaces(&objects, "n1", &by(4, false)), BTreeSet::new(), "its own addresses lead nowhere");
+        ways.forget();
+        assert_eq!(ways.interfaces(&objects, "n2", &by(1, true)), BTreeSet::new());
+    }
+
+    #[test]
+    fn an_endpoint_is_behind_this_node_if_its_route_leads_to_local_clients() {
+        let mut host = host();
+        host.interfaces.insert(9, super::super::fakes::interface(9, "br0"));
+        for index in [10, 11] {
+            let mut port = super::super::fakes::interface(index, "port");
+            port.master = Some(9);
+            host.interfaces.insert(index, port);
+        }
+        let clients = Device::new(Device::LOCAL_CLIENTS);
+        let by = |ifindex, local| move |_| Some(Route { ifindex, gateway: None, prefsrc: None, local });
+        let devices = |entries: &[(u32, Device)]| entries.iter().copied().collect::<BTreeMap<_, _>>();
+        let address = ip("10.244.0.5");
+        for (devices, route, expected) in [
+            (devices(&[(3, clients)]), by(3, false), true),
+            (devices(&[(3, Device::default())]), by(3, false), false),
+            (devices(&[]), by(3, false), false),
+            (devices(&[]), by(1, true), true),
+            (devices(&[(10, clients), (11, clients)]), by(9, false), true),
+            (devices(&[(10, clients), (11, Device::default())]), by(9, false), false),
+        ] {
+            assert_eq!(is_behind(address, &host, &devices, &route), expected, "{devices:?}");
+        }
+        assert!(!is_behind(address, &host, &devices(&[(3, clients)]), &|_| None));
+    }
+
+    #[test]
+    fn the_lent_address_is_the_nodes_then_the_routes_then_an_interfaces() {
+        let some = |text: &str| Some(text.to_owned());
+        let none = Objects::default();
+        let routes = [("4", "203.0.113.5"), ("6", "2001:db8:1::5")];
+        assert_eq!(lent(&node("10.0.0.5"), &routes, &[]), (some("10.0.0.5"), some("2001:db8:1::5")));
+        assert_eq!(lent(&node("10.0.0.77"), &routes, &[]).0, some("203.0.113.5"), "not an address of the host");
+        assert_eq!(lent(&none, &[], &[3, 2]), (some("10.0.0.5"), some("2001:db8:1::5")));
+        assert_eq!(lent(&none, &[], &[]), (None, None));
+    }
+}

@@ -1,0 +1,168 @@
+//! The daemon's settings as typed: on the command line, or in the configuration file. One struct for both, so that a
+//! setting is declared once. What they mean together is [`super::Config`].
+
+use super::pattern::InterfaceSpec;
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Settings as typed. `None` and an empty list mean: not given here.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Options {
+    /// Interface to manage, by name or shell pattern, with how to attach; repeatable, the first that matches counts
+    #[arg(long = "interface", short = 'i', value_name = "NAME|PATTERN[=auto|xdp|xdp-generic|tcx]")]
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceSpec>,
+    /// Directory of manifests to watch
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Unix socket of the control API [default: /run/lb-ctl/<instance>.sock]
+    // On the command line it is a flag of every command, see `cli::args`.
+    #[arg(skip)]
+    pub socket: Option<PathBuf>,
+    /// Name that tells this daemon's pins, state and socket from another's [default: default]
+    #[arg(skip)]
+    pub instance: Option<String>,
+    /// This node's name, as Pods and Nodes call it [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    #[expect(clippy::doc_markdown, reason = "it is the help text")]
+    /// Network that ClusterIPs are allocated from; repeatable, the first gives the default family
+    /// [default: 10.96.0.0/12 and fd00:10:96::/112]
+    #[arg(long = "service-cidr", value_name = "CIDR")]
+    #[serde(default, rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNet>,
+    /// Ports that node ports are allocated from [default: 30000-32767]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub node_port_range: Option<PortRange>,
+    /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Flows of each family that fit: sizes every map, at about 0.9 GB of kernel memory per million
+    /// [default: 131072]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_flows: Option<u32>,
+    /// Directory of the state file [default: /var/lib/lb-ctl]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How much to log [default: info]; from `debug` on the datapath logs too
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How to log [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Options {
+    /// These settings, and `weaker` ones where they say nothing. A list is replaced, not extended.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        let list = |strong: Vec<_>, weak| if strong.is_empty() { weak } else { strong };
+        Self {
+            interfaces: if self.interfaces.is_empty() { weaker.interfaces } else { self.interfaces },
+            manifests: self.manifests.or(weaker.manifests),
+            socket: self.socket.or(weaker.socket),
+            instance: self.instance.or(weaker.instance),
+            node_name: self.node_name.or(weaker.node_name),
+            service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
+            node_port_range: self.node_port_range.or(weaker.node_port_range),
+            bpffs: self.bpffs.or(weaker.bpffs),
+            max_flows: self.max_flows.or(weaker.max_flows),
+            state_dir: self.state_dir.or(weaker.state_dir),
+            log_level: self.log_level.or(weaker.log_level),
+            log_format: self.log_format.or(weaker.log_format),
+        }
+    }
+}
+
+/// How much to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What stops us.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What changed.
+    Info,
+    /// And why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The same for `tracing`.
+    pub const fn filter(self) -> tracing::level_filters::LevelFilter {
+        use tracing::level_filters::LevelFilter;
+        match self {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// A text is no [`PortRange`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535")]
+pub struct PortRangeError(String);
+
+impl PortRange {
+    /// As a range.
+    pub const fn range(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let parse = || {
+            let (first, last) = text.split_once('-')?;
+            let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (first > 0 && first <= last).then_some(Self { first, last })
+        };
+        parse().ok_or_else(|| PortRangeError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,134 @@
+//! Makes the [`Status`] from what the engine knows.
+
+use super::engine::Engine;
+use crate::api::{CounterLine, MapFill, Problem, SourceStatus, Status};
+use crate::maps::{Image, LbMaps};
+use crate::objects::{Key, Kind, ObjectId, Objects};
+use crate::store::SourceId;
+use lb_common::{Reason, maps};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+impl Engine {
+    /// How everything is. How full the flow tables are is told by others: it costs a walk.
+    pub(super) fn status(&self) -> Status {
+        let host = self.host.borrow().clone();
+        let objects = self.store.snapshot();
+        let mut problems = self.interfaces.problems();
+        problems.extend(self.failure().map(|message| problem("datapath", message)));
+        problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
+        problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
+        for source in self.store.problems() {
+            let kept = format!("{}: {} of its objects are kept as they last were", source.source, source.kept);
+            problems.extend(source.diagnostics.iter().map(|found| problem("manifests", &found.to_string())));
+            problems.extend((source.kept > 0).then(|| problem("manifests", &kept)));
+        }
+        problems.extend(self.balancer.problems());
+        let counters = match self.balancer.maps().reasons() {
+            Ok(counts) => counts
+                .iter()
+                .enumerate()
+                .filter_map(|(number, count)| {
+                    let reason = Reason::from_number(u8::try_from(number).ok()?)?;
+                    (count.packets > 0).then(|| CounterLine {
+                        reason: reason.name().to_owned(),
+                        drop: reason.is_drop(),
+                        packets: count.packets,
+                        bytes: count.bytes,
+                        sentence: reason.sentence().to_owned(),
+                        remedy: reason.remedy().to_owned(),
+                    })
+                })
+                .collect(),
+            Err(error) => {
+                problems.push(problem("counters", &error.to_string()));
+                Vec::new()
+            }
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.config.instance.clone(),
+            node: self.config.node_name.clone(),
+            ready: self.is_ready(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            adopted: self.balancer.adopted(),
+            kernel: nix::sys::utsname::uname()
+                .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
+            node_addresses: self.balancer.node_addresses(),
+            snat_addresses: self.balancer.lent_addresses(),
+            interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
+            sources: self.sources(&objects),
+            objects: counted(&objects),
+            problems,
+            maps: fill(self.balancer.realized(), self.balancer.maps()),
+            counters,
+        }
+    }
+
+    /// The CLI, the watched directory, and the files in it that gave objects.
+    fn sources(&self, objects: &Objects) -> Vec<SourceStatus> {
+        let mut by_file: BTreeMap<String, u64> = BTreeMap::new();
+        let mut by_cli = 0;
+        for id in ids(objects) {
+            match self.store.source_of(&id) {
+                Some(SourceId::Cli) => by_cli += 1,
+                Some(source) => *by_file.entry(source.to_string()).or_default() += 1,
+                None => {}
+            }
+        }
+        let synced = self.store.is_synced();
+        let mut lines = vec![SourceStatus { name: "cli".to_owned(), synced: true, objects: by_cli }];
+        lines.extend(self.sources.directory().map(|path| SourceStatus {
+            name: format!("directory:{path}"),
+            synced,
+            objects: by_file.values().sum(),
+        }));
+        lines.extend(by_file.into_iter().map(|(name, objects)| SourceStatus { name, synced, objects }));
+        lines
+    }
+}
+
+fn ids(objects: &Objects) -> impl Iterator<Item = ObjectId> {
+    fn of<T>(kind: Kind, map: &BTreeMap<Key, T>) -> impl Iterator<Item = ObjectId> {
+        map.keys().map(move |key| ObjectId { kind, key: key.clone() })
+    }
+    of(Kind::Namespace, &objects.namespaces)
+        .chain(of(Kind::Node, &objects.nodes))
+        .chain(of(Kind::Service, &objects.services))
+        .chain(of(Kind::Pod, &objects.pods))
+        .chain(of(Kind::EndpointSlice, &objects.endpoint_slices))
+}
+
+fn counted(objects: &Objects) -> Vec<(String, u64)> {
+    let counts = [
+        ("services", objects.services.len()),
+        ("pods", objects.pods.len()),
+        ("endpointslices", objects.endpoint_slices.len()),
+        ("nodes", objects.nodes.len()),
+        ("namespaces", objects.namespaces.len()),
+    ];
+    counts.into_iter().map(|(kind, count)| (kind.to_owned(), count as u64)).collect()
+}
+
+/// How full the configuration maps are.
+fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
+    let v4 = image.owned.keys().filter(|address| matches!(address, IpAddr::V4(_))).count();
+    let used = [
+        (maps::OWNED4, v4),
+        (maps::OWNED6, image.owned.len() - v4),
+        (maps::SERVICES, image.services.len()),
+        (maps::SLOTS, image.slots.len()),
+        (maps::BACKENDS, image.backends.len()),
+        (maps::DEVICES, image.devices.len()),
+    ];
+    let line = |(name, used): (&str, usize)| MapFill {
+        name: name.to_owned(),
+        used: used as u64,
+        capacity: maps.capacity(name).into(),
+    };
+    used.into_iter().map(line).collect()
+}
+
+fn problem(subject: &str, message: &str) -> Problem {
+    Problem { subject: subject.to_owned(), message: message.to_owned() }
+}

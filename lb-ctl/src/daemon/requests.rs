@@ -1,0 +1,102 @@
+//! Requests that change or describe objects, as the engine answers them.
+
+use super::control::invalid;
+use super::engine::Engine;
+use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
+use crate::manifest::{Parsed, Skipped};
+use crate::objects::{Key, Kind, ObjectId};
+use crate::store::{Change, Rejected, SourceId, Update};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use tracing::{error, info, warn};
+
+impl Engine {
+    /// Applies manifests of the CLI: all or nothing. They are in the maps when it returns, or `status` says why not.
+    pub(super) fn apply(&mut self, parsed: Parsed) -> Result<ApplyAnswer, Failure> {
+        let skipped = parsed.skipped.iter().map(skipped).collect();
+        let places = parsed.objects.iter().enumerate().map(|(place, located)| (located.object.id(), place));
+        let places: HashMap<ObjectId, usize> = places.collect();
+        let done = self.store.apply(&SourceId::Cli, parsed, Timestamp::now()).map_err(refusal)?;
+        let mut warnings: Vec<String> = done.warnings.iter().map(ToString::to_string).collect();
+        let outcome = |change| match change {
+            Change::Created => Some(Outcome::Created),
+            Change::Configured => Some(Outcome::Configured),
+            Change::Unchanged => Some(Outcome::Unchanged),
+            // Not by an apply.
+            Change::Deleted => None,
+        };
+        let mut changes = done.changes;
+        changes.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
+        let applied = changes
+            .into_iter()
+            .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
+        let applied = applied.collect();
+        self.converge();
+        let waiting = (!self.store.is_synced()).then_some("not every source has been read");
+        let reason = self.failure().or(waiting);
+        warnings.extend(reason.map(|reason| format!("accepted, but not in the datapath yet: {reason}")));
+        Ok(ApplyAnswer { applied, skipped, warnings })
+    }
+
+    /// Takes news from a feed of sources, such as the watched directory.
+    pub(super) fn take_update(&mut self, update: Update) {
+        for (source, outcome) in self.store.update(update, Timestamp::now()) {
+            match outcome {
+                Ok(applied) => {
+                    applied.warnings.iter().for_each(|warning| warn!("{warning}"));
+                    if applied.is_change() {
+                        let changed = applied.changes.iter().filter(|(_, change)| *change != Change::Unchanged);
+                        info!(%source, changed = changed.count(), "manifests taken");
+                    }
+                }
+                Err(Rejected::Invalid(diagnostics)) => {
+                    error!(%source, "the manifests are wrong, the last good ones count");
+                    for diagnostic in diagnostics {
+                        error!("{diagnostic}");
+                    }
+                }
+                Err(rejected) => error!(%source, "{rejected}"),
+            }
+        }
+        self.converge();
+    }
+
+    /// Deletes objects of the CLI: all or nothing.
+    pub(super) fn delete(&mut self, mut ids: Vec<ObjectId>, ignore_not_found: bool) -> Result<DeleteAnswer, Failure> {
+        let objects = self.store.snapshot();
+        if ignore_not_found {
+            ids.retain(|id| objects.get(id).is_some());
+        }
+        let deleted = self.store.delete(&ids, Timestamp::now()).map_err(refusal)?;
+        self.converge();
+        Ok(DeleteAnswer { deleted: deleted.into_iter().map(Into::into).collect() })
+    }
+
+    /// Describes a Service as it works on this node.
+    pub(super) fn describe(&self, key: &Key) -> Result<ServiceDescription, Failure> {
+        let id = ObjectId { kind: Kind::Service, key: key.clone() };
+        let source = self.store.source_of(&id).map(|source| source.to_string()).unwrap_or_default();
+        let described = self.balancer.describe(key, source);
+        let described = described.ok_or_else(|| Failure::not_found(Kind::Service, &key.name))?;
+        described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))
+    }
+}
+
+fn skipped(skipped: &Skipped) -> String {
+    let Skipped { origin, line, kind, name, .. } = skipped;
+    format!("{}/{name} ({origin}:{line})", kind.to_lowercase())
+}
+
+fn refusal(rejected: Rejected) -> Failure {
+    match rejected {
+        Rejected::Invalid(diagnostics) => invalid(&diagnostics),
+        Rejected::NotFound(ids) => match ids.as_slice() {
+            [id] => Failure::not_found(id.kind, &id.key.name),
+            ids => {
+                let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                Failure::new(FailureReason::NotFound, format!("not found: {}; nothing was deleted", names.join(", ")))
+            }
+        },
+        Rejected::State(error) => Failure::new(FailureReason::InternalError, format!("{error}; nothing was changed")),
+    }
+}

@@ -1,0 +1,143 @@
+//! Loads the programs of the BPF object against the pinned maps.
+
+use super::Error;
+use super::bpf::Hook;
+use aya::programs::{Program, ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::maps::MAPS;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// The program that sends a test frame to an interface.
+const PROBE: &str = "lb_xdp_probe";
+/// Lines of the verifier's log that are worth reading: the refusal stands at its end.
+const LOG_LINES: usize = 20;
+
+/// A reader of what the programs log, which they do when `lb_ebpf=debug` is enabled at the time they are loaded. Becomes
+/// readable when there is something to flush.
+pub type PacketLog = aya_log::EbpfLogger<&'static dyn tracing_log::log::Log>;
+
+/// The loaded programs.
+#[derive(Debug)]
+pub(super) struct Programs {
+    object: Ebpf,
+}
+
+impl Programs {
+    /// Loads everything that hooks need.
+    pub(super) fn load(object: &[u8], config: &Path, flows: &Path) -> Result<Self, Error> {
+        check_maps(object)?;
+        let log = u8::from(tracing::enabled!(target: "lb_ebpf", tracing::Level::DEBUG));
+        let mut loader = EbpfLoader::new();
+        loader.override_global("LOG", &log, true);
+        for spec in MAPS {
+            let directory = if spec.holds_flows { flows } else { config };
+            loader.map_pin_path(spec.name, directory.join(spec.name));
+        }
+        let object = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
+        let mut programs = Self { object };
+        for name in ["lb_xdp", "lb_xdp_generic", "lb_tcx_ingress", "lb_tcx_egress", PROBE] {
+            let program = programs
+                .object
+                .program_mut(name)
+                .ok_or_else(|| Error::Object(format!("it has no program named {name}")))?;
+            let result = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => return Err(Error::Object(format!("its program {name} is of a kind that has no place here"))),
+            };
+            result.map_err(|error| rejected(name, error))?;
+        }
+        Ok(programs)
+    }
+
+    /// What the programs log, if they log at all; to be asked for once.
+    pub(super) fn packet_log(&mut self) -> Option<PacketLog> {
+        PacketLog::init(&mut self.object).ok()
+    }
+
+    /// The program that belongs on a hook.
+    pub(super) fn on(&self, hook: Hook) -> BorrowedFd<'_> {
+        let program = self.object.program(hook.program()).expect("`load` has found it");
+        program.fd().expect("`load` has loaded it").as_fd()
+    }
+
+    /// Sends one frame to the interface the way XDP redirects. That nothing failed does not mean that it arrived.
+    pub(super) fn probe(&self, frame: &[u8]) -> Result<(), ProgramError> {
+        let program: &Xdp = self.object.program(PROBE).expect("`load` has found it").try_into()?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            ..TestRunOptions::new()
+        };
+        program.test_run(options).map(drop)
+    }
+}
+
+/// Whether the object means the same maps as this build: one that was built from other sources would read them wrongly.
+fn check_maps(object: &[u8]) -> Result<(), Error> {
+    let object = aya_obj::Object::parse(object).map_err(|error| Error::Object(chain(&error)))?;
+    for spec in MAPS {
+        let fits = object.maps.get(spec.name).is_some_and(|map| {
+            let sizes = (map.key_size() as usize, map.value_size() as usize);
+            map.map_type() == spec.kind as u32 && sizes == (spec.key, spec.value)
+        });
+        if !fits {
+            let reason = format!(
+                "its map {} is not the one this build expects; build both again with `cargo xtask build`",
+                spec.name
+            );
+            return Err(Error::Object(reason));
+        }
+    }
+    Ok(())
+}
+
+fn rejected(program: &'static str, error: ProgramError) -> Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let text = verifier_log.to_string();
+            let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            let log = last.iter().flat_map(|line| ["\n    ", line]).collect();
+            Error::Rejected { program, reason: io_error, log }
+        }
+        other => Error::Rejected { program, reason: io::Error::other(chain(&other)), log: String::new() },
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let sentence = error.to_string();
+        if !text.contains(&sentence) {
+            text = format!("{text}: {sentence}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejection_shows_the_end_of_the_verifiers_log() {
+        let text = "0: (79) r1 = *(u64 *)(r1 +0)\n\n".repeat(100);
+        let verifier_log = aya_obj::VerifierLog::new(text + "R1 invalid mem access\n");
+        let io_error = io::Error::from_raw_os_error(libc::EACCES);
+        let shown = rejected("lb_xdp", ProgramError::LoadError { io_error, verifier_log }).to_string();
+        assert!(shown.starts_with("the kernel refused the program lb_xdp: Permission denied"), "{shown}");
+        assert!(shown.ends_with("\n    R1 invalid mem access"), "{shown}");
+        assert_eq!(shown.lines().count(), 1 + LOG_LINES, "{shown}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_said_to_be_none() {
+        assert!(matches!(check_maps(b"no ELF at all"), Err(Error::Object(_))));
+    }
+}

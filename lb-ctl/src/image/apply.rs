@@ -1,0 +1,88 @@
+//! Performing a plan, and keeping the record of what the maps hold exact while doing so.
+
+use crate::maps::{Image, LbMaps, MapError, MapOp};
+use lb_common::BackendSet;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// Performs `ops` in order and stops at the first that fails. `realized` follows each one that succeeded.
+///
+/// Slots that no service publishes any more leave `realized` at the end, as [`LbMaps::read`] leaves them out.
+pub fn apply(maps: &mut dyn LbMaps, ops: &[MapOp], realized: &mut Image) -> Result<(), MapError> {
+    let mut given_up = BTreeSet::new();
+    for op in ops {
+        if let Err(error) = maps.apply(op) {
+            realized.forget_unpublished();
+            return Err(error);
+        }
+        if let MapOp::PutService(key, _) | MapOp::DeleteService(key) = op {
+            given_up.extend(realized.services.get(key).map(|service| service.backends));
+        }
+        realized.perform(op);
+    }
+    if !given_up.is_empty() {
+        let published: BTreeSet<BackendSet> = realized.services.values().map(|service| service.backends).collect();
+        let mut slots: BTreeSet<u32> = given_up.difference(&published).flat_map(|set| run(*set)).collect();
+        // Sets do not overlap, unless something foreign wrote them.
+        for set in &published {
+            let still: Vec<u32> = slots.range(run(*set)).copied().collect();
+            for slot in still {
+                slots.remove(&slot);
+            }
+        }
+        for slot in slots {
+            realized.slots.remove(&slot);
+        }
+    }
+    Ok(())
+}
+
+impl Image {
+    /// What the image is after one write.
+    pub fn perform(&mut self, op: &MapOp) {
+        match *op {
+            MapOp::PutSettings(settings) => self.settings = settings,
+            MapOp::PutOwned(address, owned) => {
+                self.owned.insert(address, owned);
+            }
+            MapOp::DeleteOwned(address) => {
+                self.owned.remove(&address);
+            }
+            MapOp::PutService(key, service) => {
+                self.services.insert(key, service);
+            }
+            MapOp::DeleteService(key) => {
+                self.services.remove(&key);
+            }
+            MapOp::PutSlot(index, slot) => {
+                self.slots.insert(index, slot);
+            }
+            MapOp::PutBackend(id, backend) => {
+                self.backends.insert(id, backend);
+            }
+            MapOp::DeleteBackend(id) => {
+                self.backends.remove(&id);
+            }
+            MapOp::ResetServiceStats(_) | MapOp::ResetBackendStats(_) => {}
+            MapOp::PutDevice(index, device) => {
+                self.devices.insert(index, device);
+            }
+            MapOp::DeleteDevice(index) => {
+                self.devices.remove(&index);
+            }
+        }
+    }
+
+    /// Drops the slots that no service publishes.
+    pub fn forget_unpublished(&mut self) {
+        let known = std::mem::take(&mut self.slots);
+        let sets: BTreeSet<BackendSet> = self.services.values().map(|service| service.backends).collect();
+        for set in sets {
+            self.slots.extend(known.range(run(set)).map(|(index, slot)| (*index, *slot)));
+        }
+    }
+}
+
+fn run(set: BackendSet) -> Range<u32> {
+    set.base()..set.base().saturating_add(set.count().into())
+}

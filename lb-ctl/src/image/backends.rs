@@ -1,0 +1,210 @@
+//! Backend records: one for each address, whoever uses it, and its way out.
+//!
+//! An address keeps its id and generation while it has a record. When the last Service stops using it, the record
+//! first loses [`Backend::ALIVE`] (UDP flows move, new connections choose anew, established ones go on), and after
+//! [`DRAIN`] it is deleted. Its id then rests before another address gets it, with the next generation, so that flows
+//! that still name the id are told apart.
+
+use super::fragment::Locality;
+use super::ids::Ids;
+use super::sets::next_generation;
+use super::{DRAIN, GRACE, HostFacts};
+use lb_common::Backend;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+/// The address in a backend's record; `None` for a record that is not in use.
+pub fn backend_address(backend: &Backend) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = backend.address;
+    match backend.family {
+        4 => Some(Ipv4Addr::new(a, b, c, d).into()),
+        6 => Some(Ipv6Addr::from(backend.address).into()),
+        _ => None,
+    }
+}
+
+/// Every backend record in the image, by address.
+#[derive(Debug)]
+pub(super) struct Backends {
+    entries: BTreeMap<IpAddr, Entry>,
+    ids: Ids,
+    /// The last generation of ids that were used and given up.
+    generations: HashMap<u32, u16>,
+    /// The generation of an id whose past is not known.
+    first_generation: u16,
+    /// Not alive in the image, but perhaps still in the maps.
+    draining: BTreeSet<IpAddr>,
+    drained: VecDeque<(Instant, IpAddr)>,
+    /// Entries whose record may have to change.
+    changed: BTreeSet<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u32,
+    generation: u16,
+    flags: u16,
+    /// How many Services use it, by what they say about where it is.
+    uses: [u32; Locality::COUNT],
+    /// When the record is to be deleted.
+    until: Option<Instant>,
+}
+
+impl Entry {
+    fn is_used(&self) -> bool {
+        self.uses.iter().any(|uses| *uses > 0)
+    }
+
+    fn is_local(&self, address: IpAddr, host: &HostFacts) -> bool {
+        let says = |locality: Locality| self.uses[locality as usize] > 0;
+        !says(Locality::Remote) && (says(Locality::Local) || host.is_local(address))
+    }
+
+    fn record(&self, address: IpAddr) -> Backend {
+        let (bytes, family) = match address {
+            IpAddr::V4(v4) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&v4.octets());
+                (bytes, 4)
+            }
+            IpAddr::V6(v6) => (v6.octets(), 6),
+        };
+        Backend { address: bytes, flags: self.flags, generation: self.generation, family, reserved: [0; 3] }
+    }
+}
+
+impl Backends {
+    /// Takes over the records of a former daemon; of two with one address the first. Those not alive drain anew.
+    pub(super) fn restore(capacity: u32, records: &BTreeMap<u32, Backend>, now: Instant) -> Self {
+        let mut entries = BTreeMap::new();
+        let mut drained = VecDeque::new();
+        let mut unknown = Vec::new();
+        for (&id, record) in records.iter().filter(|(id, _)| **id < capacity) {
+            match backend_address(record).filter(|address| record.generation != 0 && !entries.contains_key(address)) {
+                Some(address) => {
+                    let until = (!record.is_alive()).then_some(now + DRAIN);
+                    drained.extend(until.map(|until| (until, address)));
+                    let (generation, flags) = (record.generation, record.flags);
+                    entries.insert(address, Entry { id, generation, flags, uses: [0; Locality::COUNT], until });
+                }
+                None => unknown.push(id),
+            }
+        }
+        let used = records.keys().copied().filter(|id| *id < capacity).collect();
+        let mut ids = Ids::new(capacity, &used);
+        for id in unknown {
+            ids.release(id);
+        }
+        let latest = records.values().map(|record| record.generation).max();
+        Self {
+            changed: entries.keys().copied().collect(),
+            entries,
+            ids,
+            generations: HashMap::new(),
+            // Ids given up before are known to nobody: what names them has an earlier generation.
+            first_generation: latest.map_or(1, next_generation),
+            draining: BTreeSet::new(),
+            drained,
+        }
+    }
+
+    pub(super) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Id and generation of the record for `address`.
+    pub(super) fn get(&self, address: IpAddr) -> Option<(u32, u16)> {
+        self.entries.get(&address).map(|entry| (entry.id, entry.generation))
+    }
+
+    /// Every record of the image.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u32, Backend)> {
+        self.entries.iter().map(|(address, entry)| (entry.id, entry.record(*address)))
+    }
+
+    /// One more Service uses `address`. `None`: it has no record and no id is free.
+    pub(super) fn acquire(&mut self, address: IpAddr, locality: Locality) -> Option<()> {
+        if !self.entries.contains_key(&address) {
+            let id = self.ids.take()?;
+            let generation = self.generations.get(&id).map_or(self.first_generation, |last| next_generation(*last));
+            let entry = Entry { id, generation, flags: 0, uses: [0; Locality::COUNT], until: None };
+            self.entries.insert(address, entry);
+        }
+        let entry = self.entries.get_mut(&address)?;
+        entry.uses[locality as usize] += 1;
+        self.changed.insert(address);
+        Some(())
+    }
+
+    /// One Service fewer uses `address`.
+    pub(super) fn release(&mut self, address: IpAddr, locality: Locality) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            let uses = &mut entry.uses[locality as usize];
+            *uses = uses.saturating_sub(1);
+            self.changed.insert(address);
+        }
+    }
+
+    /// Where the routes lead has changed: every record is looked at again.
+    pub(super) fn host_changed(&mut self) {
+        self.changed.extend(self.entries.keys());
+    }
+
+    /// Brings the records of what changed up to date and gives them.
+    pub(super) fn update(&mut self, host: &HostFacts) -> Vec<(u32, Backend)> {
+        let mut records = Vec::with_capacity(self.changed.len());
+        for address in std::mem::take(&mut self.changed) {
+            let Some(entry) = self.entries.get_mut(&address) else { continue };
+            if entry.is_used() {
+                let local = if entry.is_local(address, host) { Backend::LOCAL } else { 0 };
+                entry.flags = Backend::ALIVE | local;
+                entry.until = None;
+                self.draining.remove(&address);
+            } else if entry.flags & Backend::ALIVE != 0 {
+                entry.flags &= !Backend::ALIVE;
+                self.draining.insert(address);
+            } else {
+                continue;
+            }
+            records.push((entry.id, entry.record(address)));
+        }
+        records
+    }
+
+    /// The maps hold the image: records that are not alive begin to drain, and released ids to rest.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.ids.settle(now, GRACE);
+        for address in std::mem::take(&mut self.draining) {
+            if let Some(entry) = self.entries.get_mut(&address) {
+                entry.until = Some(now + DRAIN);
+                self.drained.push_back((now + DRAIN, address));
+            }
+        }
+    }
+
+    /// Forgets the records that have drained, and gives their ids.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<u32> {
+        self.ids.expire(now);
+        let mut deleted = Vec::new();
+        while let Some(&(until, address)) = self.drained.front()
+            && until <= now
+        {
+            self.drained.pop_front();
+            // Not if it came back meanwhile, or came back and drains anew.
+            if self.entries.get(&address).is_some_and(|entry| entry.until == Some(until))
+                && let Some(entry) = self.entries.remove(&address)
+            {
+                self.generations.insert(entry.id, entry.generation);
+                self.ids.release(entry.id);
+                deleted.push(entry.id);
+            }
+        }
+        deleted
+    }
+
+    /// When [`Backends::expire`] has something to do next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.drained.front().map(|(until, _)| *until)
+    }
+}

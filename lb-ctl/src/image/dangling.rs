@@ -1,0 +1,48 @@
+//! What in an image refers to something that is missing or means something else. Empty for every image that is
+//! rendered, and for the maps at every moment between two writes.
+
+use crate::maps::Image;
+use lb_common::{Service, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Every dangling reference in `image`, in words.
+pub fn dangling(image: &Image) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, service) in &image.services {
+        check_set(image, *key, service, &mut found);
+    }
+    let served: BTreeSet<u32> = image.services.keys().map(|key| key.address).collect();
+    let mut holders = BTreeMap::new();
+    for (address, owned) in image.owned.iter().filter(|(_, owned)| !owned.is_node()) {
+        if !served.contains(&owned.id) {
+            found.push(format!("address {address} is owned, and no service is on it"));
+        }
+        if let Some(other) = holders.insert(owned.id, address) {
+            found.push(format!("addresses {other} and {address} have the same id {}", owned.id));
+        }
+    }
+    found
+}
+
+fn check_set(image: &Image, key: ServiceKey, service: &Service, found: &mut Vec<String>) {
+    let set = service.backends;
+    for index in (set.base()..).take(set.count().into()) {
+        let Some(slot) = image.slots.get(&index) else {
+            found.push(format!("{key:?}: slot {index} is not written"));
+            continue;
+        };
+        if slot.port == [0; 2] && service.target_port == [0; 2] {
+            found.push(format!("{key:?}: slot {index} has no port, and the service has none for all"));
+        }
+        match image.backends.get(&slot.backend) {
+            None => found.push(format!("{key:?}: slot {index} names backend {}, which is not in use", slot.backend)),
+            Some(backend) if backend.generation != slot.generation || backend.family != key.family => {
+                found.push(format!("{key:?}: slot {index} names backend {}, which is another one now", slot.backend));
+            }
+            Some(backend) if !backend.is_alive() => {
+                found.push(format!("{key:?}: slot {index} names backend {}, which is not alive", slot.backend));
+            }
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What one Service contributes to the image, before ids: pure, and comparable, so that only fragments that changed
+//! are bound and diffed.
+
+use crate::model::{Place, ServiceView};
+use crate::objects::IpFamily;
+use lb_common::ServiceKey;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Where one Service is reached and where its connections go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fragment {
+    pub(super) entries: Vec<Entry>,
+    /// The addresses that the entries' members name.
+    pub(super) backends: BTreeMap<IpAddr, Locality>,
+}
+
+/// One service record: a frontend and its backend set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) port: u16,
+    pub(super) protocol: u8,
+    pub(super) family: IpFamily,
+    /// The port of all members, or zero where they differ (then each says its own) or there is none.
+    pub(super) target_port: u16,
+    /// In order of address and port.
+    pub(super) members: Arc<[Member]>,
+}
+
+impl Entry {
+    /// The key of its record, on the address with this id.
+    pub(super) fn key(&self, address: u32) -> ServiceKey {
+        ServiceKey::new(address, self.port, self.protocol, self.family.version())
+    }
+}
+
+/// One member of a backend set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Member {
+    pub(super) address: IpAddr,
+    /// Zero for [`Entry::target_port`].
+    pub(super) port: u16,
+}
+
+/// What is said about where a backend is. Where sayings differ the greater wins: taking a local backend for a remote
+/// one costs a source translation, the opposite loses its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Locality {
+    /// Nothing; the node's routes tell.
+    Unknown,
+    /// It is on this node.
+    Local,
+    /// It is on another node.
+    Remote,
+}
+
+impl Locality {
+    /// Number of variants.
+    pub(super) const COUNT: usize = 3;
+}
+
+impl Fragment {
+    pub(super) fn of(view: &ServiceView) -> Self {
+        let mut fragment = Self::default();
+        for port in &view.ports {
+            let mut sets: BTreeMap<IpFamily, (u16, Arc<[Member]>)> = BTreeMap::new();
+            for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
+                let (target_port, members) = sets.entry(frontend.family).or_insert_with(|| {
+                    let chosen = port.chosen(frontend.family);
+                    members(chosen.map(|endpoint| {
+                        let locality = match endpoint.local {
+                            None => Locality::Unknown,
+                            Some(true) => Locality::Local,
+                            Some(false) => Locality::Remote,
+                        };
+                        let known = fragment.backends.entry(endpoint.address).or_insert(locality);
+                        *known = locality.max(*known);
+                        Member { address: endpoint.address, port: endpoint.port }
+                    }))
+                });
+                fragment.entries.push(Entry {
+                    place: frontend.place(),
+                    port: frontend.port,
+                    protocol: frontend.protocol.number(),
+                    family: frontend.family,
+                    target_port: *target_port,
+                    members: Arc::clone(members),
+                });
+            }
+        }
+        fragment
+    }
+}
+
+/// The members of a set and the port they share. A shared port is taken out of the members, so that sets that differ
+/// in nothing else are one.
+fn members(members: impl Iterator<Item = Member>) -> (u16, Arc<[Member]>) {
+    let mut members: Vec<Member> = members.collect();
+    let first = members.first().map_or(0, |member| member.port);
+    if members.iter().any(|member| member.port != first) {
+        return (0, members.into());
+    }
+    for member in &mut members {
+        member.port = 0;
+    }
+    (first, members.into())
+}

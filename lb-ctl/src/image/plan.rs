@@ -1,0 +1,163 @@
+//! The writes that turn what the maps hold into an image.
+//!
+//! `apply(plan(image, realized), realized)` is `image`, a second plan is empty, and whatever prefix of a plan is
+//! applied, no record refers to one that is missing or means something else ([`super::dangling`]), and a client gets
+//! either the old backends or the new ones. Hence the order:
+//!
+//! 1. settings and interfaces, 2. backends, 3. slots, 4. service records, each with fresh counters if its id is new,
+//! 5. addresses, 6. addresses given up, 7. service records given up, 8. backends that lose their flag of life,
+//! 9. backends given up, 10. interfaces given up.
+//!
+//! A [`super::Renderer`] never reuses a slot, an id or a backend that the maps still refer to. Should the maps hold
+//! something foreign all the same, those who refer to it are withdrawn first and published again: a short gap instead
+//! of a wrong backend.
+
+use super::touched::Touched;
+use crate::maps::{Image, MapOp};
+use lb_common::{Backend, BackendSet, Owned, Service, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+
+/// The writes that make maps that hold `realized` hold `image`.
+pub fn plan(image: &Image, realized: &Image) -> Vec<MapOp> {
+    plan_touched(image, realized, &Touched::everything(image, realized))
+}
+
+/// The same, where the two differ in nothing but what was touched.
+pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -> Vec<MapOp> {
+    let mut ops = Vec::new();
+    let given = given_ids(image, realized, touched);
+    let unowned = ambiguous_addresses(image, realized, touched, &given);
+    ops.extend(unowned.iter().map(|address| MapOp::DeleteOwned(*address)));
+    let withdrawn = torn_services(image, realized, touched);
+    ops.extend(withdrawn.iter().map(|(key, service)| MapOp::PutService(*key, *service)));
+
+    if touched.settings && image.settings != realized.settings {
+        ops.push(MapOp::PutSettings(image.settings));
+    }
+    for index in &touched.devices {
+        if let Some(device) = changed(&image.devices, &realized.devices, index) {
+            ops.push(MapOp::PutDevice(*index, device));
+        }
+    }
+    let (alive, dead) = backends(image, realized, touched);
+    ops.extend(alive);
+    for index in &touched.slots {
+        ops.extend(changed(&image.slots, &realized.slots, index).map(|slot| MapOp::PutSlot(*index, slot)));
+    }
+    put_services(image, realized, touched, &withdrawn, &mut ops);
+    let is_given_up = |key: &ServiceKey| !image.services.contains_key(key) && realized.services.contains_key(key);
+    let given_up = touched.services.iter().filter(|key| is_given_up(key));
+    // Nobody is to find a former owner's services on an id that is handed on.
+    let (before, after): (Vec<ServiceKey>, Vec<ServiceKey>) = given_up.partition(|key| given.contains(&key.address));
+    ops.extend(before.into_iter().map(MapOp::DeleteService));
+    for address in &touched.owned {
+        let realized = if unowned.contains(address) { None } else { realized.owned.get(address) };
+        let wanted = image.owned.get(address).filter(|owned| Some(*owned) != realized);
+        ops.extend(wanted.map(|owned| MapOp::PutOwned(*address, *owned)));
+    }
+    let is_given_up = |address: &&IpAddr| !image.owned.contains_key(*address) && !unowned.contains(*address);
+    for address in touched.owned.iter().filter(is_given_up) {
+        ops.extend(realized.owned.get(address).map(|_| MapOp::DeleteOwned(*address)));
+    }
+    ops.extend(after.into_iter().map(MapOp::DeleteService));
+    ops.extend(dead);
+    for id in touched.backends.iter().filter(|id| !image.backends.contains_key(id)) {
+        ops.extend(realized.backends.get(id).map(|_| MapOp::DeleteBackend(*id)));
+    }
+    for index in touched.devices.iter().filter(|index| !image.devices.contains_key(index)) {
+        ops.extend(realized.devices.get(index).map(|_| MapOp::DeleteDevice(*index)));
+    }
+    ops
+}
+
+/// The value in the image, where the maps hold another or none.
+fn changed<K: Ord, V: Copy + PartialEq>(image: &BTreeMap<K, V>, realized: &BTreeMap<K, V>, key: &K) -> Option<V> {
+    image.get(key).filter(|value| realized.get(key) != Some(*value)).copied()
+}
+
+/// Backends to write before the slots that name them, and those to write after nobody names them any more.
+fn backends(image: &Image, realized: &Image, touched: &Touched) -> (Vec<MapOp>, Vec<MapOp>) {
+    let (mut alive, mut dead) = (Vec::new(), Vec::new());
+    for id in &touched.backends {
+        let Some(backend) = changed(&image.backends, &realized.backends, id) else { continue };
+        let before = realized.backends.get(id);
+        let same = before.is_some_and(|before| is_same(before, &backend));
+        if same && !backend.is_alive() {
+            dead.push(MapOp::PutBackend(*id, backend));
+            continue;
+        }
+        if !same {
+            alive.push(MapOp::ResetBackendStats(*id));
+        }
+        alive.push(MapOp::PutBackend(*id, backend));
+    }
+    (alive, dead)
+}
+
+/// Whether two records are for one use of one address.
+fn is_same(one: &Backend, other: &Backend) -> bool {
+    (one.family, one.address, one.generation) == (other.family, other.address, other.generation)
+}
+
+fn put_services(
+    image: &Image,
+    realized: &Image,
+    touched: &Touched,
+    withdrawn: &BTreeMap<ServiceKey, Service>,
+    ops: &mut Vec<MapOp>,
+) {
+    let untouched = withdrawn.keys().filter(|key| !touched.services.contains(key));
+    for key in touched.services.iter().chain(untouched) {
+        let held = realized.services.get(key);
+        let now = withdrawn.get(key).or(held);
+        let Some(service) = image.services.get(key).filter(|service| now != Some(*service)) else { continue };
+        if held.is_none_or(|held| held.id != service.id) {
+            ops.push(MapOp::ResetServiceStats(service.id));
+        }
+        ops.push(MapOp::PutService(*key, *service));
+    }
+}
+
+/// Ids that an address gets which does not have them in the maps.
+fn given_ids(image: &Image, realized: &Image, touched: &Touched) -> HashSet<u32> {
+    let is_new = |address: &IpAddr, owned: &Owned| realized.owned.get(address).is_none_or(|held| held.id != owned.id);
+    let wanted = touched.owned.iter().filter_map(|address| Some((address, image.owned.get(address)?)));
+    wanted.filter(|(address, owned)| !owned.is_node() && is_new(address, owned)).map(|(_, owned)| owned.id).collect()
+}
+
+/// Addresses whose id changes, and those whose id goes to another address: no longer ours until all else is in place.
+fn ambiguous_addresses(image: &Image, realized: &Image, touched: &Touched, given: &HashSet<u32>) -> BTreeSet<IpAddr> {
+    let is_ambiguous = |address: &&IpAddr| {
+        realized.owned.get(*address).is_some_and(|held| match image.owned.get(*address) {
+            Some(owned) => owned.id != held.id,
+            None => given.contains(&held.id),
+        })
+    };
+    touched.owned.iter().filter(is_ambiguous).copied().collect()
+}
+
+/// Service records in the maps whose slots, or backends behind these, are about to become something else; each with no
+/// backends.
+fn torn_services(image: &Image, realized: &Image, touched: &Touched) -> BTreeMap<ServiceKey, Service> {
+    let differs = |slot: &&u32| {
+        let held = realized.slots.get(slot);
+        held.is_some() && image.slots.get(slot).is_some_and(|wanted| Some(wanted) != held)
+    };
+    let slots: BTreeSet<u32> = touched.slots.iter().filter(differs).copied().collect();
+    let becomes_another = |id: &&u32| match (image.backends.get(id), realized.backends.get(id)) {
+        (Some(wanted), Some(held)) => !is_same(wanted, held),
+        _ => false,
+    };
+    let backends: BTreeSet<u32> = touched.backends.iter().filter(becomes_another).copied().collect();
+    if slots.is_empty() && backends.is_empty() {
+        return BTreeMap::new();
+    }
+    let is_torn = |set: BackendSet| {
+        let mut run = set.base()..set.base().saturating_add(set.count().into());
+        slots.range(run.clone()).next().is_some()
+            || run.any(|slot| realized.slots.get(&slot).is_some_and(|slot| backends.contains(&slot.backend)))
+    };
+    let torn = realized.services.iter().filter(|(_, service)| is_torn(service.backends));
+    torn.map(|(key, service)| (*key, Service { backends: BackendSet::EMPTY, ..*service })).collect()
+}

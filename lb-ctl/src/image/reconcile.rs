@@ -1,0 +1,86 @@
+//! The loop body: views and host in, maps up to date.
+
+use super::renderer::{Refused, Renderer};
+use super::{HostFacts, apply, plan};
+use crate::maps::{Image, LbMaps, MapError};
+use crate::model::ServiceView;
+use std::time::Instant;
+
+/// What one round did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Writes performed.
+    pub writes: usize,
+    /// Services that do not fit.
+    pub refused: Vec<Refused>,
+}
+
+/// A round failed: some of its writes may have been performed. The next round reads the maps back and goes on.
+#[derive(Debug, thiserror::Error)]
+#[error("bringing the maps up to date: {source}")]
+pub struct ReconcileError {
+    /// Which write or read failed, and how.
+    #[from]
+    pub source: MapError,
+}
+
+/// A renderer and what the maps hold.
+#[derive(Debug)]
+pub struct Reconciler {
+    renderer: Renderer,
+    realized: Image,
+    /// Whether `realized` is sure: not after a failure, since a failed write may have been performed.
+    is_sure: bool,
+}
+
+impl Reconciler {
+    /// Adopts what the maps hold.
+    pub fn adopt(maps: &dyn LbMaps, now: Instant) -> Result<Self, MapError> {
+        let realized = maps.read()?;
+        Ok(Self { renderer: Renderer::restore(maps, &realized, now), realized, is_sure: true })
+    }
+
+    /// Makes the maps hold what these Services and this host ask for. Services that are missing from `views` are
+    /// withdrawn, so it must not be called before every source has told its objects.
+    pub fn reconcile(
+        &mut self,
+        maps: &mut dyn LbMaps,
+        views: &[ServiceView],
+        host: &HostFacts,
+        now: Instant,
+    ) -> Result<Reconciled, ReconcileError> {
+        let refused = self.renderer.render(views, host, now);
+        let ops = if self.is_sure {
+            self.renderer.plan(&self.realized)
+        } else {
+            self.realized = maps.read()?;
+            plan(self.renderer.image(), &self.realized)
+        };
+        self.is_sure = false;
+        apply(maps, &ops, &mut self.realized)?;
+        self.is_sure = true;
+        self.renderer.settle(now);
+        Ok(Reconciled { writes: ops.len(), refused })
+    }
+
+    /// Reads the maps back and repairs what differs from the image, which nobody but us should cause. Gives the number
+    /// of writes.
+    pub fn audit(&mut self, maps: &mut dyn LbMaps) -> Result<usize, ReconcileError> {
+        self.is_sure = false;
+        self.realized = maps.read()?;
+        let ops = plan(self.renderer.image(), &self.realized);
+        apply(maps, &ops, &mut self.realized)?;
+        self.is_sure = true;
+        Ok(ops.len())
+    }
+
+    /// What the maps hold, as far as is known.
+    pub fn realized(&self) -> &Image {
+        &self.realized
+    }
+
+    /// The renderer: the image, and the ids of frontends and backends.
+    pub fn renderer(&self) -> &Renderer {
+        &self.renderer
+    }
+}

@@ -1,0 +1,171 @@
+//! The renderer: the image as it should be, kept up to date one Service at a time.
+//!
+//! What it gives out (ids, slots, backends) stays with its owner across renders and restarts, and goes to another only
+//! after its release was applied to the maps and a rest ([`super::GRACE`], [`super::DRAIN`]). Whatever is released in a
+//! render is given up at its end, so that a Service can take over what another one leaves.
+
+use super::HostFacts;
+use super::addresses::Addresses;
+use super::backends::Backends;
+use super::bind::Bound;
+use super::fragment::Fragment;
+use super::plan::{plan, plan_touched};
+use super::records::Records;
+use super::sets::{Sets, Slots};
+use super::touched::Touched;
+use crate::maps::{Image, MapOp};
+use crate::model::{Frontend, Place, ServiceView};
+use crate::objects::Key;
+use lb_common::{Owned, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// Why a Service, or a change of it, is not in the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A map has no room for it.
+    #[error("map {map} is full: it holds {capacity} entries; raise --max-flows, which sizes every map")]
+    Full {
+        /// Name of the map.
+        map: &'static str,
+        /// Its entries.
+        capacity: u32,
+    },
+    /// A backend set counts its members in 16 bits.
+    #[error("{count} endpoints behind one port are too many: a Service port takes at most {}", u16::MAX)]
+    TooManyEndpoints {
+        /// Endpoints that are ready.
+        count: usize,
+    },
+}
+
+/// A Service that does not fit. It is served as it was before, if it was, and tried again in every render.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The Service.
+    pub service: Key,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Renders views into an image. See the [module](self).
+#[derive(Debug)]
+pub struct Renderer {
+    pub(super) image: Image,
+    /// `None` before the first render.
+    pub(super) host: Option<HostFacts>,
+    pub(super) bound: BTreeMap<Key, Bound>,
+    pub(super) addresses: Addresses,
+    pub(super) records: Records,
+    pub(super) sets: Sets,
+    pub(super) backends: Backends,
+    /// Sets that may have lost their last user.
+    pub(super) unused_sets: Vec<Slots>,
+    /// What may differ from the maps; `None`: anything.
+    pub(super) touched: Option<Touched>,
+}
+
+impl Renderer {
+    /// Brings the image up to date with all Services, as they are in `views`, and the host. Services that do not fit
+    /// are told, and do not keep others from being rendered.
+    pub fn render(&mut self, views: &[ServiceView], host: &HostFacts, now: Instant) -> Vec<Refused> {
+        self.expire(now);
+        self.take_host(host);
+        let mut fragments: BTreeMap<&Key, Fragment> =
+            views.iter().map(|view| (&view.key, Fragment::of(view))).collect();
+        let gone: Vec<Key> = self.bound.keys().filter(|key| !fragments.contains_key(key)).cloned().collect();
+        for key in gone {
+            if let Some(bound) = self.bound.remove(&key) {
+                drop(self.release(&key, bound));
+            }
+        }
+        fragments.retain(|key, fragment| self.bound.get(*key).is_none_or(|bound| bound.fragment != *fragment));
+        let mut refused = Vec::new();
+        for (key, fragment) in fragments {
+            let before = self.bound.remove(key).map(|bound| self.release(key, bound));
+            let bound = self.acquire(key, fragment).or_else(|refusal| {
+                refused.push(Refused { service: key.clone(), refusal });
+                before.map_or(Ok(Bound::default()), |before| self.acquire_again(key, before))
+            });
+            self.bound.extend(bound.ok().map(|bound| (key.clone(), bound)));
+        }
+        self.retire();
+        refused
+    }
+
+    /// The image as of the last render.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The writes that bring the maps from `realized` to the image. Looks only at what changed since
+    /// [`Renderer::settle`], so `realized` must be what the maps held then and what was written since.
+    pub fn plan(&self, realized: &Image) -> Vec<MapOp> {
+        match &self.touched {
+            Some(touched) => plan_touched(&self.image, realized, touched),
+            None => plan(&self.image, realized),
+        }
+    }
+
+    /// The maps hold the image now: what was given up begins to rest.
+    pub fn settle(&mut self, now: Instant) {
+        self.touched = Some(Touched::default());
+        self.addresses.settle();
+        self.records.settle(now);
+        self.sets.settle(now);
+        self.backends.settle(now);
+    }
+
+    /// When to render again although nothing has changed: a drained backend's record is to be deleted.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.backends.next_expiry()
+    }
+
+    /// The key of the service record of a frontend, and its counter id: the index into `SERVICE_STATS`. `None` for a
+    /// frontend that is not served.
+    pub fn service_id(&self, frontend: &Frontend) -> Option<(ServiceKey, u32)> {
+        let address = match frontend.place() {
+            _ if frontend.lost_to.is_some() => return None,
+            Place::Node => Owned::NODE_ID,
+            Place::Address(address) => self.addresses.get(address)?,
+        };
+        let protocol = frontend.protocol.number();
+        let key = ServiceKey::new(address, frontend.port, protocol, frontend.family.version());
+        self.records.get(key).map(|id| (key, id))
+    }
+
+    /// The id of the backend with this address: the index into `BACKEND_STATS`.
+    pub fn backend_id(&self, address: IpAddr) -> Option<u32> {
+        self.backends.get(address).map(|(id, _)| id)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.records.expire(now);
+        self.sets.expire(now);
+        for id in self.backends.expire(now) {
+            self.image.backends.remove(&id);
+            self.touch(|touched| touched.backends.insert(id));
+        }
+    }
+
+    pub(super) fn touch<T>(&mut self, touch: impl FnOnce(&mut Touched) -> T) {
+        self.touched.as_mut().map(touch);
+    }
+
+    fn take_host(&mut self, host: &HostFacts) {
+        if self.host.as_ref() == Some(host) {
+            return;
+        }
+        self.image.settings = host.settings;
+        let indexes: BTreeSet<u32> = self.image.devices.keys().chain(host.devices.keys()).copied().collect();
+        self.image.devices.clone_from(&host.devices);
+        self.touch(|touched| {
+            touched.settings = true;
+            touched.devices.extend(indexes);
+        });
+        self.addresses.set_node(&host.node_addresses);
+        self.backends.host_changed();
+        self.host = Some(host.clone());
+    }
+}

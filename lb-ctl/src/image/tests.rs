@@ -1,0 +1,225 @@
+//! Life cycles and limits of what the renderer gives out.
+
+use super::{DRAIN, GRACE, HostFacts, Reconciled, Reconciler, Refusal, Renderer};
+use crate::maps::{FakeMaps, Image};
+use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView};
+use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
+use lb_common::{Backend, maps};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// The `index`th address after 10.244.0.0.
+fn pod(index: u32) -> IpAddr {
+    Ipv4Addr::from(0x0af4_0000 + index).into()
+}
+
+fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
+    let address: IpAddr = Ipv4Addr::from(0x0a60_0000 + index).into();
+    let key = Key::new("default", format!("s{index:05}"));
+    let endpoint = |index| EndpointView {
+        address: pod(index),
+        port: 8080,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: None,
+        local: None,
+        source: ObjectId { kind: Kind::Pod, key: key.clone() },
+        pod: None,
+    };
+    let frontend = Frontend {
+        kind: FrontendKind::ClusterIP,
+        family: IpFamily::IPv4,
+        protocol: Protocol::TCP,
+        port: 80,
+        addresses: vec![address],
+        lost_to: None,
+    };
+    let port = PortView {
+        name: String::new(),
+        protocol: Protocol::TCP,
+        port: 80,
+        target_port: IntOrString::Int(8080),
+        node_port: None,
+        frontends: vec![frontend],
+        endpoints: pods.into_iter().map(endpoint).collect(),
+    };
+    ServiceView {
+        r#type: ServiceType::ClusterIP,
+        headless: false,
+        created: None,
+        selector: Labels::new(),
+        cluster_addresses: vec![address],
+        external_name: None,
+        source: EndpointSource::Pods,
+        ports: vec![port],
+        problems: Vec::new(),
+        key,
+    }
+}
+
+/// Maps, their reconciler and a clock.
+struct Bench {
+    maps: FakeMaps,
+    reconciler: Reconciler,
+    host: HostFacts,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(max_flows: u32) -> Self {
+        let (maps, now) = (FakeMaps::new(max_flows), Instant::now());
+        Self { reconciler: Reconciler::adopt(&maps, now).unwrap(), maps, host: HostFacts::default(), now }
+    }
+
+    fn round(&mut self, after: Duration, views: &[ServiceView]) -> Reconciled {
+        self.now += after;
+        self.reconciler.reconcile(&mut self.maps, views, &self.host, self.now).unwrap()
+    }
+
+    fn image(&self) -> Image {
+        self.maps.image()
+    }
+
+    fn backend(&self, index: u32) -> Option<(u32, Backend)> {
+        let id = self.reconciler.renderer().backend_id(pod(index))?;
+        Some((id, self.image().backends[&id]))
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_backend_drains_and_its_id_comes_back_with_the_next_generation() {
+    // As many pods as there are backend ids, but for one.
+    let capacity = maps::entries_for(maps::BACKENDS, 1024);
+    let mut bench = Bench::new(1024);
+    bench.round(SECOND, &[service(1, 0..capacity)]);
+    let (id, first) = bench.backend(0).unwrap();
+    assert!(first.is_alive());
+
+    bench.round(SECOND, &[service(1, 1..capacity)]);
+    assert!(!bench.backend(0).unwrap().1.is_alive());
+    assert_eq!(bench.reconciler.renderer().next_expiry(), Some(bench.now + DRAIN));
+
+    // It comes back in time: the same record.
+    bench.round(DRAIN / 2, &[service(1, 0..capacity)]);
+    assert_eq!(bench.backend(0), Some((id, first)));
+    bench.round(SECOND, &[service(1, 1..capacity)]);
+    bench.round(DRAIN / 2, &[service(1, 1..capacity)]);
+    assert_eq!(bench.backend(0).map(|(id, _)| id), Some(id), "drains anew");
+    bench.round(DRAIN / 2, &[service(1, 1..capacity)]);
+    assert_eq!(bench.backend(0), None);
+    assert!(!bench.image().backends.contains_key(&id));
+
+    // No id is free while this one rests.
+    let refused = bench.round(SECOND, &[service(1, 1..=capacity)]).refused;
+    assert_eq!(refused[0].refusal, Refusal::Full { map: maps::BACKENDS, capacity });
+    assert_eq!(bench.image().services.values().next().unwrap().backends.count(), (capacity - 1) as u16, "as before");
+    assert_eq!(bench.round(GRACE, &[service(1, 1..=capacity)]).refused, []);
+    let (again, second) = bench.backend(capacity).unwrap();
+    assert_eq!((again, second.generation), (id, first.generation + 1));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_does_not_harm_the_rest() {
+    let slots = maps::entries_for(maps::SLOTS, 1024);
+    let records = maps::entries_for(maps::SERVICES, 1024);
+    let mut bench = Bench::new(1024);
+    let many: Vec<ServiceView> = (0..=records).map(|index| service(index, [])).collect();
+    let refused = bench.round(SECOND, &many).refused;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].service, Key::new("default", format!("s{records:05}")));
+    assert_eq!(refused[0].refusal, Refusal::Full { map: maps::OWNED4, capacity: records });
+    assert!(
+        refused[0].refusal.to_string().contains("OWNED4") && refused[0].refusal.to_string().contains("--max-flows")
+    );
+    // Room comes when another one has left the maps.
+    assert_eq!(bench.round(SECOND, &many[1..]).refused.len(), 1, "the place is not empty yet");
+    bench.round(SECOND, &many[1..]);
+    assert_eq!(bench.round(GRACE, &many[1..]).refused, []);
+
+    // Eight different sets of all pods but one fit, a ninth does not.
+    let mut bench = Bench::new(1024);
+    let pods = maps::entries_for(maps::BACKENDS, 1024);
+    assert_eq!(slots, 8 * pods);
+    let all_but = |left_out| (0..pods).filter(move |pod| *pod != left_out);
+    let mut views: Vec<_> = (0..9).map(|index| service(index, all_but(index))).collect();
+    let refused = bench.round(SECOND, &views).refused;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].refusal, Refusal::Full { map: maps::SLOTS, capacity: slots });
+    // The same set as another's takes no room.
+    views[8] = service(8, all_but(0));
+    assert_eq!(bench.round(SECOND, &views).refused, []);
+    assert_eq!(bench.image().slots.len() as u32, 8 * (pods - 1));
+}
+
+#[test]
+fn too_many_endpoints_are_refused() {
+    let mut bench = Bench::new(1 << 20);
+    let refused = bench.round(SECOND, &[service(0, 0..65_536), service(1, 0..65_535)]).refused;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].refusal, Refusal::TooManyEndpoints { count: 65_536 });
+    assert_eq!(bench.image().slots.len(), 65_535);
+}
+
+#[test]
+fn slots_rest_before_they_are_used_again() {
+    let mut bench = Bench::new(1024);
+    let base = |bench: &Bench| bench.image().services.values().next().unwrap().backends.base();
+    bench.round(SECOND, &[service(0, [1, 2])]);
+    assert_eq!(base(&bench), 0);
+    bench.round(SECOND, &[service(0, [1, 3])]);
+    assert_eq!(base(&bench), 2);
+    bench.round(GRACE / 2, &[service(0, [1, 4])]);
+    assert_eq!(base(&bench), 4);
+    bench.round(GRACE / 2, &[service(0, [1, 5])]);
+    assert_eq!(base(&bench), 0);
+}
+
+#[test]
+fn where_a_backend_is_follows_the_routes_unless_an_endpoint_says_it() {
+    let mut bench = Bench::new(1024);
+    let mut views = [service(0, [1]), service(1, [1])];
+    let local = |bench: &Bench| bench.backend(1).unwrap().1.is_local();
+    bench.round(SECOND, &views);
+    assert!(!local(&bench));
+    bench.host.routes = [("10.244.0.0/24".parse().unwrap(), true)].into_iter().collect();
+    bench.round(SECOND, &views);
+    assert!(local(&bench));
+    views[0].ports[0].endpoints[0].local = Some(false);
+    bench.round(SECOND, &views);
+    assert!(!local(&bench), "one says it is remote");
+    bench.host.routes = super::Routes::default();
+    views[0].ports[0].endpoints[0].local = Some(true);
+    bench.round(SECOND, &views);
+    assert!(local(&bench), "one says it is local");
+    bench.host.node_addresses.insert(pod(1));
+    views[0].ports[0].endpoints[0].local = None;
+    bench.round(SECOND, &views);
+    assert!(local(&bench), "an address of the node");
+}
+
+#[test]
+fn a_change_writes_what_it_touches_and_a_large_image_is_rendered_in_time() {
+    let count = 10_000;
+    let mut bench = Bench::new(1 << 20);
+    let mut views: Vec<_> = (0..count).map(|index| service(index, (0..10).map(|pod| index * 10 + pod))).collect();
+    let start = Instant::now();
+    let mut renderer = Renderer::restore(&bench.maps, &Image::default(), bench.now);
+    let refused = renderer.render(&views, &bench.host, bench.now);
+    let full = start.elapsed();
+    assert_eq!(refused, []);
+    let writes = bench.round(SECOND, &views).writes;
+    let written = start.elapsed();
+    // Each backend and each record with its counters, the slots, and the addresses.
+    assert_eq!(writes as u32, count * (10 * 2 + 10 + 2 + 1));
+
+    let start = Instant::now();
+    views[77].ports[0].endpoints.pop();
+    // Nine slots, the record of the service, the backend that is gone.
+    assert_eq!(bench.round(SECOND, &views).writes, 11);
+    let changed = start.elapsed();
+    println!("rendered in {full:?}, rendered, planned and applied in {written:?}, a change in {changed:?}");
+    assert!(full < Duration::from_secs(10) && changed < Duration::from_secs(5));
+}

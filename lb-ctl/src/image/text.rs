@@ -1,0 +1,125 @@
+//! An image, and the writes that make it, as text for people and for tests: one record a line.
+
+use super::backends::backend_address;
+use crate::maps::{Image, MapOp};
+use lb_common::{Backend, Device, Owned, Service, ServiceKey, Settings, Slot, TCP, UDP};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Services are shown with the addresses of their backends.
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", settings(&self.settings))?;
+        for (index, record) in &self.devices {
+            writeln!(f, "{}", device(*index, *record))?;
+        }
+        for (address, record) in &self.owned {
+            writeln!(f, "{}", owned(*address, *record))?;
+        }
+        let addresses: HashMap<u32, &IpAddr> = self.owned.iter().map(|(address, owned)| (owned.id, address)).collect();
+        for (key, record) in &self.services {
+            let name = match (key.address, addresses.get(&key.address)) {
+                (Owned::NODE_ID, _) | (_, None) => place(*key),
+                (_, Some(address)) => address.to_string(),
+            };
+            writeln!(f, "{}", service(&name, *key, record))?;
+            for index in (record.backends.base()..).take(record.backends.count().into()) {
+                match self.slots.get(&index) {
+                    Some(slot) => {
+                        let backend = self.backends.get(&slot.backend).map_or_else(|| "?".to_owned(), address);
+                        writeln!(f, "  {} ({backend})", self::slot(index, *slot))?;
+                    }
+                    None => writeln!(f, "  slot {index} ?")?,
+                }
+            }
+        }
+        for (id, record) in &self.backends {
+            writeln!(f, "{}", backend(*id, record))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for MapOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapOp::PutSettings(record) => write!(f, "put {}", settings(record)),
+            MapOp::PutOwned(address, record) => write!(f, "put {}", owned(*address, *record)),
+            MapOp::DeleteOwned(address) => write!(f, "delete owned {address}"),
+            MapOp::PutService(key, record) => write!(f, "put {}", service(&place(*key), *key, record)),
+            MapOp::DeleteService(key) => write!(f, "delete service {} {}", place(*key), port(*key)),
+            MapOp::PutSlot(index, record) => write!(f, "put {}", slot(*index, *record)),
+            MapOp::PutBackend(id, record) => write!(f, "put {}", backend(*id, record)),
+            MapOp::DeleteBackend(id) => write!(f, "delete backend {id}"),
+            MapOp::ResetServiceStats(id) => write!(f, "reset service-stats {id}"),
+            MapOp::ResetBackendStats(id) => write!(f, "reset backend-stats {id}"),
+            MapOp::PutDevice(index, record) => write!(f, "put {}", device(*index, *record)),
+            MapOp::DeleteDevice(index) => write!(f, "delete device {index}"),
+        }
+    }
+}
+
+fn settings(settings: &Settings) -> String {
+    let (snat4, snat6) = (Ipv4Addr::from(settings.snat4), Ipv6Addr::from(settings.snat6));
+    let (first, last) = (settings.snat_port_first, settings.snat_port_last);
+    format!("settings seed={:#x} snat4={snat4} snat6={snat6} snat-ports={first}-{last}", settings.seed)
+}
+
+fn device(index: u32, device: Device) -> String {
+    let names = [(Device::XDP_TARGET, "xdp-target"), (Device::LOCAL_CLIENTS, "local-clients")];
+    format!("device {index}{}", flags(device.flags, &names))
+}
+
+fn owned(address: IpAddr, owned: Owned) -> String {
+    let id = if owned.is_node() { "node".to_owned() } else { owned.id.to_string() };
+    format!("owned {address} id={id}")
+}
+
+/// The address of a service record, as far as its key tells.
+fn place(key: ServiceKey) -> String {
+    match key.address {
+        Owned::NODE_ID => format!("node/{}", key.family),
+        id => format!("address#{id}"),
+    }
+}
+
+fn port(key: ServiceKey) -> String {
+    match key.protocol {
+        TCP => format!("{}/TCP", key.port()),
+        UDP => format!("{}/UDP", key.port()),
+        number => format!("{}/{number}", key.port()),
+    }
+}
+
+fn service(place: &str, key: ServiceKey, service: &Service) -> String {
+    let (set, target) = (service.backends, u16::from_be_bytes(service.target_port));
+    let backends = if set.count() == 0 {
+        "backends=none".to_owned()
+    } else {
+        format!("slots={}+{} generation={}", set.base(), set.count(), set.generation())
+    };
+    format!("service {place} {} id={} target={target} {backends}", port(key), service.id)
+}
+
+fn slot(index: u32, slot: Slot) -> String {
+    match u16::from_be_bytes(slot.port) {
+        0 => format!("slot {index} backend={}", slot.backend),
+        port => format!("slot {index} backend={} port={port}", slot.backend),
+    }
+}
+
+fn backend(id: u32, backend: &Backend) -> String {
+    let names = [(Backend::ALIVE, "alive"), (Backend::LOCAL, "local")];
+    let flags = flags(backend.flags, &names);
+    format!("backend {id} {} generation={}{flags}", address(backend), backend.generation)
+}
+
+fn address(backend: &Backend) -> String {
+    backend_address(backend).map_or_else(|| "?".to_owned(), |address| address.to_string())
+}
+
+fn flags<T: Copy + Into<u32>>(flags: T, names: &[(T, &'static str)]) -> String {
+    let set = names.iter().filter(|(flag, _)| flags.into() & (*flag).into() != 0);
+    set.flat_map(|(_, name)| [" ", name]).collect()
+}

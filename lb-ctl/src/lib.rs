@@ -1,0 +1,20 @@
+//! lb-ctl: the daemon and the CLI, as a library under one thin binary.
+//!
+//! Data flows one way: sources → [`objects`] → model → image → plan → maps. Nothing flows back up except status.
+
+pub mod api;
+pub mod cli;
+pub mod daemon;
+pub mod datapath;
+mod embedded;
+pub mod host;
+pub mod image;
+pub mod manifest;
+pub mod maps;
+pub mod model;
+pub mod objects;
+pub mod playground;
+pub mod source;
+pub mod store;
+
+pub use embedded::OBJECT;

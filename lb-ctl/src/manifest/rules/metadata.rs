@@ -1,0 +1,53 @@
+//! Name, namespace, labels and annotations.
+
+use super::Rules;
+use super::names::{self, Check};
+use crate::manifest::path::{FieldPath, Segment, field};
+use crate::objects::{Labels, Metadata};
+
+/// The API server's limit for all annotations of an object.
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+
+pub(super) fn check(metadata: &Metadata, name: impl Fn(&str) -> Check, rules: &mut Rules) {
+    if metadata.name.is_empty() {
+        rules.error(field!["metadata", "name"], "is required (names are not generated here)");
+    } else {
+        rules.value(name(&metadata.name), || field!["metadata", "name"], &metadata.name);
+    }
+    if !metadata.namespace.is_empty() {
+        rules.value(names::dns_label(&metadata.namespace), || field!["metadata", "namespace"], &metadata.namespace);
+    }
+    for (field, text) in
+        [("creationTimestamp", &metadata.creation_timestamp), ("deletionTimestamp", &metadata.deletion_timestamp)]
+    {
+        if let Some(text) = text {
+            let check =
+                text.parse::<jiff::Timestamp>().map(drop).map_err(|_| "must be a time such as 2024-01-31T12:00:00Z");
+            rules.value(check, || field!["metadata", field], text);
+        }
+    }
+    labels(&metadata.labels, &field!["metadata", "labels"], rules);
+    for key in metadata.annotations.keys() {
+        // Their keys, unlike those of labels, may be written in upper case before the slash.
+        let check = names::qualified_name(&key.to_lowercase());
+        rules.value(check, || entry(&field!["metadata", "annotations"], key), key);
+    }
+    let bytes: usize = metadata.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_ANNOTATION_BYTES {
+        rules.error(field!["metadata", "annotations"], format!("{bytes} bytes in all: at most 262144 are allowed"));
+    }
+}
+
+/// Checks labels or a selector at `path`.
+pub(super) fn labels(labels: &Labels, path: &FieldPath, rules: &mut Rules) {
+    for (key, value) in labels {
+        if let Err(right) = names::qualified_name(key) {
+            rules.error(entry(path, key), format!("the key {right}"));
+        }
+        rules.value(names::label_value(value), || entry(path, key), value);
+    }
+}
+
+fn entry(path: &FieldPath, key: &str) -> FieldPath {
+    path.then(Segment::Entry(key.to_owned()))
+}

@@ -1,0 +1,95 @@
+//! The datapath's maps as user space sees them: read whole, written one [`MapOp`] at a time.
+//!
+//! [`LbMaps`] has three implementations: the pinned maps of a running datapath, an in-memory one, and one that fails
+//! on demand.
+
+mod fake;
+mod faulty;
+pub(crate) mod pinned;
+
+pub use fake::FakeMaps;
+pub use faulty::{Fault, FaultyMaps};
+pub use pinned::PinnedMaps;
+
+use lb_common::{Backend, Device, Owned, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What the configuration maps hold, or should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// The shared settings.
+    pub settings: Settings,
+    /// Addresses that are ours.
+    pub owned: BTreeMap<IpAddr, Owned>,
+    /// Service ports.
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// Members of backend sets, by slot. A slot absent here may hold anything in the map.
+    pub slots: BTreeMap<u32, Slot>,
+    /// Backends in use, by id. A record whose family is zero is not in use and absent here.
+    pub backends: BTreeMap<u32, Backend>,
+    /// Interfaces by ifindex.
+    pub devices: BTreeMap<u32, Device>,
+}
+
+/// One write to one map. Each is idempotent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// Writes the settings.
+    PutSettings(Settings),
+    /// Owns an address.
+    PutOwned(IpAddr, Owned),
+    /// Gives an address up.
+    DeleteOwned(IpAddr),
+    /// Publishes a service port.
+    PutService(ServiceKey, Service),
+    /// Withdraws a service port.
+    DeleteService(ServiceKey),
+    /// Writes a slot that no service publishes.
+    PutSlot(u32, Slot),
+    /// Writes a backend.
+    PutBackend(u32, Backend),
+    /// Marks a backend's record as not in use.
+    DeleteBackend(u32),
+    /// Zeroes the counters of a service port id before its new owner uses it.
+    ResetServiceStats(u32),
+    /// Zeroes the counters of a backend id before its new owner uses it.
+    ResetBackendStats(u32),
+    /// Writes an interface.
+    PutDevice(u32, Device),
+    /// Forgets an interface.
+    DeleteDevice(u32),
+}
+
+/// A map operation failed.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map}: {action}: {source}")]
+pub struct MapError {
+    /// Name of the map.
+    pub map: &'static str,
+    /// What was tried, with the key.
+    pub action: String,
+    /// The kernel's answer.
+    pub source: std::io::Error,
+}
+
+/// The configuration maps and counters of one datapath.
+pub trait LbMaps: Send {
+    /// Reads everything back. Slots that no service publishes are left out.
+    fn read(&self) -> Result<Image, MapError>;
+
+    /// Performs one write.
+    fn apply(&mut self, op: &MapOp) -> Result<(), MapError>;
+
+    /// How many entries the map of this name holds at most.
+    fn capacity(&self, map: &str) -> u32;
+
+    /// Counters by reason number, added up over the CPUs.
+    fn reasons(&self) -> Result<Vec<ReasonCount>, MapError>;
+
+    /// Counters of these service port ids, added up over the CPUs.
+    fn service_stats(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError>;
+
+    /// Counters of these backend ids, added up over the CPUs.
+    fn backend_stats(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError>;
+}

@@ -1,0 +1,246 @@
+//! The real thing: the pinned maps of a datapath.
+//!
+//! The handle is cheap to clone and may be used from several threads; writers keep order among themselves.
+
+use super::{Image, LbMaps, MapError, MapOp};
+use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
+use crate::datapath::conntrack::FlowTables;
+use lb_common::maps::{
+    BACKEND_STATS, BACKENDS, DEVICES, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+};
+use lb_common::{Backend, Device, Owned, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// The maps of a datapath.
+#[derive(Clone, Debug)]
+pub struct PinnedMaps {
+    config: ConfigMaps,
+    flows: FlowTables,
+}
+
+impl PinnedMaps {
+    pub(crate) fn open(config: &Path, flows: &Path) -> Result<Self, MapError> {
+        Ok(Self { config: ConfigMaps::open(config)?, flows: FlowTables::open(flows)? })
+    }
+
+    /// The flow tables.
+    pub fn flow_tables(&self) -> &FlowTables {
+        &self.flows
+    }
+}
+
+impl LbMaps for PinnedMaps {
+    fn read(&self) -> Result<Image, MapError> {
+        self.config.read()
+    }
+
+    fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
+        self.config.apply(op)
+    }
+
+    fn capacity(&self, map: &str) -> u32 {
+        self.config.capacity(map).or_else(|| self.flows.capacity(map)).unwrap_or(0)
+    }
+
+    fn reasons(&self) -> Result<Vec<ReasonCount>, MapError> {
+        (0..Reason::ALL.len() as u32).map(|number| self.config.reason(number)).collect()
+    }
+
+    fn service_stats(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError> {
+        traffic(SERVICE_STATS, &self.config.service_stats, ids)
+    }
+
+    fn backend_stats(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError> {
+        traffic(BACKEND_STATS, &self.config.backend_stats, ids)
+    }
+}
+
+/// The configuration maps and the counters.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigMaps {
+    owned4: Map<[u8; 4], Owned>,
+    owned6: Map<[u8; 16], Owned>,
+    services: Map<ServiceKey, Service>,
+    slots: Map<u32, Slot>,
+    backends: Map<u32, Backend>,
+    devices: Map<u32, Device>,
+    settings: Map<u32, Settings>,
+    reasons: PerCpuArray<ReasonCount>,
+    service_stats: PerCpuArray<Traffic>,
+    backend_stats: PerCpuArray<Traffic>,
+}
+
+/// Opens one pinned map.
+pub(crate) fn open<M>(
+    directory: &Path,
+    name: &'static str,
+    typed: impl FnOnce(OwnedFd) -> io::Result<M>,
+) -> Result<M, MapError> {
+    bpf::open(&directory.join(name)).and_then(typed).map_err(|source| MapError {
+        map: name,
+        action: "open".to_owned(),
+        source,
+    })
+}
+
+impl ConfigMaps {
+    pub(crate) fn open(directory: &Path) -> Result<Self, MapError> {
+        Ok(Self {
+            owned4: open(directory, OWNED4, Map::new)?,
+            owned6: open(directory, OWNED6, Map::new)?,
+            services: open(directory, SERVICES, Map::new)?,
+            slots: open(directory, SLOTS, Map::new)?,
+            backends: open(directory, BACKENDS, Map::new)?,
+            devices: open(directory, DEVICES, Map::new)?,
+            settings: open(directory, SETTINGS, Map::new)?,
+            reasons: open(directory, REASONS, PerCpuArray::new)?,
+            service_stats: open(directory, SERVICE_STATS, PerCpuArray::new)?,
+            backend_stats: open(directory, BACKEND_STATS, PerCpuArray::new)?,
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Image, MapError> {
+        let listing = |map| move |source| MapError { map, action: "read".to_owned(), source };
+        let mut image = Image {
+            settings: self.settings.get(&0).map_err(listing(SETTINGS))?.unwrap_or_default(),
+            services: collect(SERVICES, &self.services)?,
+            devices: collect(DEVICES, &self.devices)?,
+            ..Image::default()
+        };
+        image.owned.extend(collect(OWNED4, &self.owned4)?.into_iter().map(|(key, value)| (IpAddr::from(key), value)));
+        image.owned.extend(collect(OWNED6, &self.owned6)?.into_iter().map(|(key, value)| (IpAddr::from(key), value)));
+        let backends = self.backends.range(0, self.backends.entries()).map_err(listing(BACKENDS))?;
+        image.backends = backends.into_iter().filter(|(_, backend)| backend.family != 0).collect();
+        let published: BTreeSet<_> =
+            image.services.values().map(|service| service.backends).filter(|set| set.count() != 0).collect();
+        for set in published {
+            let range = self.slots.range(set.base(), u32::from(set.count())).map_err(listing(SLOTS))?;
+            image.slots.extend(range);
+        }
+        Ok(image)
+    }
+
+    pub(crate) fn apply(&self, op: &MapOp) -> Result<(), MapError> {
+        match *op {
+            MapOp::PutSettings(settings) => put(SETTINGS, &self.settings, &0, &settings),
+            MapOp::PutOwned(IpAddr::V4(address), owned) => put(OWNED4, &self.owned4, &address.octets(), &owned),
+            MapOp::PutOwned(IpAddr::V6(address), owned) => put(OWNED6, &self.owned6, &address.octets(), &owned),
+            MapOp::DeleteOwned(IpAddr::V4(address)) => delete(OWNED4, &self.owned4, &address.octets()),
+            MapOp::DeleteOwned(IpAddr::V6(address)) => delete(OWNED6, &self.owned6, &address.octets()),
+            MapOp::PutService(key, service) => put(SERVICES, &self.services, &key, &service),
+            MapOp::DeleteService(key) => delete(SERVICES, &self.services, &key),
+            MapOp::PutSlot(index, slot) => put(SLOTS, &self.slots, &index, &slot),
+            MapOp::PutBackend(id, backend) => put(BACKENDS, &self.backends, &id, &backend),
+            MapOp::DeleteBackend(id) => put(BACKENDS, &self.backends, &id, &Backend::UNUSED),
+            MapOp::ResetServiceStats(id) => reset(SERVICE_STATS, &self.service_stats, id),
+            MapOp::ResetBackendStats(id) => reset(BACKEND_STATS, &self.backend_stats, id),
+            MapOp::PutDevice(ifindex, device) => put(DEVICES, &self.devices, &ifindex, &device),
+            MapOp::DeleteDevice(ifindex) => delete(DEVICES, &self.devices, &ifindex),
+        }
+    }
+
+    fn capacity(&self, map: &str) -> Option<u32> {
+        Some(match map {
+            OWNED4 => self.owned4.entries(),
+            OWNED6 => self.owned6.entries(),
+            SERVICES => self.services.entries(),
+            SLOTS => self.slots.entries(),
+            BACKENDS => self.backends.entries(),
+            DEVICES => self.devices.entries(),
+            SETTINGS => self.settings.entries(),
+            REASONS => self.reasons.entries(),
+            SERVICE_STATS => self.service_stats.entries(),
+            BACKEND_STATS => self.backend_stats.entries(),
+            _ => return None,
+        })
+    }
+
+    fn reason(&self, number: u32) -> Result<ReasonCount, MapError> {
+        let copies = copies(REASONS, &self.reasons, number)?;
+        Ok(copies.iter().fold(ReasonCount::default(), |sum, copy| ReasonCount {
+            packets: sum.packets.wrapping_add(copy.packets),
+            bytes: sum.bytes.wrapping_add(copy.bytes),
+        }))
+    }
+
+    /// Copies everything, counters included, into empty maps of another size. An error means that it did not fit.
+    pub(crate) fn copy_to(&self, to: &Self) -> Result<(), MapError> {
+        let image = self.read()?;
+        let operations = (image.backends.iter().map(|(id, backend)| MapOp::PutBackend(*id, *backend)))
+            .chain(image.slots.iter().map(|(index, slot)| MapOp::PutSlot(*index, *slot)))
+            .chain(image.services.iter().map(|(key, service)| MapOp::PutService(*key, *service)))
+            .chain(image.owned.iter().map(|(address, owned)| MapOp::PutOwned(*address, *owned)))
+            .chain(image.devices.iter().map(|(ifindex, device)| MapOp::PutDevice(*ifindex, *device)))
+            .chain([MapOp::PutSettings(image.settings)]);
+        for operation in operations {
+            to.apply(&operation)?;
+        }
+        for number in 0..Reason::ALL.len() as u32 {
+            copy_counter(REASONS, &self.reasons, &to.reasons, number)?;
+        }
+        for service in image.services.values() {
+            copy_counter(SERVICE_STATS, &self.service_stats, &to.service_stats, service.id)?;
+        }
+        for id in image.backends.keys() {
+            copy_counter(BACKEND_STATS, &self.backend_stats, &to.backend_stats, *id)?;
+        }
+        Ok(())
+    }
+}
+
+fn collect<K: aya::Pod + Ord, V: aya::Pod>(name: &'static str, map: &Map<K, V>) -> Result<BTreeMap<K, V>, MapError> {
+    map.iter().collect::<io::Result<_>>().map_err(|source| MapError { map: name, action: "read".to_owned(), source })
+}
+
+fn put<K: aya::Pod + Debug, V: aya::Pod>(
+    name: &'static str,
+    map: &Map<K, V>,
+    key: &K,
+    value: &V,
+) -> Result<(), MapError> {
+    map.put(key, value, Put::Any).map_err(|source| MapError { map: name, action: format!("write {key:?}"), source })
+}
+
+fn delete<K: aya::Pod + Debug, V: aya::Pod>(name: &'static str, map: &Map<K, V>, key: &K) -> Result<(), MapError> {
+    map.delete(key).map(drop).map_err(|source| MapError { map: name, action: format!("delete {key:?}"), source })
+}
+
+fn reset(name: &'static str, map: &PerCpuArray<Traffic>, id: u32) -> Result<(), MapError> {
+    map.fill(id, Traffic::default()).map_err(|source| MapError { map: name, action: format!("reset {id}"), source })
+}
+
+fn copies<V: aya::Pod>(name: &'static str, map: &PerCpuArray<V>, index: u32) -> Result<Vec<V>, MapError> {
+    map.get(index).map_err(|source| MapError { map: name, action: format!("read {index}"), source })
+}
+
+fn copy_counter<V: aya::Pod>(
+    name: &'static str,
+    from: &PerCpuArray<V>,
+    to: &PerCpuArray<V>,
+    index: u32,
+) -> Result<(), MapError> {
+    to.put(index, copies(name, from, index)?).map_err(|source| MapError {
+        map: name,
+        action: format!("write {index}"),
+        source,
+    })
+}
+
+fn traffic(name: &'static str, map: &PerCpuArray<Traffic>, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError> {
+    let sum = |id: &u32| {
+        let total = copies(name, map, *id)?.iter().fold(Traffic::default(), |sum, copy| Traffic {
+            connections: sum.connections.wrapping_add(copy.connections),
+            packets: sum.packets.wrapping_add(copy.packets),
+            bytes: sum.bytes.wrapping_add(copy.bytes),
+            reply_packets: sum.reply_packets.wrapping_add(copy.reply_packets),
+            reply_bytes: sum.reply_bytes.wrapping_add(copy.reply_bytes),
+        });
+        Ok((*id, total))
+    };
+    ids.iter().map(sum).collect()
+}

@@ -1,0 +1,119 @@
+//! A frontend: where clients reach a service port.
+//!
+//! A new kind of frontend is a variant of [`FrontendKind`] and a few lines of [`frontends`]; everything after goes by
+//! [`Place`], port, protocol and family.
+
+use super::NodeView;
+use super::problem;
+use crate::objects::{IpFamily, Key, Protocol, Service, ServicePort, ServiceType};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Why a frontend is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FrontendKind {
+    /// The Service's port on one of its ClusterIPs.
+    ClusterIP,
+    /// The node port on all addresses of the node.
+    NodePort,
+}
+
+/// What address a frontend is on, as the datapath tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// Any address of the node: they share one id.
+    Node,
+    /// An address that is wholly ours.
+    Address(IpAddr),
+}
+
+/// One way in to a service port. It is what one record of the datapath's service map stands for, and is counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Frontend {
+    /// Why it is there.
+    pub kind: FrontendKind,
+    /// Family of its addresses and of its backends.
+    pub family: IpFamily,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+    /// The address, or for a node port those of the node.
+    pub addresses: Vec<IpAddr>,
+    /// Another Service has the same address, port and protocol and goes first: this frontend is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_to: Option<Key>,
+}
+
+impl Frontend {
+    /// What address it is on.
+    pub fn place(&self) -> Place {
+        match (self.kind, self.addresses.first()) {
+            (FrontendKind::ClusterIP, Some(address)) => Place::Address(*address),
+            _ => Place::Node,
+        }
+    }
+
+    /// What no two frontends can share.
+    pub(super) fn identity(&self) -> (Place, IpFamily, Protocol, u16) {
+        (self.place(), self.family, self.protocol, self.port)
+    }
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place() {
+            Place::Address(address) => write!(f, "{}/{}", SocketAddr::new(address, self.port), self.protocol),
+            Place::Node => write!(f, "node port {}/{} ({:?})", self.port, self.protocol, self.family),
+        }
+    }
+}
+
+/// The families that a Service has frontends and endpoints of.
+pub(super) fn families(service: &Service) -> Vec<IpFamily> {
+    if !service.spec.ip_families.is_empty() {
+        return service.spec.ip_families.clone();
+    }
+    let mut families: Vec<IpFamily> = service.cluster_addresses().into_iter().map(IpFamily::of).collect();
+    families.dedup();
+    if families.is_empty() { vec![IpFamily::IPv4, IpFamily::IPv6] } else { families }
+}
+
+/// The frontends of one port of `service`.
+pub(super) fn frontends(
+    service: &Service,
+    port: &ServicePort,
+    node: &NodeView,
+    problems: &mut Vec<String>,
+) -> Vec<Frontend> {
+    if service.is_headless() || service.spec.r#type == ServiceType::ExternalName {
+        return Vec::new();
+    }
+    if port.protocol == Protocol::SCTP {
+        problems.push(format!("{} is not served: SCTP is not supported yet", problem::port(port)));
+        return Vec::new();
+    }
+    let mut frontends = Vec::new();
+    let mut add = |kind, port_number: i64, family, addresses: Vec<IpAddr>| {
+        let number = u16::try_from(port_number).ok().filter(|number| *number != 0);
+        if let Some(number) = number.filter(|_| !addresses.is_empty()) {
+            frontends.push(Frontend { kind, family, protocol: port.protocol, port: number, addresses, lost_to: None });
+        }
+    };
+    for address in service.cluster_addresses() {
+        if node.addresses.contains(&address) {
+            problems.push(format!("ClusterIP {address} is an address of this node: it is not served"));
+        } else {
+            add(FrontendKind::ClusterIP, port.port, IpFamily::of(address), vec![address]);
+        }
+    }
+    if let Some(node_port) = port.node_port {
+        for family in families(service) {
+            let addresses = node.addresses.iter().copied().filter(|address| IpFamily::of(*address) == family);
+            add(FrontendKind::NodePort, node_port, family, addresses.collect());
+        }
+    }
+    frontends
+}

@@ -1,0 +1,68 @@
+//! The sentences in which a view tells what keeps a Service from being served.
+
+use crate::objects::{Labels, Service, ServicePort, ServiceType};
+
+/// How many names a sentence lists.
+const LISTED: usize = 3;
+
+/// `a, b, c and 4 more`.
+pub(super) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// `1 pod`, `2 pods`.
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// `app=web,tier=front`, as kubectl prints a selector.
+pub(super) fn selector(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// `port http (80/TCP)`.
+pub(super) fn port(port: &ServicePort) -> String {
+    match port.name.as_deref() {
+        Some(name) if !name.is_empty() => format!("port {name} ({}/{})", port.port, port.protocol),
+        _ => format!("port {}/{}", port.port, port.protocol),
+    }
+}
+
+/// What the Service asks for and the datapath does not do.
+pub(super) fn not_honoured(service: &Service) -> Vec<String> {
+    let spec = &service.spec;
+    let mut problems = Vec::new();
+    let mut tell = |asked: bool, field: &str, consequence: &str| {
+        if asked {
+            problems.push(format!("{field} is not honoured yet: {consequence}"));
+        }
+    };
+    let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
+    tell(
+        is(&spec.session_affinity, "ClientIP"),
+        "sessionAffinity: ClientIP",
+        "connections of one client may go to different backends",
+    );
+    tell(
+        is(&spec.external_traffic_policy, "Local"),
+        "externalTrafficPolicy: Local",
+        "backends on other nodes are used too",
+    );
+    tell(
+        is(&spec.internal_traffic_policy, "Local"),
+        "internalTrafficPolicy: Local",
+        "backends on other nodes are used too",
+    );
+    tell(
+        spec.r#type == ServiceType::LoadBalancer,
+        "type: LoadBalancer",
+        "the load balancer's addresses are not served, its ClusterIP and node ports are",
+    );
+    tell(!spec.external_ips.is_empty(), "externalIPs", "these addresses are not served");
+    tell(!spec.load_balancer_source_ranges.is_empty(), "loadBalancerSourceRanges", "no client is turned away");
+    problems
+}

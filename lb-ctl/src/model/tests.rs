@@ -1,0 +1,123 @@
+//! Corners of the model that the golden tests do not show.
+
+use super::{EndpointSource, FrontendKind, NodeView, ServiceView, services};
+use crate::objects::{Key, Labels, Object, Objects, Pod, Service};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn node() -> NodeView {
+    NodeView { name: "node-1".to_owned(), addresses: vec!["192.168.7.10".parse().unwrap()] }
+}
+
+fn views(manifests: &[&str]) -> Vec<ServiceView> {
+    let mut objects = Objects::default();
+    for manifest in manifests {
+        objects.insert(if manifest.contains("kind: Pod") {
+            Object::Pod(Arc::new(serde_yaml::from_str(manifest).unwrap()))
+        } else {
+            Object::Service(Arc::new(serde_yaml::from_str(manifest).unwrap()))
+        });
+    }
+    services(&objects, &node())
+}
+
+#[test]
+fn a_target_port_is_a_number_a_name_or_the_port_itself() {
+    let pod = "{kind: Pod, metadata: {name: p, namespace: d, labels: {a: b}}, \
+               spec: {containers: [{}, {ports: [{name: web, containerPort: 8081}]}]}, status: {podIP: 10.0.0.1}}";
+    for (port, expected) in [
+        ("{port: 80}", Some(80)),
+        ("{port: 80, targetPort: 0}", Some(80)),
+        ("{port: 80, targetPort: 8080}", Some(8080)),
+        ("{port: 80, targetPort: web}", Some(8081)),
+        ("{port: 80, targetPort: other}", None),
+        ("{port: 80, targetPort: web, protocol: UDP}", None),
+        ("{port: 80, targetPort: 70000}", None),
+    ] {
+        let service = format!(
+            "{{metadata: {{name: s, namespace: d}}, spec: {{clusterIP: 10.96.0.1, selector: {{a: b}}, ports: [{port}]}}}}"
+        );
+        let view = &views(&[&service, pod])[0];
+        let found: Vec<u16> = view.ports[0].endpoints.iter().map(|endpoint| endpoint.port).collect();
+        assert_eq!(found, Vec::from_iter(expected), "{port}");
+        assert_eq!(view.problems.len(), usize::from(expected.is_none()), "{port}: {:?}", view.problems);
+    }
+}
+
+#[test]
+fn an_address_may_come_from_the_annotation() {
+    let service = "{metadata: {name: s, namespace: d}, spec: {clusterIPs: [10.96.0.1, 'fd96::1'], selector: {a: b}, ports: [{port: 80}]}}";
+    let pod = "{kind: Pod, metadata: {name: p, namespace: d, labels: {a: b}, annotations: {lb-ctl/pod-ip: '10.0.0.1, fd00::1'}}}";
+    let view = &views(&[service, pod])[0];
+    let addresses: Vec<_> = view.ports[0].endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!((view.source, addresses), (EndpointSource::Pods, vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()]));
+    assert_eq!(view.ports[0].endpoints[0].local, None);
+}
+
+#[test]
+fn the_older_of_three_services_gets_the_address() {
+    let service = |name: &str, created: &str| {
+        format!(
+            "{{metadata: {{name: {name}, namespace: d{created}}}, spec: {{type: NodePort, clusterIP: 10.96.0.1, ports: [{{port: 80, nodePort: 30080}}]}}}}"
+        )
+    };
+    let young = service("a", ", creationTimestamp: '2024-05-02T00:00:00Z'");
+    let old = service("b", ", creationTimestamp: '2024-05-01T23:00:00-07:00'");
+    let oldest = service("c", ", creationTimestamp: '2024-05-01T00:00:00Z'");
+    let ageless = service("0", "");
+    for (manifests, winner) in
+        [(vec![&ageless, &young, &old, &oldest], "c"), (vec![&young, &old], "a"), (vec![&ageless, &old], "b")]
+    {
+        let manifests: Vec<&str> = manifests.into_iter().map(String::as_str).collect();
+        for view in views(&manifests) {
+            let lost: Vec<_> = view.ports[0].frontends.iter().map(|frontend| frontend.lost_to.clone()).collect();
+            let expected = (view.key.name != winner).then(|| Key::new("d", winner));
+            assert_eq!(lost, [expected.clone(), expected], "{}", view.key);
+            assert_eq!(
+                view.problems.iter().filter(|problem| problem.contains("belongs to")).count(),
+                2 * usize::from(view.key.name != winner)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_node_port_has_a_frontend_for_each_family_of_the_node() {
+    let service = "{metadata: {name: s, namespace: d}, spec: {type: NodePort, ipFamilies: [IPv4, IPv6], \
+                   clusterIPs: [10.96.0.1, 'fd96::1'], ports: [{port: 80, nodePort: 30080}]}}";
+    let view = &views(&[service])[0];
+    let kinds: Vec<_> = view.ports[0].frontends.iter().map(|frontend| frontend.kind).collect();
+    assert_eq!(kinds, [FrontendKind::ClusterIP, FrontendKind::ClusterIP, FrontendKind::NodePort], "no IPv6 address");
+}
+
+#[test]
+fn a_view_survives_json() {
+    let service =
+        "{metadata: {name: s, namespace: d}, spec: {clusterIP: 10.96.0.1, selector: {a: b}, ports: [{port: 80}]}}";
+    let pod = "{kind: Pod, metadata: {name: p, namespace: d, labels: {a: b}}, status: {podIP: 10.0.0.1}}";
+    let view = &views(&[service, pod])[0];
+    let json = serde_json::to_string(view).unwrap();
+    assert_eq!(serde_json::from_str::<ServiceView>(&json).unwrap(), *view, "{json}");
+}
+
+/// Comparing every Service with every pod would take minutes.
+#[test]
+fn many_services_and_pods_are_matched_in_time() {
+    let labels = |name: String| Labels::from([("app".to_owned(), name), ("tier".to_owned(), "front".to_owned())]);
+    let mut objects = Objects::default();
+    for index in 0..5_000 {
+        let mut service = Service::default();
+        service.metadata.name = format!("s{index}");
+        service.spec.selector = Some(labels(format!("app-{index}")));
+        objects.insert(Object::Service(Arc::new(service)));
+    }
+    for index in 0..50_000 {
+        let mut pod = Pod::default();
+        pod.metadata.name = format!("p{index}");
+        pod.metadata.labels = labels(format!("app-{}", index % 5_000));
+        objects.insert(Object::Pod(Arc::new(pod)));
+    }
+    let start = Instant::now();
+    assert_eq!(services(&objects, &node()).len(), 5_000);
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}

@@ -1,0 +1,154 @@
+//! A Service as this node sees it: frontends, endpoints, and what is wrong.
+
+use super::NodeView;
+use super::endpoint::{EndpointSource, EndpointView, Gathered};
+use super::frontend::{Frontend, families, frontends};
+use super::selector::PodIndex;
+use super::slices::SliceIndex;
+use super::{pods, problem, slices};
+use crate::objects::{IntOrString, IpFamily, Key, Labels, Protocol, Service, ServiceType};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A Service as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceView {
+    /// Namespace and name.
+    #[serde(flatten)]
+    pub key: Key,
+    /// Type.
+    pub r#type: ServiceType,
+    /// Whether it has no address of its own.
+    pub headless: bool,
+    /// When it was created (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// Labels its pods must have.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub selector: Labels,
+    /// ClusterIPs, first the primary one.
+    #[serde(default, rename = "clusterIPs")]
+    pub cluster_addresses: Vec<IpAddr>,
+    /// The name that an ExternalName Service stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<String>,
+    /// Which objects gave the endpoints.
+    pub source: EndpointSource,
+    /// Its ports.
+    pub ports: Vec<PortView>,
+    /// What keeps it, or a part of it, from being served: sentences for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// One port of a Service, with the ways in and the ways out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortView {
+    /// Name; empty for an unnamed port.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The Service's port.
+    pub port: u16,
+    /// The pods' port, as the manifest says it.
+    pub target_port: IntOrString,
+    /// Port on every node's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
+    /// Where clients reach it.
+    pub frontends: Vec<Frontend>,
+    /// Where connections go, in order of address and port; those not ready too.
+    pub endpoints: Vec<EndpointView>,
+}
+
+impl PortView {
+    /// The endpoints that new connections through a frontend of `family` go to.
+    pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
+        self.endpoints.iter().filter(move |endpoint| endpoint.ready && endpoint.family() == family)
+    }
+}
+
+/// The view of `service`, before Services are compared with each other.
+pub(super) fn view<'a>(
+    service: &'a Service,
+    node: &NodeView,
+    pod_index: &PodIndex<'a>,
+    slice_index: &SliceIndex<'a>,
+) -> ServiceView {
+    let mut problems = Vec::new();
+    let spec = &service.spec;
+    let served = spec.r#type != ServiceType::ExternalName;
+    if served && !service.is_headless() && service.cluster_addresses().is_empty() {
+        problems.push("the Service has no ClusterIP".to_owned());
+    }
+    let mut gathered = if served { gather(service, node, pod_index, slice_index) } else { Gathered::default() };
+    gathered.ports.resize_with(spec.ports.len(), Vec::new);
+    problems.append(&mut gathered.problems);
+    let mut ports = Vec::with_capacity(spec.ports.len());
+    for (port, endpoints) in spec.ports.iter().zip(gathered.ports) {
+        let view = PortView {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol,
+            port: u16::try_from(port.port).unwrap_or_default(),
+            target_port: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
+            node_port: port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0),
+            frontends: frontends(service, port, node, &mut problems),
+            endpoints,
+        };
+        for family in families_without_endpoints(&view) {
+            let name = problem::port(port);
+            problems.push(format!("{name}: no ready endpoint has an address of family {family:?}"));
+        }
+        ports.push(view);
+    }
+    problems.extend(problem::not_honoured(service));
+    ServiceView {
+        key: service.metadata.key(),
+        r#type: spec.r#type,
+        headless: service.is_headless(),
+        created: service.metadata.creation_timestamp.clone(),
+        selector: spec.selector.clone().unwrap_or_default(),
+        cluster_addresses: service.cluster_addresses(),
+        external_name: spec.external_name.clone(),
+        source: gathered.source,
+        ports,
+        problems,
+    }
+}
+
+/// Slices win over Pods; an empty selector is as good as none.
+fn gather<'a>(
+    service: &'a Service,
+    node: &NodeView,
+    pod_index: &PodIndex<'a>,
+    slice_index: &SliceIndex<'a>,
+) -> Gathered {
+    let labelled = slice_index.of(service);
+    if !labelled.is_empty() {
+        return slices::gather(service, labelled, node);
+    }
+    match &service.spec.selector {
+        Some(selector) if !selector.is_empty() => {
+            let pods = pod_index.matching(&service.metadata.namespace, selector);
+            pods::gather(service, selector, &pods, &families(service), node)
+        }
+        _ => {
+            let problem = "the Service has no selector and no EndpointSlice names it: it has no endpoints";
+            Gathered { problems: vec![problem.to_owned()], ..Gathered::default() }
+        }
+    }
+}
+
+/// Families that clients can reach and no ready endpoint has, while endpoints of the other family are ready. (Where
+/// none is ready at all there is a clearer sentence.)
+fn families_without_endpoints(port: &PortView) -> Vec<IpFamily> {
+    let mut families: Vec<IpFamily> = port.frontends.iter().map(|frontend| frontend.family).collect();
+    families.sort_unstable();
+    families.dedup();
+    let any_ready = port.endpoints.iter().any(|endpoint| endpoint.ready);
+    families.retain(|family| any_ready && port.chosen(*family).next().is_none());
+    families
+}

@@ -1,0 +1,49 @@
+//! `v1/Node`: addresses and pod CIDRs.
+
+use super::Metadata;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A Node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Metadata.
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// Spec.
+    #[serde(default)]
+    pub spec: NodeSpec,
+    /// Status.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+/// `NodeSpec`, tolerant: a Node is written by many controllers and only these fields are read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// The first of `podCIDRs`.
+    #[serde(default, rename = "podCIDR", skip_serializing_if = "Option::is_none")]
+    pub pod_cidr: Option<IpNet>,
+    /// Addresses of the pods on this node.
+    #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// `NodeStatus`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Addresses of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// `NodeAddress`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname`, ...
+    pub r#type: String,
+    /// An address or a name, by type.
+    pub address: String,
+}

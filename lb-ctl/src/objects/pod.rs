@@ -1,0 +1,141 @@
+//! `v1/Pod`, as far as a Service proxy reads it. A `PodSpec` has hundreds of fields that are none of our business, so it is
+//! tolerant; what is read is typed.
+
+use super::{Labels, Metadata, Protocol};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The annotation that gives a Pod without `status.podIP` its addresses, separated by commas.
+pub const POD_IP_ANNOTATION: &str = "lb-ctl/pod-ip";
+
+/// A Pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Metadata.
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// Spec.
+    #[serde(default)]
+    pub spec: PodSpec,
+    /// Status.
+    #[serde(default)]
+    pub status: PodStatus,
+}
+
+/// `PodSpec`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// The node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Shares the node's network: its addresses are the node's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// Containers, for the names of their ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<Container>,
+}
+
+/// `Container`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Name.
+    #[serde(default)]
+    pub name: String,
+    /// Ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ContainerPort>,
+}
+
+/// `ContainerPort`, as far as it is read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// The name a Service's `targetPort` may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Port number.
+    pub container_port: u16,
+    /// Protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// `PodStatus`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Its first address.
+    #[serde(default, rename = "podIP", skip_serializing_if = "Option::is_none")]
+    pub pod_ip: Option<IpAddr>,
+    /// All its addresses, at most one of each family.
+    #[serde(default, rename = "podIPs", skip_serializing_if = "Vec::is_empty")]
+    pub pod_ips: Vec<PodIp>,
+    /// Conditions; `Ready` is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// `PodIP`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodIp {
+    /// Address.
+    pub ip: IpAddr,
+}
+
+/// A condition of a Pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// `Ready`, ...
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+}
+
+impl Pod {
+    /// Its addresses: `status.podIPs`, `status.podIP`, or the annotation [`POD_IP_ANNOTATION`], in this order.
+    /// Empty: the pod cannot be an endpoint.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        if !self.status.pod_ips.is_empty() {
+            return self.status.pod_ips.iter().map(|pod_ip| pod_ip.ip).collect();
+        }
+        if let Some(address) = self.status.pod_ip {
+            return vec![address];
+        }
+        let annotation = self.metadata.annotations.get(POD_IP_ANNOTATION).map_or("", String::as_str);
+        annotation.split(',').filter_map(|address| address.trim().parse().ok()).collect()
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether its processes have ended for good.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// Ready as the kubelet said in the condition `Ready`. A manifest without conditions is taken at its word: whoever
+    /// wrote a pod's address by hand means it to be used.
+    pub fn is_ready(&self) -> bool {
+        let ready = self.status.conditions.iter().find(|condition| condition.r#type == "Ready");
+        !self.is_finished() && ready.is_none_or(|condition| condition.status == "True")
+    }
+
+    /// The number of the container port with this name and protocol.
+    pub fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
+        let mut named = ports.filter(|port| port.name.as_deref() == Some(name) && port.protocol == protocol);
+        named.next().map(|port| port.container_port)
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &Labels {
+        &self.metadata.labels
+    }
+}

@@ -1,0 +1,166 @@
+//! A watched directory of manifests: every `*.yaml`, `*.yml` and `*.json` in it is a source of its own.
+//!
+//! An event says only that something happened; what is there is found by looking at the whole directory, so that no lost,
+//! merged or reordered event can matter. A file that is still being written is left for its writer's close, as half a
+//! manifest may well be a valid one. Hidden files and editors' leavings are no manifests.
+
+use super::scan::Scanner;
+use super::{Error, Source};
+use crate::store::{Snapshot, SourceId, Update};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+
+/// How long nothing must happen before the directory is looked at.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long it is left alone at most.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A writer that has not closed its file for so long is not waited for.
+const WRITER: Duration = Duration::from_secs(5);
+/// A directory is looked at this often without any event: network file systems send none for the changes of others.
+const REGULAR: Duration = Duration::from_secs(30);
+/// How often a directory that has gone is looked for.
+const GONE: Duration = Duration::from_secs(1);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    watcher: RecommendedWatcher,
+    events: mpsc::UnboundedReceiver<notify::Result<Event>>,
+    scanner: Scanner,
+    /// Files that someone is writing, and since when nothing was written.
+    writers: HashMap<PathBuf, Instant>,
+}
+
+impl Directory {
+    /// Opens and watches a directory. From here on, no change is missed.
+    pub fn open(path: impl Into<PathBuf>, default_namespace: impl Into<String>) -> Result<Self, Error> {
+        let path = path.into();
+        // A relative path would mean another directory after a `chdir`, and shows badly in `status`.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(Error::NotADirectory(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing(path)),
+            Err(error) => return Err(Error::Unreadable { path, error }),
+        }
+        std::fs::read_dir(&path).map_err(|error| Error::Unreadable { path: path.clone(), error })?;
+        let (sender, events) = mpsc::unbounded_channel();
+        let watcher = notify::recommended_watcher(move |event| drop(sender.send(event)));
+        let mut watcher = watcher.map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
+        watch(&mut watcher, &path).map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
+        let scanner = Scanner::new(path.clone(), default_namespace.into());
+        Ok(Self { path, watcher, events, scanner, writers: HashMap::new() })
+    }
+
+    /// Looks at the directory and tells what changed; `Err` when nobody listens.
+    async fn look(&mut self, updates: &mpsc::Sender<Update>, is_first: bool) -> Result<(), ()> {
+        let mut changes = self.scan(false).await?;
+        if is_first {
+            // The first update is of all files, so those that are being written are waited for, but not for ever.
+            let patience = Instant::now() + PATIENCE;
+            while !self.scanner.is_settled() {
+                tokio::time::sleep(QUIET).await;
+                changes.extend(self.scan(Instant::now() > patience).await?);
+            }
+            changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        } else if changes.is_empty() {
+            return Ok(());
+        }
+        let update = Update { feed: self.feed(), changes, synced: is_first };
+        updates.send(update).await.map_err(drop)
+    }
+
+    async fn scan(&mut self, no_time: bool) -> Result<Vec<(SourceId, Snapshot)>, ()> {
+        self.writers.retain(|_, since| since.elapsed() < WRITER);
+        let busy: Vec<PathBuf> = self.writers.keys().cloned().collect();
+        let mut scanner = std::mem::take(&mut self.scanner);
+        // Parsing may take a while.
+        let task = tokio::task::spawn_blocking(move || {
+            let changes = scanner.scan(&busy, no_time);
+            (scanner, changes)
+        });
+        // It fails only when the runtime is about to end.
+        let (scanner, changes) = task.await.map_err(drop)?;
+        self.scanner = scanner;
+        Ok(changes.into_iter().map(|(path, snapshot)| (SourceId::File(path), snapshot)).collect())
+    }
+
+    /// Waits until something has happened and it is quiet again.
+    async fn wait(&mut self) -> Result<(), ()> {
+        let pause = match &self.scanner {
+            scanner if scanner.is_gone() => GONE,
+            scanner if scanner.is_settled() => REGULAR,
+            _ => QUIET,
+        };
+        let pause =
+            self.writers.values().map(|since| WRITER.saturating_sub(since.elapsed())).fold(pause, Duration::min);
+        let Ok(event) = timeout(pause, self.events.recv()).await else { return Ok(()) };
+        self.note(event.ok_or(())?);
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            tokio::select! {
+                event = self.events.recv() => self.note(event.ok_or(())?),
+                () = tokio::time::sleep(QUIET) => return Ok(()),
+                () = sleep_until(patience) => return Ok(()),
+            }
+        }
+    }
+
+    /// Keeps account of who is writing.
+    fn note(&mut self, event: notify::Result<Event>) {
+        // An overflow of the queue, for one: the directory is looked at all the same.
+        let Ok(event) = event else { return self.writers.clear() };
+        for path in event.paths {
+            match event.kind {
+                EventKind::Modify(notify::event::ModifyKind::Data(_)) => {
+                    self.writers.insert(path, Instant::now());
+                }
+                EventKind::Access(AccessKind::Close(AccessMode::Write))
+                | EventKind::Remove(_)
+                | EventKind::Modify(notify::event::ModifyKind::Name(_)) => {
+                    self.writers.remove(&path);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Source for Directory {
+    fn feed(&self) -> String {
+        format!("directory:{}", self.path.display())
+    }
+
+    async fn run(mut self, updates: mpsc::Sender<Update>) -> Result<(), Error> {
+        let mut is_first = true;
+        loop {
+            let was_gone = self.scanner.is_gone();
+            if self.look(&updates, is_first).await.is_err() {
+                return Ok(());
+            }
+            is_first = false;
+            if was_gone && !self.scanner.is_gone() {
+                // Another directory of the same name: the watch went with the old one.
+                let _ = self.watcher.unwatch(&self.path);
+                watch(&mut self.watcher, &self.path)
+                    .map_err(|error| Error::Unwatchable { path: self.path.clone(), error })?;
+                // What changed between the look and the watch.
+                continue;
+            }
+            tokio::select! {
+                () = updates.closed() => return Ok(()),
+                waited = self.wait() => if waited.is_err() { return Ok(()) },
+            }
+        }
+    }
+}
+
+fn watch(watcher: &mut RecommendedWatcher, path: &Path) -> notify::Result<()> {
+    watcher.watch(path, RecursiveMode::NonRecursive)
+}

@@ -1,0 +1,453 @@
+//! The single owner of all objects.
+//!
+//! Every source has its own objects, and an object has one source. A change is a transaction: it is applied whole, or
+//! not at all and with every reason. Services leave the store complete, with addresses and node ports, which they keep
+//! for life and over restarts.
+//!
+//! - A file that turns bad keeps its last good objects, and is tried again by itself whenever something it collided with
+//!   may have gone.
+//! - Until every registered feed has delivered, an address that was merely chosen yields to one that a manifest asks for,
+//!   so that the outcome of a start does not depend on the order of files. After that it is kept for the Service's life,
+//!   and asking for it is an error that names its holder.
+
+mod admission;
+mod change;
+mod error;
+mod ledger;
+mod ownership;
+mod pool;
+mod source_id;
+mod state;
+mod transaction;
+
+pub use change::{Applied, Change, Problem, Snapshot, Update};
+pub use error::{Error, Rejected};
+pub use source_id::SourceId;
+
+use crate::manifest::{Diagnostic, Parsed};
+use crate::objects::{Key, Kind, Object, ObjectId, Objects};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use ledger::Ledger;
+use ownership::{Owner, Ownership};
+use state::{Allocation, State, StateFile};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use transaction::{Context, Plan};
+
+/// What a store needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where applied objects and allocations survive; `None` keeps them in memory only.
+    pub state_file: Option<PathBuf>,
+    /// Where ClusterIPs come from; the first one's family is the default.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where node ports come from.
+    pub node_port_range: RangeInclusive<u16>,
+}
+
+/// A refused snapshot, to be tried again.
+#[derive(Debug)]
+struct Refused {
+    diagnostics: Vec<Diagnostic>,
+    /// Absent when the file itself cannot be read.
+    parsed: Option<Parsed>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Store {
+    objects: Arc<Objects>,
+    ownership: Ownership,
+    ledger: Ledger,
+    /// What Services that have not come (again) yet held.
+    remembered: BTreeMap<Key, Allocation>,
+    /// When objects that have not come (again) yet were first seen.
+    created: BTreeMap<String, String>,
+    feeds: BTreeMap<String, bool>,
+    refused: BTreeMap<SourceId, Refused>,
+    state_file: Option<StateFile>,
+    state_problem: Option<(String, String)>,
+}
+
+/// The way back to before a commit.
+struct Undo {
+    objects: Arc<Objects>,
+    owners: Vec<(ObjectId, Option<Owner>)>,
+}
+
+impl Store {
+    /// Opens the state file and takes up what it holds.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let ledger = Ledger::new(&options.service_cidrs, &options.node_port_range)?;
+        let state_file = options.state_file.map(StateFile::new);
+        let state = state_file.as_ref().map_or_else(|| Ok(State::default()), StateFile::load)?;
+        let mut store = Self {
+            objects: Arc::default(),
+            ownership: Ownership::default(),
+            ledger,
+            remembered: BTreeMap::new(),
+            created: state.created,
+            feeds: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            state_file,
+            state_problem: None,
+        };
+        let objects = Arc::make_mut(&mut store.objects);
+        for stored in state.objects {
+            let object = Object::from(stored);
+            store.ownership.set(&object.id(), Some(Owner { source: SourceId::Cli, line: 0 }));
+            if let Object::Service(service) = &object {
+                store.ledger.take_up(&service.metadata.key(), &service.spec);
+            }
+            objects.insert(object);
+        }
+        for (key, allocation) in state.allocations {
+            let (namespace, name) = key.split_once('/').unwrap_or(("", &key));
+            let key = Key::new(namespace, name);
+            store.ledger.reserve(&key, &allocation, |given| given);
+            if !store.objects.services.contains_key(&key) {
+                store.remembered.insert(key, allocation);
+            }
+        }
+        store.ledger.commit();
+        Ok(store)
+    }
+
+    /// Announces a feed: until it has delivered, the store is not synced.
+    pub fn register(&mut self, feed: impl Into<String>) {
+        self.feeds.insert(feed.into(), false);
+    }
+
+    /// Whether every registered feed has told of all its sources.
+    pub fn is_synced(&self) -> bool {
+        self.feeds.values().all(|synced| *synced)
+    }
+
+    /// All objects. Cheap, and never changes under its reader.
+    pub fn snapshot(&self) -> Arc<Objects> {
+        Arc::clone(&self.objects)
+    }
+
+    /// Where an object comes from.
+    pub fn source_of(&self, id: &ObjectId) -> Option<SourceId> {
+        self.ownership.owners.get(id).map(|owner| owner.source.clone())
+    }
+
+    /// Sources that are not as their files say.
+    pub fn problems(&self) -> Vec<Problem> {
+        let refused = self.refused.iter().map(|(source, refused)| Problem {
+            source: source.to_string(),
+            diagnostics: refused.diagnostics.clone(),
+            kept: self.ownership.of(source).count(),
+        });
+        let state = self.state_problem.iter().map(|(file, message)| Problem {
+            source: file.clone(),
+            diagnostics: vec![Diagnostic::of_file(file, message)],
+            kept: 0,
+        });
+        refused.chain(state).collect()
+    }
+
+    /// Adds and replaces objects of `source`, all or none; the others it has stay. On the disk when this returns.
+    pub fn apply(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
+        self.forget_the_gone();
+        let (applied, undo) = self.change(source, &parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
+        self.keep(undo)?;
+        self.recognize(&applied);
+        self.try_refused_again(now);
+        Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
+    }
+
+    /// Makes the objects of `source` exactly those of `parsed`, or leaves them as they are.
+    pub fn replace(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
+        let changes = vec![(source.clone(), Snapshot::Objects(parsed))];
+        let mut outcomes = self.replace_all(changes, now);
+        outcomes.pop().map_or_else(|| Ok(Applied::default()), |(_, outcome)| outcome)
+    }
+
+    /// Takes news from a feed: each source is a transaction of its own.
+    pub fn update(&mut self, update: Update, now: Timestamp) -> Vec<(SourceId, Result<Applied, Rejected>)> {
+        let outcomes = self.replace_all(update.changes, now);
+        if update.synced && self.feeds.insert(update.feed, true) != Some(true) && self.is_synced() {
+            self.forget_the_gone();
+            self.try_refused_again(now);
+            self.save_if_synced();
+        }
+        outcomes
+    }
+
+    /// Deletes objects, all or none; those of a file are refused. On the disk when this returns.
+    pub fn delete(&mut self, ids: &[ObjectId], now: Timestamp) -> Result<Vec<ObjectId>, Rejected> {
+        let (found, missing): (Vec<_>, Vec<_>) =
+            ids.iter().cloned().partition(|id| self.ownership.owners.contains_key(id));
+        if !missing.is_empty() {
+            return Err(Rejected::NotFound(missing));
+        }
+        let of_files: Vec<Diagnostic> = found.iter().filter_map(|id| self.of_file(id)).collect();
+        if !of_files.is_empty() {
+            return Err(Rejected::Invalid(of_files));
+        }
+        self.forget_the_gone();
+        let removed = found.iter().cloned().collect();
+        let (_, undo) = self.change(&SourceId::Cli, &Parsed::default(), removed, now).map_err(Rejected::Invalid)?;
+        self.keep(undo)?;
+        self.try_refused_again(now);
+        Ok(found)
+    }
+
+    /// The refusal to delete an object of a file.
+    fn of_file(&self, id: &ObjectId) -> Option<Diagnostic> {
+        let owner = self.ownership.owners.get(id)?;
+        let SourceId::File(path) = &owner.source else { return None };
+        let mut diagnostic = Diagnostic::of_file(path.display().to_string(), "is given by this file: remove it there");
+        (diagnostic.line, diagnostic.column) = (owner.line, 1);
+        diagnostic.object = Some(id.to_string());
+        Some(diagnostic)
+    }
+
+    fn replace_all(
+        &mut self,
+        changes: Vec<(SourceId, Snapshot)>,
+        now: Timestamp,
+    ) -> Vec<(SourceId, Result<Applied, Rejected>)> {
+        // A file that is gone may be another's new name: what its Services held waits for them until the end.
+        let (gone, rest): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|(_, snapshot)| matches!(snapshot, Snapshot::Gone));
+        let mut outcomes = Vec::new();
+        for (source, snapshot) in gone.into_iter().chain(rest) {
+            let outcome = self.take(&source, snapshot, now).map_err(Rejected::Invalid);
+            outcomes.push((source, outcome));
+        }
+        self.try_refused_again(now);
+        self.forget_the_gone();
+        if outcomes.iter().any(|(_, outcome)| outcome.as_ref().is_ok_and(Applied::is_change)) {
+            self.save_if_synced();
+        }
+        // What a later file of the batch made possible is no refusal.
+        for (source, outcome) in outcomes.iter_mut().filter(|(_, outcome)| outcome.is_err()) {
+            if !self.refused.contains_key(source) {
+                *outcome = Ok(self.present(source));
+            }
+        }
+        outcomes
+    }
+
+    /// One source's new state.
+    fn take(&mut self, source: &SourceId, snapshot: Snapshot, now: Timestamp) -> Result<Applied, Vec<Diagnostic>> {
+        let parsed = match snapshot {
+            Snapshot::Objects(parsed) => parsed,
+            Snapshot::Gone => Parsed::default(),
+            Snapshot::Bad(diagnostics) => {
+                let refused = Refused { diagnostics: diagnostics.clone(), parsed: None };
+                self.refused.insert(source.clone(), refused);
+                return Err(diagnostics);
+            }
+        };
+        let stays: BTreeSet<ObjectId> = parsed.objects.iter().map(|located| located.object.id()).collect();
+        let removed: BTreeSet<ObjectId> = self.ownership.of(source).filter(|id| !stays.contains(id)).cloned().collect();
+        let memories = self.memories(&removed);
+        match self.change(source, &parsed, removed, now) {
+            Ok((applied, _)) => {
+                self.refused.remove(source);
+                self.recognize(&applied);
+                self.remember(memories);
+                self.ledger.commit();
+                Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
+            }
+            Err(diagnostics) => {
+                let refused = Refused { diagnostics: diagnostics.clone(), parsed: Some(parsed) };
+                self.refused.insert(source.clone(), refused);
+                Err(diagnostics)
+            }
+        }
+    }
+
+    /// A source's objects as the outcome of a change that succeeded at the second try.
+    fn present(&self, source: &SourceId) -> Applied {
+        let changes = self.ownership.of(source).map(|id| (id.clone(), Change::Configured)).collect();
+        Applied { changes, warnings: Vec::new() }
+    }
+
+    /// Applies what was refused and may be possible now, as long as one of them succeeds.
+    fn try_refused_again(&mut self, now: Timestamp) {
+        loop {
+            let sources: Vec<SourceId> = self
+                .refused
+                .iter()
+                .filter(|(_, refused)| refused.parsed.is_some())
+                .map(|(source, _)| source.clone())
+                .collect();
+            let mut progress = false;
+            for source in sources {
+                let Some(parsed) = self.refused.get_mut(&source).and_then(|refused| refused.parsed.take()) else {
+                    continue;
+                };
+                progress |= self.take(&source, Snapshot::Objects(parsed), now).is_ok();
+            }
+            if !progress {
+                return;
+            }
+            self.save_if_synced();
+        }
+    }
+
+    /// Plans and commits a change. The ledger can still be rolled back by the answer.
+    fn change(
+        &mut self,
+        source: &SourceId,
+        parsed: &Parsed,
+        removed: BTreeSet<ObjectId>,
+        now: Timestamp,
+    ) -> Result<(Applied, Undo), Vec<Diagnostic>> {
+        let context = Context {
+            objects: &self.objects,
+            owners: &self.ownership.owners,
+            remembered: &self.remembered,
+            created: &self.created,
+            is_synced: self.is_synced(),
+            now,
+        };
+        let plan = transaction::plan(&context, &mut self.ledger, source, parsed, removed)?;
+        Ok(self.commit(source, plan))
+    }
+
+    fn commit(&mut self, source: &SourceId, plan: Plan) -> (Applied, Undo) {
+        let mut undo = Undo { objects: Arc::clone(&self.objects), owners: Vec::new() };
+        let mut applied = Applied::default();
+        let objects = Arc::make_mut(&mut self.objects);
+        for (object, line) in plan.objects {
+            let id = object.id();
+            let owner = Owner { source: source.clone(), line };
+            undo.owners.push((id.clone(), self.ownership.set(&id, Some(owner))));
+            let change = match objects.get(&id) {
+                None => Change::Created,
+                Some(old) if old == object => Change::Unchanged,
+                Some(_) => Change::Configured,
+            };
+            if change != Change::Unchanged {
+                objects.insert(object);
+            }
+            applied.changes.push((id, change));
+        }
+        for (object, warning) in plan.moved {
+            applied.changes.push((object.id(), Change::Configured));
+            applied.warnings.push(warning);
+            objects.insert(object);
+        }
+        for id in plan.removed {
+            undo.owners.push((id.clone(), self.ownership.set(&id, None)));
+            remove(objects, &id);
+            applied.changes.push((id, Change::Deleted));
+        }
+        (applied, undo)
+    }
+
+    /// Writes the state; if that fails, the change did not happen.
+    fn keep(&mut self, undo: Undo) -> Result<(), Rejected> {
+        if let Err(error) = self.save() {
+            self.ledger.roll_back();
+            self.objects = undo.objects;
+            for (id, owner) in undo.owners.into_iter().rev() {
+                self.ownership.set(&id, owner);
+            }
+            return Err(error.into());
+        }
+        self.ledger.commit();
+        self.state_problem = None;
+        Ok(())
+    }
+
+    /// What came again need not be remembered.
+    fn recognize(&mut self, applied: &Applied) {
+        if self.created.is_empty() && self.remembered.is_empty() {
+            return;
+        }
+        for (id, _) in applied.changes.iter().filter(|(_, change)| *change != Change::Deleted) {
+            self.created.remove(&id.to_string());
+            if id.kind == Kind::Service {
+                self.remembered.remove(&id.key);
+            }
+        }
+    }
+
+    /// Writes the state after a change of files, which does not depend on it: a failure is a problem to be shown.
+    fn save_if_synced(&mut self) {
+        if self.is_synced() {
+            let file = |error: &Error| match error {
+                Error::Io { path, .. } => path.display().to_string(),
+                _ => "state".to_owned(),
+            };
+            self.state_problem = self.save().err().map(|error| (file(&error), error.to_string()));
+        }
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        let Some(state_file) = &self.state_file else { return Ok(()) };
+        let mut state = State { created: self.created.clone(), ..State::default() };
+        for (id, owner) in &self.ownership.owners {
+            let Some(object) = self.objects.get(id) else { continue };
+            if owner.source == SourceId::Cli {
+                state.objects.push(object.into());
+            } else if let Some(created) = &object.metadata().creation_timestamp {
+                state.created.insert(id.to_string(), created.clone());
+            }
+        }
+        // The same state is the same file.
+        state.objects.sort_by_cached_key(|stored| Object::from(stored.clone()).id());
+        let live = self.objects.services.iter().map(|(key, service)| (key, self.ledger.allocation(service)));
+        let gone = self.remembered.iter().map(|(key, allocation)| (key, allocation.clone()));
+        let allocations = live.chain(gone).filter(|(_, allocation)| !allocation.is_empty());
+        state.allocations = allocations.map(|(key, allocation)| (key.to_string(), allocation)).collect();
+        state_file.save(state)
+    }
+
+    /// What the Services among `ids` hold, and when all of them were created.
+    fn memories(&self, ids: &BTreeSet<ObjectId>) -> Vec<(ObjectId, Allocation, Option<String>)> {
+        let memory = |id: &ObjectId| {
+            let object = self.objects.get(id)?;
+            let allocation = match &object {
+                Object::Service(service) => self.ledger.allocation(service),
+                _ => Allocation::default(),
+            };
+            Some((id.clone(), allocation, object.metadata().creation_timestamp.clone()))
+        };
+        ids.iter().filter_map(memory).collect()
+    }
+
+    fn remember(&mut self, memories: Vec<(ObjectId, Allocation, Option<String>)>) {
+        for (id, allocation, created) in memories {
+            if let Some(created) = created {
+                self.created.insert(id.to_string(), created);
+            }
+            if id.kind == Kind::Service && !allocation.is_empty() {
+                self.ledger.reserve(&id.key, &allocation, |given| given);
+                self.remembered.insert(id.key, allocation);
+            }
+        }
+    }
+
+    /// Frees what Services held that have not come again, once it is known that they will not.
+    fn forget_the_gone(&mut self) {
+        if !self.is_synced() {
+            return;
+        }
+        for (key, allocation) in std::mem::take(&mut self.remembered) {
+            self.ledger.forget(&key, &allocation);
+        }
+        self.ledger.commit();
+        self.created.clear();
+    }
+}
+
+fn remove(objects: &mut Objects, id: &ObjectId) {
+    match id.kind {
+        Kind::Namespace => drop(objects.namespaces.remove(&id.key)),
+        Kind::Node => drop(objects.nodes.remove(&id.key)),
+        Kind::Service => drop(objects.services.remove(&id.key)),
+        Kind::Pod => drop(objects.pods.remove(&id.key)),
+        Kind::EndpointSlice => drop(objects.endpoint_slices.remove(&id.key)),
+    }
+}

@@ -1,0 +1,9 @@
+//! The datapath and the host's view against the real kernel, each test in network and mount namespaces of its own.
+
+mod adoption;
+mod attaching;
+mod host;
+mod locks;
+mod pinned;
+mod removal;
+mod sandbox;

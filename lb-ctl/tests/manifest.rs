@@ -1,0 +1,183 @@
+//! Manifests as users write them: what is read, and what is said of those that cannot be.
+
+use lb_ctl::manifest::{self, Diagnostic, Parsed};
+use lb_ctl::objects::{Object, Service};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn parse(text: &str) -> Result<Parsed, Vec<Diagnostic>> {
+    manifest::parse(text, "test.yaml", "default")
+}
+
+fn services(text: &str) -> Vec<Arc<Service>> {
+    let parsed = parse(text).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let service = |located: manifest::Located| match located.object {
+        Object::Service(service) => Some(service),
+        _ => None,
+    };
+    parsed.objects.into_iter().filter_map(service).collect()
+}
+
+#[test]
+fn every_error_of_a_bad_manifest_is_told() {
+    for file in fixtures("bad") {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        let Err(errors) = manifest::parse(&text, &name, "default") else { panic!("{name} was accepted") };
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(name, lines.join("\n"));
+    }
+}
+
+#[test]
+fn a_kubectl_dump_is_read_whole() {
+    let file = &fixtures("good")[0];
+    let parsed = manifest::parse(&fs::read_to_string(file).unwrap(), "dump.yaml", "default").unwrap();
+    let ids: Vec<_> = parsed.objects.iter().map(|located| (located.object.id().to_string(), located.line)).collect();
+    assert_eq!(
+        ids,
+        [
+            ("service/shop/web".to_owned(), 3),
+            ("pod/shop/web-7d4b-x2x8q".to_owned(), 35),
+            ("endpointslice.discovery.k8s.io/shop/web-9k2lp".to_owned(), 74),
+            ("node/node-a".to_owned(), 111),
+            ("namespace/shop".to_owned(), 124),
+        ]
+    );
+    let skipped: Vec<_> = parsed.skipped.iter().map(|skipped| (skipped.kind.as_str(), skipped.line)).collect();
+    assert_eq!(skipped, [("Deployment", 99), ("Endpoints", 106)]);
+    assert_eq!(parsed.warnings, []);
+}
+
+#[test]
+fn defaults_are_those_of_the_api_server() {
+    let service = &services("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n")[0];
+    insta::assert_json_snapshot!(service);
+    let balancer = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, \
+                    sessionAffinity: ClientIP, ports: [{port: 53, protocol: UDP, targetPort: dns}]}\n";
+    insta::assert_json_snapshot!(services(balancer)[0]);
+}
+
+#[test]
+fn a_config_of_an_affinity_that_is_off_is_dropped() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {sessionAffinity: None, \
+                sessionAffinityConfig: {clientIP: {timeoutSeconds: 90}}, ports: [{port: 80}]}\n";
+    assert_eq!(services(text)[0].spec.session_affinity_config, None);
+}
+
+#[test]
+fn anchors_and_merge_keys_are_read() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  labels: &labels {app: web}\nspec:\n  \
+                selector:\n    <<: *labels\n    tier: front\n  ports: [{port: 80}]\n";
+    let selector = services(text)[0].spec.selector.clone().unwrap();
+    assert_eq!(selector.into_iter().map(|(k, v)| k + "=" + &v).collect::<Vec<_>>(), ["app=web", "tier=front"]);
+}
+
+#[test]
+fn json_with_tabs_is_read() {
+    let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"web\"},\n\
+                \t\"spec\": {\"ports\": [{\"port\": 80, \"name\": null}]}\n}\n";
+    assert_eq!(services(text)[0].spec.ports[0].port, 80);
+}
+
+#[test]
+fn a_typed_list_implies_the_kind_of_its_items() {
+    let text = "apiVersion: v1\nkind: ServiceList\nitems:\n- metadata: {name: web}\n  spec: {ports: [{port: 80}]}\n";
+    assert_eq!(services(text)[0].metadata.key().to_string(), "default/web");
+}
+
+#[test]
+fn the_kinds_of_others_are_skipped() {
+    let text = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: web}\n---\n\
+                apiVersion: v1\nkind: ConfigMap\nmetadata: {name: conf}\ndata: {a: !!binary aGk=}\n";
+    // A tag that has no meaning is an error of syntax, in whatever kind.
+    assert!(parse(text).is_err());
+    let parsed = parse(&text.replace("!!binary ", "")).unwrap();
+    let skipped: Vec<_> = parsed.skipped.iter().map(|s| format!("{} {} {}", s.api_version, s.kind, s.name)).collect();
+    assert_eq!(skipped, ["serving.knative.dev/v1 Service web", "v1 ConfigMap conf"]);
+}
+
+#[test]
+fn a_pod_without_an_address_is_warned_of_by_name() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec: {containers: [{name: c}]}\n";
+    let warnings = parse(pod).unwrap().warnings;
+    insta::assert_snapshot!(warnings[0], @"test.yaml:1:1: pod/web: no address, so no endpoint of any Service: take the manifest from `kubectl get pods -o yaml`, write an EndpointSlice, or add the annotation `lb-ctl/pod-ip`");
+    for way_out in
+        ["status: {podIP: 10.0.0.1}\n", "status: {podIPs: [{ip: fd00::1}]}\n", "status: {phase: Succeeded}\n"]
+    {
+        assert_eq!(parse(&format!("{pod}{way_out}")).unwrap().warnings, [], "{way_out}");
+    }
+    let annotated = pod.replace("labels:", "annotations: {lb-ctl/pod-ip: '10.0.0.1,fd00::1'}, labels:");
+    assert_eq!(parse(&annotated).unwrap().warnings, []);
+}
+
+#[test]
+fn columns_do_not_count_a_byte_order_mark() {
+    let errors = parse("\u{feff}kind: Service\n").unwrap_err();
+    assert_eq!(errors[0].to_string(), "test.yaml:1:1: apiVersion: is required, such as `v1`");
+}
+
+#[test]
+fn what_is_not_text_or_too_large_is_refused() {
+    let errors = manifest::parse_bytes(b"a: 1\nb: \xff\n", "x.yaml", "default").unwrap_err();
+    assert_eq!(errors[0].to_string(), "x.yaml:2:1: not UTF-8 text: save it in that encoding");
+    let errors = parse(&" ".repeat(manifest::MAX_BYTES + 1)).unwrap_err();
+    assert_eq!(errors[0].to_string(), "test.yaml: larger than 64 MiB: split it into several files");
+}
+
+mod arbitrary {
+    use super::parse;
+    use proptest::prelude::*;
+
+    /// Pieces that bring a parser into trouble sooner than random letters do.
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => prop::sample::select(vec![
+                "apiVersion: v1\n", "kind: Service\n", "kind: List\n", "items:\n", "metadata: {name: web}\n", "spec:\n",
+                "  ports:\n", "  - port: 80\n", "    name: ", "---\n", "...\n", "%YAML 1.2\n", "- ", "? ", ": ", "&a ", "*a",
+                "<<: *a\n", "!!str ", "!x ", "{", "}", "[", "]", ",", "|\n", ">-\n", "'", "\"", "\\u12", "\t", "\r\n", "#",
+                "\u{feff}", "\u{85}", "\0", "é",
+            ]).prop_map(str::to_owned),
+            1 => "\\PC{0,8}",
+            1 => "[ \\n]{1,6}",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn text_is_parsed_or_refused_with_a_place(pieces in prop::collection::vec(piece(), 0..40)) {
+            let text = pieces.concat();
+            if let Err(errors) = parse(&text) {
+                let lines = u32::try_from(text.split('\n').count()).unwrap();
+                prop_assert!(!errors.is_empty());
+                for error in errors {
+                    prop_assert!((1..=lines + 1).contains(&error.line), "{error} in {text:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = lb_ctl::manifest::parse_bytes(&bytes, "x.yaml", "default");
+        }
+
+        #[test]
+        fn a_damaged_manifest_is_parsed_or_refused(at in 0usize..2600, cut in 0usize..40, insert in piece()) {
+            let mut text = include_str!("fixtures/good/kubectl-dump.yaml").to_owned();
+            let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+            let end = (at + cut).min(text.len());
+            text.replace_range(at..end, &insert);
+            let _ = parse(&text);
+        }
+    }
+}

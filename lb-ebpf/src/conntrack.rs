@@ -1,0 +1,194 @@
+//! What is remembered of a flow.
+//!
+//! Two entries for each flow, one for each direction, each keyed by the tuple on the wire and each holding its whole
+//! rewrite ([`lb_common::flow`]). They are born together in the table of new flows and move together to the table of
+//! confirmed flows when the client has proven that it receives what the backend answers; so a flood of first packets
+//! evicts nothing but its like.
+//!
+//! ```text
+//!            SYN, or first packet           reply                 client goes on
+//!  (nothing) ────────────────────► SYN_SENT ─────► SYN_RECV ────────────────────► ESTABLISHED
+//!                                  UNREPLIED       REPLIED                         (confirmed table)
+//!  ESTABLISHED ─ FIN of one side ► FIN_WAIT ─ FIN of the other ► TIME_WAIT      any ─ RST ► CLOSE
+//! ```
+//! A SYN without ACK makes a flow in `TIME_WAIT`, `FIN_WAIT` or `CLOSE`, or one whose backend takes no new connections,
+//! choose again.
+
+use crate::Address;
+use crate::checksum;
+use crate::parse::{self, Wire};
+use crate::tables::{AddressTables, Table, Tables};
+use lb_common::flow::State;
+use lb_common::{Flow, FlowKey, NextHop, Scratch, TCP, UDP};
+
+/// Finds the entry of a wire tuple; confirmed flows first, since they are the many.
+#[inline(always)]
+pub fn find<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
+    if let Some(flow) = tables.flow(Table::Confirmed, key) {
+        return Some((Table::Confirmed, flow));
+    }
+    tables.flow(Table::New, key).map(|flow| (Table::New, flow))
+}
+
+/// Forgets both entries of a flow, given one of them. A partner that has meanwhile been given to another flow stays.
+#[inline(always)]
+pub fn forget<A: Address, T: AddressTables<A>>(tables: &T, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
+    let partner_key = flow.partner(key.protocol);
+    if let Some((partner_table, partner)) = find(tables, &partner_key)
+        && partner.is_partner(key)
+    {
+        tables.delete(partner_table, &partner_key);
+    }
+    tables.delete(table, key);
+}
+
+/// Writes the entry for the other direction and its key, as they were when the flow was created. Field by field: a value
+/// built first and then copied would take its room on the stack.
+#[inline(always)]
+pub fn mirror<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, scratch: &mut Scratch<A>) {
+    write_partner(key.protocol, flow, &mut scratch.mirror_key);
+    let mirror = &mut scratch.mirror;
+    mirror.src = key.dst;
+    mirror.dst = key.src;
+    mirror.src_port = key.dst_port;
+    mirror.dst_port = key.src_port;
+    // The opposite change of words.
+    mirror.address_delta = !flow.address_delta;
+    mirror.port_delta = !flow.port_delta;
+    // As of the tick before: it has made no decision of its own yet.
+    mirror.tick = flow.tick.saturating_sub(1);
+    mirror.flags = (flow.flags & Flow::<A>::SHARED) | (!flow.flags & Flow::<A>::REPLY);
+    mirror.generation = flow.generation;
+    mirror.backend = flow.backend;
+    mirror.service = flow.service;
+    mirror.hop = NextHop::default();
+    // Where the backend is a socket of this node, its replies are met at egress and need no way out.
+    mirror.hop.flags = flow.hop.flags & NextHop::LOCAL;
+}
+
+/// Writes the key of the entry for the other direction ([`Flow::partner`]).
+#[inline(always)]
+pub fn write_partner<A: Address>(protocol: u8, flow: &Flow<A>, key: &mut FlowKey<A>) {
+    key.src = flow.dst;
+    key.dst = flow.src;
+    key.src_port = flow.dst_port;
+    key.dst_port = flow.src_port;
+    key.protocol = protocol;
+    key.zero = [0; 3];
+}
+
+/// Notes in `flow` what the change from the tuple `key` to the one it writes adds to checksums. Not inlined: it has a stack
+/// frame of its own.
+#[inline(never)]
+pub fn note_deltas<A: Address>(key: &FlowKey<A>, flow: &mut Flow<A>) {
+    flow.address_delta = checksum::delta(key.src.sum() + key.dst.sum(), flow.src.sum() + flow.dst.sum());
+    let old_ports = checksum::word(key.src_port) + checksum::word(key.dst_port);
+    let new_ports = checksum::word(flow.src_port) + checksum::word(flow.dst_port);
+    flow.port_delta = checksum::delta(old_ports, new_ports);
+}
+
+/// Whether a known flow is still the answer for this packet of its client; if not, it is forgotten and chosen anew.
+#[inline(always)]
+pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>) -> bool {
+    let opens = wire.key.protocol == TCP && wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
+    if !opens && wire.key.protocol != UDP {
+        // TCP keeps its backend even when that is gone: only the backend can end the connection rightly.
+        return true;
+    }
+    if opens && matches!(flow.state(TCP), State::Closed | State::TimeWait | State::HalfClosed) {
+        return false;
+    }
+    match tables.backend(flow.backend) {
+        Some(backend) => backend.is_alive() && backend.generation == flow.generation,
+        None => false,
+    }
+}
+
+/// The flags that this packet sets, for both entries of its flow.
+#[inline(always)]
+pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {
+    let mut flags = 0;
+    if flow.is_reply() {
+        flags |= Flow::<A>::ANSWERED;
+    } else if flow.flags & Flow::<A>::ANSWERED != 0 && wire.tcp_flags & parse::SYN == 0 {
+        flags |= Flow::<A>::CONFIRMED;
+    }
+    if wire.tcp_flags & parse::FIN != 0 {
+        flags |= if flow.is_reply() { Flow::<A>::FIN_BACKEND } else { Flow::<A>::FIN_CLIENT };
+    }
+    if wire.tcp_flags & parse::RST != 0 {
+        flags |= Flow::<A>::RST;
+    }
+    flags
+}
+
+/// What the first packet of a tick, or one that changed the flow's state, does beyond its own entry: it tells the partner,
+/// and moves a confirmed flow to its table. Returns false if there was no room for that: the flow stays whole where it is,
+/// and the next tick tries again. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+pub fn refresh<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    table: Table,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+) -> bool {
+    let Some(scratch) = tables.scratch() else {
+        return false;
+    };
+    write_partner(key.protocol, flow, &mut scratch.mirror_key);
+    tell_partner(tables, table, key, flow, scratch);
+    let is_due = table == Table::New && !flow.is_reply() && flow.flags & Flow::<A>::CONFIRMED != 0;
+    !is_due || promote(tables, key, &scratch.mirror_key, flow)
+}
+
+/// Shares news between the two entries of a flow: state flags both ways, and a sign of life. An entry that was lost is
+/// made again from its partner.
+///
+/// The partner is marked as of the tick before, so that it still makes its own decision anew in this one.
+#[inline(always)]
+fn tell_partner<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    table: Table,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+    scratch: &mut Scratch<A>,
+) {
+    let last_tick = flow.tick.saturating_sub(1);
+    if let Some((_, partner)) = find(tables, &scratch.mirror_key) {
+        if partner.is_partner(key) {
+            flow.flags |= partner.flags & Flow::<A>::SHARED;
+            partner.flags |= flow.flags & Flow::<A>::SHARED;
+            if partner.tick < last_tick {
+                partner.tick = last_tick;
+            }
+        }
+    } else {
+        mirror(key, flow, scratch);
+        // A failure leaves things as they were; the next tick tries again.
+        let _ = tables.insert(table, &scratch.mirror_key, &scratch.mirror);
+    }
+}
+
+/// Moves a flow to the table of confirmed flows, the reply's entry first. Returns whether it stands there now.
+#[inline(always)]
+fn promote<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    reply_key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> bool {
+    let Some(reply) = tables.flow(Table::New, reply_key) else {
+        // Another CPU may have moved it just now.
+        return tables.flow(Table::Confirmed, reply_key).is_some();
+    };
+    if tables.insert(Table::Confirmed, reply_key, reply).is_err() {
+        return false;
+    }
+    if tables.insert(Table::Confirmed, key, flow).is_err() {
+        tables.delete(Table::Confirmed, reply_key);
+        return false;
+    }
+    tables.delete(Table::New, key);
+    tables.delete(Table::New, reply_key);
+    true
+}

@@ -1,0 +1,360 @@
+//! The way of a packet: flow hit? owned? service? pick? rewrite, next hop, verdict.
+
+use crate::conntrack;
+use crate::env::{Env, Hook, Route};
+use crate::packet::{self, Packet};
+use crate::parse::{IP_OFFSET, Wire};
+use crate::tables::{AddressTables, Table, Tables};
+use crate::verdict::{Action, Verdict};
+use crate::{Address, pick, rewrite, snat};
+use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, Scratch, ServiceKey};
+
+const ETHERTYPE_OFFSET: usize = 12;
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+/// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
+const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
+
+/// The kernel revalidates a neighbour entry only when it sends by it itself, and XDP sends past it. So XDP leaves the first
+/// packet of every such tick of a flow to TCX, which lets the kernel send; a MAC that has moved is then found out, with
+/// nobody's help, within seconds ...
+const REVALIDATION_TICKS: u32 = 4;
+/// ... and so do the first new flow of a tick on each CPU and one in this many more, for Services whose connections are
+/// shorter than a tick.
+const REVALIDATION_FLOWS: u64 = 16;
+
+/// Decides about one packet, rewrites it as decided, and counts the verdict.
+#[inline(always)]
+pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Verdict {
+    let length = packet.len();
+    let verdict = dispatch(packet, tables, env);
+    // What XDP hands on untouched meets TCX ingress on the same interface, which counts it.
+    let is_final = match verdict.action {
+        Action::Defer => false,
+        Action::Pass => verdict.reason == Reason::Delivered || E::HOOK != Hook::Xdp,
+        _ => true,
+    };
+    if is_final && verdict.reason != Reason::NotOurs {
+        tables.count(verdict.reason, length);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn dispatch<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Verdict {
+    match packet.load::<[u8; 2]>(ETHERTYPE_OFFSET) {
+        _ if packet.is_tagged() => Verdict::pass(if E::HOOK == Hook::Egress { Reason::NotOurs } else { Reason::Vlan }),
+        Some(IPV4) => translate::<P, [u8; 4], T, E>(packet, tables, env),
+        Some(IPV6) => translate::<P, [u8; 16], T, E>(packet, tables, env),
+        Some(ethertype) if E::HOOK != Hook::Egress && VLANS.contains(&ethertype) => Verdict::pass(Reason::Vlan),
+        _ => Verdict::pass(Reason::NotOurs),
+    }
+}
+
+/// One after the other and not one inside the other: each has a BPF stack of 512 bytes to share only with what it calls.
+#[inline(always)]
+fn translate<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let verdict = look_up::<P, A, T, E>(packet, tables, env);
+    if verdict.action == Action::Open { open_flow::<P, A, T, E>(packet, tables, env) } else { verdict }
+}
+
+/// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
+#[inline(always)]
+fn leave<A, P, T, E>(packet: &P, tables: &T, reason: Reason) -> Verdict
+where
+    A: Address + packet::Wire,
+    P: Packet,
+    T: AddressTables<A>,
+    E: Env,
+{
+    if E::HOOK == Hook::Egress {
+        return Verdict::pass(Reason::NotOurs);
+    }
+    if reason == Reason::Malformed {
+        return Verdict::pass(reason);
+    }
+    let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
+    // ICMP, other protocols and fragments to the node itself are the host's own business.
+    let is_hosts = tables.owned(&dst).unwrap_or(Owned::NODE_ID) == Owned::NODE_ID;
+    Verdict::pass(if is_hosts { Reason::NotOurs } else { reason })
+}
+
+/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
+#[inline(never)]
+fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let wire = match A::parse(packet) {
+        Ok(wire) => wire,
+        Err(reason) => return leave::<A, P, T, E>(packet, tables, reason),
+    };
+    if let Some((table, flow)) = conntrack::find(tables, &wire.key) {
+        if E::HOOK == Hook::Egress && !(flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0) {
+            return Verdict::pass(Reason::NotOurs);
+        }
+        let now = env.tick();
+        let expired = flow.is_expired(wire.key.protocol, now);
+        if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
+            return continue_flow(packet, tables, env, &wire, table, flow, now);
+        }
+        if flow.is_reply() {
+            return Verdict::pass(Reason::NotOurs);
+        }
+        conntrack::forget(tables, table, &wire.key, flow);
+    }
+    if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
+        return Verdict::pass(Reason::NotOurs);
+    }
+    Verdict { ifindex: 0, action: Action::Open, reason: Reason::NotOurs }
+}
+
+/// A packet of a flow that is known and stands.
+#[inline(always)]
+fn continue_flow<P, A, T, E>(
+    packet: &mut P,
+    tables: &T,
+    env: &E,
+    wire: &Wire<A>,
+    table: Table,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    // The decision holds for one tick. The way out is asked for first, since XDP may have to leave the packet to TCX as
+    // it came; the tick then stays, so that TCX asks again.
+    let is_new_tick = flow.tick != now;
+    if is_new_tick {
+        let answer = next_hop(tables, env, wire.key.protocol, flow);
+        if answer.is_drop() {
+            return Verdict::drop(answer);
+        }
+    }
+    let revalidates = is_new_tick && now.is_multiple_of(REVALIDATION_TICKS);
+    if E::HOOK == Hook::Xdp && (revalidates || !finishes(&flow.hop, wire)) {
+        return Verdict::DEFER;
+    }
+    let news = conntrack::flags_of(wire, flow) & !flow.flags;
+    let mut reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
+    if is_new_tick || news != 0 {
+        flow.tick = now;
+        flow.flags |= news;
+        if !conntrack::refresh(tables, table, &wire.key, flow) {
+            reason = Reason::ForwardedTableFull;
+        }
+    }
+    finish::<_, _, _, E>(packet, tables, wire, flow, is_new_tick, reason)
+}
+
+/// The first packet of a flow, to an address of ours.
+#[inline(never)]
+fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let wire = match A::parse(packet) {
+        Ok(wire) => wire,
+        Err(reason) => return Verdict::pass(reason),
+    };
+    let device = tables.device(env.ifindex());
+    if device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac) {
+        // A frame for another host, which the network flooded: every node that owns the address would answer.
+        return Verdict::pass(Reason::NotOurs);
+    }
+    let key = &wire.key;
+    let Some(owned) = tables.owned(&key.dst) else {
+        return Verdict::pass(Reason::NotOurs);
+    };
+    let service_key = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
+    let Some(service) = tables.service(&service_key) else {
+        // On an address of the node itself, every other port is the host's.
+        return if owned == Owned::NODE_ID {
+            Verdict::pass(Reason::NotOurs)
+        } else {
+            Verdict::drop(Reason::NoServicePort)
+        };
+    };
+    // The kernel would have refused such a packet on its way in; it is not asked here.
+    if key.src.is_martian() || tables.owned(&key.src).is_some() {
+        return Verdict::drop(Reason::MartianSource);
+    }
+    let Some(settings) = tables.settings() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let set = service.backends;
+    if set.count() == 0 {
+        return Verdict::drop(Reason::NoBackend);
+    }
+    let hash = pick::hash(settings.seed, key);
+    let Some(slot) = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))) else {
+        return Verdict::drop(Reason::BackendGone);
+    };
+    let backend = match tables.backend(slot.backend) {
+        Some(backend) if backend.generation == slot.generation => backend,
+        _ => return Verdict::drop(Reason::BackendGone),
+    };
+    let Some(address) = A::of_backend(backend) else {
+        return Verdict::drop(Reason::BackendGone);
+    };
+    let Some(Scratch { flow, revalidated, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    // Field by field: a value built first and then copied would take its room on the stack.
+    flow.src = key.src;
+    flow.dst = address;
+    flow.src_port = key.src_port;
+    flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
+    flow.tick = env.tick();
+    flow.flags = 0;
+    flow.generation = slot.generation;
+    flow.backend = slot.backend;
+    flow.service = service.id;
+    flow.hop = NextHop::default();
+    if needs_source_translation(tables, env, backend, key.src == address) {
+        let Some(lent) = A::lent(settings) else {
+            return Verdict::drop(Reason::NoSnatAddress);
+        };
+        flow.src = lent;
+        flow.flags |= Flow::<A>::SNAT;
+    }
+    // Before anything is recorded: XDP may have to leave the packet to TCX as it came.
+    let answer = next_hop(tables, env, key.protocol, flow);
+    if answer.is_drop() {
+        return Verdict::drop(answer);
+    }
+    if E::HOOK == Hook::Xdp {
+        let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
+        *revalidated = flow.tick;
+        if revalidates || !finishes(&flow.hop, &wire) {
+            return Verdict::DEFER;
+        }
+    }
+    if let Err(reason) = snat::lend(tables, env, settings, key, flow, hash) {
+        return Verdict::drop(reason);
+    }
+    if tables.insert(Table::New, key, flow).is_err() {
+        tables.delete(Table::New, &flow.partner(key.protocol));
+        return Verdict::drop(Reason::TableFull);
+    }
+    tables.count_connection(flow.service, flow.backend);
+    finish::<_, _, _, E>(packet, tables, &wire, flow, true, Reason::Forwarded)
+}
+
+/// Whether the reply would not come back through this node by itself: from a backend elsewhere to a client elsewhere, or
+/// from a backend that is itself the client.
+#[inline(always)]
+fn needs_source_translation<T: Tables, E: Env>(tables: &T, env: &E, backend: &Backend, is_hairpin: bool) -> bool {
+    is_hairpin || (!backend.is_local() && tables.device(env.ifindex()).flags & Device::LOCAL_CLIENTS == 0)
+}
+
+/// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
+/// of its own, and it runs once a tick.
+#[inline(never)]
+fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
+where
+    A: Address,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    if flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0 {
+        return Reason::Forwarded;
+    }
+    flow.hop = NextHop::default();
+    match env.route(&flow.rewritten(protocol)) {
+        Route::Via(found) => flow.hop = found,
+        Route::NotForwarded => {
+            // Unknown addresses pass for one that no node has.
+            if tables.owned(&flow.dst).unwrap_or(u32::MAX) != Owned::NODE_ID {
+                return Reason::NoRoute;
+            }
+            flow.hop.flags = NextHop::LOCAL;
+            return Reason::Forwarded;
+        }
+        Route::Failed(reason) => return reason,
+    }
+    // Also when TCX asks: XDP may see the next packet of the same tick.
+    let is_target = tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
+    let is_generic = tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
+    if is_target || is_generic {
+        flow.hop.flags = NextHop::XDP;
+    }
+    Reason::Forwarded
+}
+
+/// Whether XDP can finish a packet by this hop.
+#[inline(always)]
+fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
+    hop.flags & NextHop::LOCAL != 0
+        || (hop.flags & NextHop::XDP != 0
+            && hop.has_neighbour()
+            // The host may have merged packets (GRO) before a generic XDP program; only TCX can tell.
+            && wire.length <= u32::from(hop.mtu))
+}
+
+/// Rewrites the packet and sends it on. `has_asked`: the kernel was asked for the way with this very packet.
+#[inline(always)]
+fn finish<P, A, T, E>(
+    packet: &mut P,
+    tables: &T,
+    wire: &Wire<A>,
+    flow: &Flow<A>,
+    has_asked: bool,
+    reason: Reason,
+) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables,
+    E: Env,
+{
+    let hop = &flow.hop;
+    let is_local = hop.flags & NextHop::LOCAL != 0;
+    if !is_local {
+        if wire.ttl <= 1 {
+            return Verdict::drop(Reason::TtlExceeded);
+        }
+        let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
+        if length > u32::from(hop.mtu) {
+            return Verdict::drop(Reason::MtuExceeded);
+        }
+    }
+    let length = packet.len();
+    if rewrite::tuple(packet, wire, flow).is_none() {
+        return Verdict::drop(Reason::StoreFailed);
+    }
+    tables.count_traffic(flow.service, flow.backend, flow.is_reply(), length);
+    if is_local {
+        // To a socket of this node, or (at egress) from one on its way out.
+        let reason = if flow.is_reply() { reason } else { Reason::Delivered };
+        return Verdict::pass(reason);
+    }
+    if rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
+        return Verdict::drop(Reason::StoreFailed);
+    }
+    // Where the kernel was asked for the way, it also sends the packet: that keeps its neighbour entry honest, which our
+    // own frames would never do.
+    if E::HOOK != Hook::Xdp && (has_asked || !hop.has_neighbour()) {
+        return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
+    }
+    if rewrite::macs(packet, hop).is_none() {
+        return Verdict::drop(Reason::StoreFailed);
+    }
+    Verdict { ifindex: hop.ifindex, action: Action::Redirect, reason }
+}

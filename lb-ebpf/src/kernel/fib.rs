@@ -1,0 +1,87 @@
+//! `bpf_fib_lookup` (include/uapi/linux/bpf.h, net/core/filter.c).
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use lb_common::{FlowKey, NextHop, Reason};
+use lb_ebpf::{Address, Route};
+
+/// `struct bpf_fib_lookup` with its unions resolved as used here.
+#[repr(C, align(8))]
+struct Lookup {
+    /// From the lowest byte on: family (`AF_INET`, `AF_INET6`), protocol, and in two bytes each source port and destination
+    /// port (for ECMP; as they lie in the packet) and, in, bytes to check against the MTU, out, the MTU. One word, since
+    /// two ports stored at once would be a misaligned store, which the verifier forbids on the stack.
+    head: u64,
+    /// In: where the packet came in; out: where it leaves.
+    ifindex: u32,
+    tos_or_flowinfo: u32,
+    source: [u8; 16],
+    destination: [u8; 16],
+    /// VLAN or table (4 bytes), source MAC (6), destination MAC (6); as words for the same reason.
+    tail: [u64; 2],
+}
+
+impl Lookup {
+    /// The MACs in the order in which they stand in a frame.
+    #[inline(always)]
+    fn macs(&self) -> [u8; 12] {
+        let [first, second] = self.tail;
+        let source = first >> 32 | (second & 0xffff) << 32;
+        let destination = second >> 16;
+        let mut macs = [0; 12];
+        macs[..8].copy_from_slice(&(destination | source << 48).to_le_bytes());
+        macs[8..].copy_from_slice(&((source >> 16) as u32).to_le_bytes());
+        macs
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<Lookup>() == 64);
+
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
+
+/// Asks how a packet with the tuple `key` that came in by `ifindex` would be forwarded.
+#[inline(always)]
+pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>) -> Route {
+    let family = if A::VERSION == 4 { AF_INET } else { AF_INET6 };
+    let ports = u64::from(u16::from_le_bytes(key.src_port)) | u64::from(u16::from_le_bytes(key.dst_port)) << 16;
+    let mut lookup = Lookup {
+        // One byte always fits: the kernel then tells the MTU instead of judging a packet that may be several (GSO).
+        head: family | u64::from(key.protocol) << 8 | ports << 16 | 1 << 48,
+        ifindex,
+        tos_or_flowinfo: 0,
+        source: [0; 16],
+        destination: [0; 16],
+        tail: [0; 2],
+    };
+    // SAFETY: an address is 4 or 16 bytes at the start of a field of 16.
+    unsafe {
+        (&raw mut lookup.source).cast::<A>().write_unaligned(key.src);
+        (&raw mut lookup.destination).cast::<A>().write_unaligned(key.dst);
+    }
+    // SAFETY: the context of this program, and a structure of the size the kernel knows.
+    let answer = unsafe { bpf_fib_lookup(ctx, (&raw mut lookup).cast(), core::mem::size_of::<Lookup>() as i32, 0) };
+    match answer {
+        // BPF_FIB_LKUP_RET_SUCCESS, _NO_NEIGH (the MACs are then zero)
+        0 | 7 => Route::Via(NextHop {
+            ifindex: lookup.ifindex,
+            macs: lookup.macs(),
+            // Without a neighbour the kernel returns before it writes the MTU; the packet then leaves by the stack's
+            // own neighbour code, which judges it.
+            mtu: if answer == 7 { u16::MAX } else { (lookup.head >> 48) as u16 },
+            flags: 0,
+            zero: [0; 4],
+        }),
+        // _BLACKHOLE, _UNREACHABLE, _PROHIBIT
+        1 => Route::Failed(Reason::Blackhole),
+        2 => Route::Failed(Reason::Unreachable),
+        3 => Route::Failed(Reason::Prohibited),
+        // _NOT_FWDED
+        4 => Route::NotForwarded,
+        // _FWD_DISABLED, _UNSUPP_LWT, _FRAG_NEEDED
+        5 => Route::Failed(Reason::ForwardingDisabled),
+        6 => Route::Failed(Reason::NextHopUnsupported),
+        8 => Route::Failed(Reason::MtuExceeded),
+        _ => Route::Failed(Reason::NoRoute),
+    }
+}

@@ -1,0 +1,46 @@
+//! The maps, as [`lb_common::maps`] says.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
+use lb_common::{
+    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+};
+
+const fn size(name: &str) -> u32 {
+    entries_for(name, DEFAULT_MAX_FLOWS)
+}
+
+#[map]
+pub(super) static OWNED4: HashMap<[u8; 4], Owned> = HashMap::with_max_entries(size(maps::OWNED4), NO_PREALLOC);
+#[map]
+pub(super) static OWNED6: HashMap<[u8; 16], Owned> = HashMap::with_max_entries(size(maps::OWNED6), NO_PREALLOC);
+#[map]
+pub(super) static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(size(maps::SERVICES), NO_PREALLOC);
+#[map]
+pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(size(maps::SLOTS), 0);
+#[map]
+pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size(maps::BACKENDS), 0);
+#[map]
+pub(super) static FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(size(maps::FLOWS4), 0);
+#[map]
+pub(super) static FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(size(maps::FLOWS6), 0);
+#[map]
+pub(super) static NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = LruHashMap::with_max_entries(size(maps::NEW4), 0);
+#[map]
+pub(super) static NEW6: LruHashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> =
+    LruHashMap::with_max_entries(size(maps::NEW6), 0);
+#[map]
+pub(super) static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(size(maps::DEVICES), NO_PREALLOC);
+#[map]
+pub(super) static SETTINGS: Array<Settings> = Array::with_max_entries(size(maps::SETTINGS), 0);
+#[map]
+pub(super) static REASONS: PerCpuArray<ReasonCount> = PerCpuArray::with_max_entries(size(maps::REASONS), 0);
+#[map]
+pub(super) static SERVICE_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::SERVICE_STATS), 0);
+#[map]
+pub(super) static BACKEND_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::BACKEND_STATS), 0);
+#[map]
+pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
+#[map]
+pub(super) static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH6), 0);

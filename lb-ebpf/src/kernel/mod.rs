@@ -1,0 +1,67 @@
+//! The hooks: XDP and TCX adapted to the core's traits, a dozen lines each.
+
+#![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
+#![expect(clippy::needless_pass_by_value, reason = "the signature that the macros of aya want of a program")]
+
+mod fib;
+mod linear;
+mod maps;
+mod tables;
+mod tc;
+mod xdp;
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
+use lb_ebpf::env::Step;
+
+/// Dual, since helpers such as `bpf_fib_lookup` are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Whether drops are logged: set by the loader, zero costs nothing.
+#[unsafe(no_mangle)]
+static LOG: u8 = 0;
+
+/// Always zero, but the verifier cannot know: it lies in a writable map.
+#[unsafe(no_mangle)]
+static mut ZERO: usize = 0;
+
+/// The same number, of which the verifier knows nothing more.
+#[inline(always)]
+fn opaque(value: usize) -> usize {
+    // SAFETY: nobody writes it; volatile, so that the compiler does not know either.
+    value.wrapping_add(unsafe { core::ptr::read_volatile(&raw const ZERO) })
+}
+
+/// `bpf_loop` over `body`.
+#[inline(always)]
+fn repeat<S: Step>(times: u32, body: &mut S) {
+    extern "C" fn round<S: Step>(index: u64, body: *mut S) -> i64 {
+        // SAFETY: the pointer given to `bpf_loop` below, which is not used otherwise meanwhile.
+        i64::from(!unsafe { &mut *body }.step(index as u32))
+    }
+    let round: extern "C" fn(u64, *mut S) -> i64 = round::<S>;
+    // SAFETY: the helper calls `round` with the index and the pointer it is given.
+    unsafe { bpf_loop(times, round as *mut c_void, (&raw mut *body).cast(), 0) };
+}
+
+/// Whether the loader asked for a log.
+#[inline(always)]
+fn logs() -> bool {
+    // SAFETY: a frozen constant in a read-only map; volatile, so that the compiler does not fold the value it sees.
+    unsafe { core::ptr::read_volatile(&raw const LOG) != 0 }
+}
+
+/// Coarse time in ticks.
+#[inline(always)]
+fn tick() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> lb_common::flow::TICK_SHIFT) as u32
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves this unreachable, or refuses the program.
+    loop {}
+}

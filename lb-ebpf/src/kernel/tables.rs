@@ -1,0 +1,133 @@
+//! The core's tables over the kernel's maps.
+
+use super::maps::{
+    BACKEND_STATS, BACKENDS, DEVICES, FLOWS4, FLOWS6, NEW4, NEW6, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6,
+    SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_ebpf::{AddressTables, InsertError, Table, Tables};
+
+const EEXIST: i32 = -17;
+
+/// The maps of this object.
+pub(super) struct KernelTables;
+
+fn insert_error(error: i32) -> InsertError {
+    if error == EEXIST { InsertError::Exists } else { InsertError::Full }
+}
+
+macro_rules! address_tables {
+    ($address:ty, $owned:ident, $confirmed:ident, $new:ident, $scratch:ident) => {
+        impl AddressTables<$address> for KernelTables {
+            #[inline(always)]
+            fn owned(&self, address: &$address) -> Option<u32> {
+                // SAFETY: the daemon's writes to a NO_PREALLOC hash replace whole elements under RCU.
+                unsafe { $owned.get(address) }.map(|owned| owned.id)
+            }
+
+            #[inline(always)]
+            fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                let entry = match table {
+                    Table::Confirmed => $confirmed.get_ptr_mut(key),
+                    Table::New => $new.get_ptr_mut(key),
+                };
+                // SAFETY: the kernel keeps the element's memory while the program runs. Other CPUs may write it at the
+                // same time; every field is a plain integer, and what a race can lose is documented at the trait.
+                entry.map(|flow| unsafe { &mut *flow })
+            }
+
+            #[inline(always)]
+            fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                match table {
+                    Table::Confirmed => $confirmed.insert(key, flow, u64::from(BPF_NOEXIST)),
+                    Table::New => $new.insert(key, flow, u64::from(BPF_NOEXIST)),
+                }
+                .map_err(insert_error)
+            }
+
+            #[inline(always)]
+            fn scratch(&self) -> Option<&mut Scratch<$address>> {
+                // SAFETY: this CPU's own copy, and the program is not preempted by another of ours.
+                $scratch.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+            }
+
+            #[inline(always)]
+            fn delete(&self, table: Table, key: &FlowKey<$address>) {
+                // An entry that is not there needs no deleting.
+                let _ = match table {
+                    Table::Confirmed => $confirmed.remove(key),
+                    Table::New => $new.remove(key),
+                };
+            }
+        }
+    };
+}
+
+address_tables!([u8; 4], OWNED4, FLOWS4, NEW4, SCRATCH4);
+address_tables!([u8; 16], OWNED6, FLOWS6, NEW6, SCRATCH6);
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        // SAFETY: as for the owned addresses; the backend set is one aligned word.
+        unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        SLOTS.get(index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Device {
+        // SAFETY: as for the owned addresses.
+        unsafe { DEVICES.get(ifindex) }.copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason, bytes: usize) {
+        if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
+            // SAFETY: this CPU's own copy.
+            let count = unsafe { &mut *count };
+            count.packets += 1;
+            count.bytes += bytes as u64;
+        }
+    }
+
+    #[inline(always)]
+    fn count_traffic(&self, service: u32, backend: u32, reply: bool, bytes: usize) {
+        // One after the other: joined, the two lookups make the compiler test both pointers at once, which the verifier
+        // refuses.
+        if let Some(traffic) = SERVICE_STATS.get_ptr_mut(service) {
+            // SAFETY: this CPU's own copy.
+            unsafe { &mut *traffic }.count(reply, bytes);
+        }
+        if let Some(traffic) = BACKEND_STATS.get_ptr_mut(backend) {
+            // SAFETY: this CPU's own copy.
+            unsafe { &mut *traffic }.count(reply, bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, service: u32, backend: u32) {
+        if let Some(traffic) = SERVICE_STATS.get_ptr_mut(service) {
+            // SAFETY: this CPU's own copy.
+            unsafe { (*traffic).connections += 1 };
+        }
+        if let Some(traffic) = BACKEND_STATS.get_ptr_mut(backend) {
+            // SAFETY: this CPU's own copy.
+            unsafe { (*traffic).connections += 1 };
+        }
+    }
+}

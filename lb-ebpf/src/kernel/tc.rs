@@ -1,0 +1,155 @@
+//! TCX ingress and egress, on every managed interface.
+
+use super::linear::Linear;
+use super::tables::KernelTables;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use lb_common::FlowKey;
+use lb_ebpf::env::Step;
+use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, process};
+
+/// `enum tcx_action_base` (include/uapi/linux/bpf.h): leave it to the next program.
+const TCX_NEXT: i32 = -1;
+const TCX_DROP: i32 = 2;
+
+/// Flags of `bpf_l4_csum_replace` (include/uapi/linux/bpf.h).
+const MARK_MANGLED_0: u64 = 1 << 5;
+const PSEUDO_HDR: u64 = 1 << 4;
+/// Since Linux 6.16: the change is IPv6's, whose addresses no other checksum covers.
+const IPV6: u64 = 1 << 7;
+
+/// Headers are read and written in the linear part of the buffer; this much of a packet is made linear where it is not.
+const LINEAR: u32 = 192;
+struct TcPacket<'a>(&'a TcContext);
+
+impl<'a> TcPacket<'a> {
+    #[inline(always)]
+    fn new(ctx: &'a TcContext) -> Self {
+        let wanted = ctx.len().min(LINEAR);
+        if ctx.data() + (wanted as usize) > ctx.data_end() {
+            // A failure shows as a header that is cut short.
+            // SAFETY: the context of this program.
+            unsafe { bpf_skb_pull_data(ctx.skb.skb, wanted) };
+        }
+        Self(ctx)
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        Linear { data: self.0.data(), data_end: self.0.data_end() }
+    }
+}
+
+impl Packet for TcPacket<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> Option<u32> {
+        // SAFETY: a field of the context, which the verifier lets us read.
+        let size = unsafe { (*self.0.skb.skb).gso_size };
+        (size != 0).then_some(size)
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: a field of the context, which the verifier lets us read.
+        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn opaque(&self, value: usize) -> usize {
+        super::opaque(value)
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.linear().load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.linear().store(offset, value)
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
+        let zero = if checksum.zero_means_none { MARK_MANGLED_0 } else { 0 };
+        let replace = |delta: u16, flags: u64| {
+            // SAFETY: the context of this program; the helper checks the offset. A size of zero (in the flags) says
+            // that `to` is a difference.
+            unsafe { bpf_l4_csum_replace(self.0.skb.skb, checksum.offset as u32, 0, u64::from(delta), flags | zero) }
+        };
+        let mut answer = -1;
+        if checksum.ipv6 {
+            answer = replace(checksum.address_delta, PSEUDO_HDR | IPV6);
+        }
+        if answer != 0 {
+            answer = replace(checksum.address_delta, PSEUDO_HDR);
+        }
+        if answer != 0 || replace(checksum.port_delta, 0) != 0 {
+            return None;
+        }
+        Some(())
+    }
+}
+
+struct TcEnv<'a, const EGRESS: bool>(&'a TcContext);
+
+impl<const EGRESS: bool> Env for TcEnv<'_, EGRESS> {
+    const HOOK: Hook = if EGRESS { Hook::Egress } else { Hook::Ingress };
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        super::tick()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: a field of the context, which the verifier lets us read.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        super::repeat(times, body);
+    }
+
+    #[inline(always)]
+    fn route<A: Address>(&self, key: &FlowKey<A>) -> Route {
+        super::fib::route(self.0.as_ptr(), self.ifindex(), key)
+    }
+}
+
+#[inline(always)]
+fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
+    let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
+    match verdict.action {
+        Action::Pass | Action::Defer | Action::Open => TCX_NEXT,
+        // SAFETY: a helper that takes plain numbers.
+        Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as i32 },
+        // SAFETY: as above; without parameters the kernel asks its own routing table for the neighbour.
+        Action::RedirectNeighbour => unsafe { bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        Action::Drop => {
+            if super::logs() {
+                aya_log_ebpf::debug!(ctx, "dropped at TCX, reason {}", verdict.reason as u8);
+            }
+            TCX_DROP
+        }
+    }
+}
+
+#[classifier]
+fn lb_tcx_ingress(ctx: TcContext) -> i32 {
+    run::<false>(&ctx)
+}
+
+#[classifier]
+fn lb_tcx_egress(ctx: TcContext) -> i32 {
+    run::<true>(&ctx)
+}

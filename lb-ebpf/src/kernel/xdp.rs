@@ -1,0 +1,133 @@
+//! XDP, for interfaces fed by a wire.
+
+use super::linear::Linear;
+use super::tables::KernelTables;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_get_buff_len};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use lb_common::FlowKey;
+use lb_ebpf::env::Step;
+use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, process};
+
+struct XdpPacket<'a>(&'a XdpContext);
+
+impl XdpPacket<'_> {
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        Linear { data: self.0.data(), data_end: self.0.data_end() }
+    }
+}
+
+impl Packet for XdpPacket<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context of this program.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> Option<u32> {
+        None
+    }
+
+    #[inline(always)]
+    fn opaque(&self, value: usize) -> usize {
+        super::opaque(value)
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.linear().load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.linear().store(offset, value)
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
+        let old: [u8; 2] = self.load(checksum.offset)?;
+        if checksum.zero_means_none && old == [0; 2] {
+            return Some(());
+        }
+        let delta = checksum::add(checksum.address_delta, checksum.port_delta);
+        let new = checksum::update(old, delta);
+        self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
+    }
+}
+
+struct XdpEnv<'a>(&'a XdpContext);
+
+impl Env for XdpEnv<'_> {
+    const HOOK: Hook = Hook::Xdp;
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        super::tick()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        super::repeat(times, body);
+    }
+
+    #[inline(always)]
+    fn route<A: Address>(&self, key: &FlowKey<A>) -> Route {
+        super::fib::route(self.0.as_ptr(), self.ifindex(), key)
+    }
+}
+
+/// For drivers that run XDP themselves.
+#[xdp(frags)]
+fn lb_xdp(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+/// For the kernel's receive path. Not `frags`: there the kernel copies nearly every packet into a new buffer for such a
+/// program and forgets the length of its Ethernet header (`mac_len`, in `skb_pp_cow_data`), so that TCX ingress, behind us
+/// on the same interface, is shown the packet without that header and takes it for none of ours.
+#[xdp]
+fn lb_xdp_generic(ctx: XdpContext) -> u32 {
+    run(&ctx)
+}
+
+#[inline(always)]
+fn run(ctx: &XdpContext) -> u32 {
+    let env = XdpEnv(ctx);
+    let verdict = process(&mut XdpPacket(ctx), &KernelTables, &env);
+    match verdict.action {
+        Action::Pass | Action::Defer | Action::Open => xdp_action::XDP_PASS,
+        Action::Redirect if verdict.ifindex == env.ifindex() => xdp_action::XDP_TX,
+        // SAFETY: a helper that takes plain numbers.
+        Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as u32 },
+        Action::Drop | Action::RedirectNeighbour => {
+            if super::logs() {
+                aya_log_ebpf::debug!(ctx, "dropped at XDP, reason {}", verdict.reason as u8);
+            }
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+/// Where the target's ifindex stands in a probe frame: behind the Ethernet header, little-endian.
+const PROBE_OFFSET: usize = 14;
+
+/// Run by the loader on frames of its own: redirects them to the interface they name, so that the loader can see
+/// whether that takes redirected frames. Never attached.
+#[xdp]
+fn lb_xdp_probe(ctx: XdpContext) -> u32 {
+    match XdpPacket(&ctx).load::<[u8; 4]>(PROBE_OFFSET) {
+        // SAFETY: a helper that takes plain numbers.
+        Some(ifindex) => unsafe { bpf_redirect(u32::from_le_bytes(ifindex), 0) as u32 },
+        None => xdp_action::XDP_DROP,
+    }
+}

@@ -1,0 +1,33 @@
+//! The datapath: one core, generic over small traits, under thin hooks.
+//!
+//! The core ([`process`]) sees a packet through [`Packet`], the maps through [`Tables`] and the kernel through [`Env`]. The
+//! hooks in `kernel/` adapt XDP and TCX to these traits; tests adapt byte vectors and hash maps. Both compile the same
+//! core, so what a test single-steps on the host is what the kernel runs.
+//!
+//! The way of a packet: [`parse`] → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and [`snat`] for what is
+//! remembered → [`rewrite`] → [`Verdict`].
+#![no_std]
+#![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod address;
+pub mod checksum;
+pub mod conntrack;
+pub mod datapath;
+pub mod env;
+pub mod packet;
+pub mod parse;
+pub mod pick;
+pub mod rewrite;
+pub mod snat;
+pub mod tables;
+pub mod verdict;
+
+pub use address::Address;
+pub use datapath::process;
+pub use env::{Env, Hook, Route};
+pub use packet::Packet;
+pub use tables::{AddressTables, InsertError, Table, Tables};
+pub use verdict::{Action, Verdict};

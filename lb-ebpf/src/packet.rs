@@ -1,0 +1,73 @@
+//! A packet as the core sees it.
+
+use network_types::eth::EthHdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+/// Plain bytes that may be copied out of and into a packet.
+///
+/// # Safety
+/// The type has alignment 1 or is copied unaligned, has no padding, and every bit pattern is valid.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: a byte.
+unsafe impl Wire for u8 {}
+// SAFETY: `#[repr(C)]` structs of byte arrays and integers without padding, laid out as on the wire.
+unsafe impl Wire for EthHdr {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6Hdr {}
+
+/// A transport checksum to be brought up to date.
+#[derive(Clone, Copy, Debug)]
+pub struct TransportChecksum {
+    /// Where it stands in the frame.
+    pub offset: usize,
+    /// Whether the addresses, which it covers through the pseudo-header, are IPv6.
+    pub ipv6: bool,
+    /// Whether zero means "none" (UDP).
+    pub zero_means_none: bool,
+    /// What the change of addresses adds. A sender that leaves its checksum to hardware has already summed the
+    /// pseudo-header and nothing else, so this delta always applies ...
+    pub address_delta: u16,
+    /// ... and this one only where the checksum is complete. Hence the two apart.
+    pub port_delta: u16,
+}
+
+/// A frame: Ethernet header first.
+pub trait Packet {
+    /// Bytes in the frame.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Payload bytes in each segment, if the frame stands for several (GSO).
+    fn segment_size(&self) -> Option<u32>;
+
+    /// Whether a VLAN tag stands beside the frame, where the kernel puts it.
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        false
+    }
+
+    /// The same number, of which the verifier knows nothing more. It follows every path with what it knows of each
+    /// value; forgetting makes paths alike, so that it need not follow them all.
+    #[inline(always)]
+    fn opaque(&self, value: usize) -> usize {
+        value
+    }
+
+    /// Copies out what stands at `offset`; `None` if the frame ends before.
+    fn load<T: Wire>(&self, offset: usize) -> Option<T>;
+
+    /// Writes at `offset`; `None` if the frame ends before or could not be written.
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()>;
+
+    /// Brings a transport checksum up to date. `None` if it could not be written.
+    fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()>;
+}

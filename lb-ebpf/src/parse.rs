@@ -1,0 +1,145 @@
+//! From a frame to its tuple.
+//!
+//! Only what can be translated rightly yields a [`Wire`]; everything else says why not ([`Reason::Malformed`], or what keeps a
+//! well-formed packet from being translated) and is left as it came. Lengths are
+//! checked against the frame: nothing behind the frame's end is ever read, and no header is believed that contradicts it.
+
+use crate::Address;
+use crate::packet::Packet;
+use lb_common::{FlowKey, Reason, TCP, UDP};
+use network_types::eth::EthHdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::tcp::TcpHdr;
+use network_types::udp::UdpHdr;
+
+/// Length of the Ethernet header, and so the offset of the IP header.
+pub const IP_OFFSET: usize = core::mem::size_of::<EthHdr>();
+
+/// `TCP_FLAGS & FIN`
+pub const FIN: u8 = 1;
+/// `TCP_FLAGS & SYN`
+pub const SYN: u8 = 2;
+/// `TCP_FLAGS & RST`
+pub const RST: u8 = 4;
+/// `TCP_FLAGS & ACK`
+pub const ACK: u8 = 16;
+
+const FRAGMENT_HEADER: u8 = 44;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+/// RFC 8200 names five kinds of extension headers that may precede the transport header, one of them twice.
+const MAX_EXTENSION_HEADERS: usize = 6;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// A TCP or UDP packet: its tuple and where its headers stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Wire<A> {
+    /// The tuple on the wire.
+    pub key: FlowKey<A>,
+    /// Bytes of the IP packet.
+    pub length: u32,
+    /// Offset of the transport header in the frame.
+    pub transport: u16,
+    /// Bytes from the start of the IP header to the end of the transport header.
+    pub headers: u16,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP flags; zero for UDP.
+    pub tcp_flags: u8,
+}
+
+/// Parses the IPv4 packet behind the Ethernet header (RFC 791).
+#[inline(always)]
+pub fn ipv4<P: Packet>(packet: &P) -> Result<Wire<[u8; 4]>, Reason> {
+    let header: Ipv4Hdr = packet.load(IP_OFFSET).ok_or(Reason::Malformed)?;
+    let header_length = usize::from(header.ihl());
+    let length = usize::from(u16::from_be_bytes(header.tot_len));
+    if header.version() != 4
+        || header_length < Ipv4Hdr::LEN
+        || length < header_length
+        || IP_OFFSET + length > packet.len()
+    {
+        return Err(Reason::Malformed);
+    }
+    if header.frag_offset() != 0 || header.frag_flags() & 1 != 0 {
+        return Err(Reason::Fragment);
+    }
+    let addresses = (header.src_addr, header.dst_addr);
+    transport(packet, addresses, header.proto, header_length, length, header.ttl)
+}
+
+/// Parses the IPv6 packet behind the Ethernet header (RFC 8200).
+#[inline(always)]
+pub fn ipv6<P: Packet>(packet: &P) -> Result<Wire<[u8; 16]>, Reason> {
+    let header: Ipv6Hdr = packet.load(IP_OFFSET).ok_or(Reason::Malformed)?;
+    let payload = usize::from(u16::from_be_bytes(header.payload_len));
+    // A GSO packet above 64 KiB says zero (RFC 2675 in spirit, `skb->len` in fact).
+    let length = if payload == 0 { packet.len().saturating_sub(IP_OFFSET) } else { Ipv6Hdr::LEN + payload };
+    if header.vcf[0] >> 4 != 6 || IP_OFFSET + length > packet.len() {
+        return Err(Reason::Malformed);
+    }
+    let mut next = header.next_hdr;
+    let mut offset = Ipv6Hdr::LEN;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let unit = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8,
+            AUTHENTICATION => 4,
+            _ => break,
+        };
+        let [following, units]: [u8; 2] = packet.load(IP_OFFSET + offset).ok_or(Reason::Malformed)?;
+        // RFC 8200: in 8-byte units without the first 8 bytes; RFC 4302: in 4-byte units without the first two.
+        offset = packet.opaque(offset + 8 + usize::from(units) * unit);
+        next = following;
+        if offset > length {
+            return Err(Reason::Malformed);
+        }
+    }
+    match next {
+        FRAGMENT_HEADER => Err(Reason::Fragment),
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => Err(Reason::ExtensionHeader),
+        _ => transport(packet, (header.src_addr, header.dst_addr), next, offset, length, header.hop_limit),
+    }
+}
+
+/// Parses the transport header that stands `offset` bytes into an IP packet of `length` bytes.
+#[inline(always)]
+fn transport<P: Packet, A: Address>(
+    packet: &P,
+    (src, dst): (A, A),
+    protocol: u8,
+    offset: usize,
+    length: usize,
+    ttl: u8,
+) -> Result<Wire<A>, Reason> {
+    let at = IP_OFFSET + offset;
+    let (header_length, tcp_flags) = match protocol {
+        TCP => {
+            let [data_offset, flags]: [u8; 2] = packet.load(at + 12).ok_or(Reason::Malformed)?;
+            let header_length = usize::from(data_offset >> 4) * 4;
+            if header_length < TcpHdr::LEN {
+                return Err(Reason::Malformed);
+            }
+            (header_length, flags)
+        }
+        UDP => (UdpHdr::LEN, 0),
+        ICMP | ICMPV6 => return Err(Reason::Icmp),
+        _ => return Err(Reason::Protocol),
+    };
+    if offset + header_length > length {
+        return Err(Reason::Malformed);
+    }
+    let [a, b, c, d]: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
+    Ok(Wire {
+        key: FlowKey::new(protocol, src, [a, b], dst, [c, d]),
+        length: length as u32,
+        transport: at as u16,
+        headers: (offset + header_length) as u16,
+        ttl,
+        tcp_flags,
+    })
+}

@@ -1,0 +1,70 @@
+//! The maps as the core sees them.
+
+use crate::Address;
+use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+
+/// The two flow tables of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Flows confirmed by both sides. Nothing is evicted.
+    Confirmed,
+    /// Flows not yet confirmed. The least recently used is evicted.
+    New,
+}
+
+/// Why an entry could not be inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is there already.
+    Exists,
+    /// The table is full or contended.
+    Full,
+}
+
+/// The tables that are keyed by an address, one set for each family.
+pub trait AddressTables<A: Address> {
+    /// The id of `address` ([`lb_common::Owned::id`]), if it is ours.
+    fn owned(&self, address: &A) -> Option<u32>;
+
+    /// The entry of a flow. It is shared with other CPUs: a racing write loses at most a freshness mark or a state
+    /// flag, which the next packet sets again.
+    #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]
+    fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
+
+    /// Inserts an entry whose key must be new.
+    fn insert(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
+
+    /// Room for one packet's work.
+    #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
+    fn scratch(&self) -> Option<&mut Scratch<A>>;
+
+    /// Deletes an entry, if it is there.
+    fn delete(&self, table: Table, key: &FlowKey<A>);
+}
+
+/// All tables.
+pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
+    /// The service on a port of an owned address.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+
+    /// A member of a backend set.
+    fn slot(&self, index: u32) -> Option<&Slot>;
+
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+
+    /// An interface; no flags where it is not known.
+    fn device(&self, ifindex: u32) -> Device;
+
+    /// What the datapath shares.
+    fn settings(&self) -> Option<&Settings>;
+
+    /// Counts a verdict.
+    fn count(&self, reason: Reason, bytes: usize);
+
+    /// Counts a translated packet for its service port and its backend.
+    fn count_traffic(&self, service: u32, backend: u32, reply: bool, bytes: usize);
+
+    /// Counts a new flow for its service port and its backend.
+    fn count_connection(&self, service: u32, backend: u32);
+}

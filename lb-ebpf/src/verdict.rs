@@ -1,0 +1,49 @@
+//! What becomes of a packet, and why.
+
+use lb_common::Reason;
+
+/// What the hook must do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// Hand it on: untouched, or translated for a socket of this node.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// Send it out by [`Verdict::ifindex`]; its link-layer header is complete.
+    Redirect,
+    /// Send it out by [`Verdict::ifindex`]; the kernel finds the neighbour. Never at XDP.
+    RedirectNeighbour,
+    /// At XDP: hand it on untouched and uncounted, since only TCX ingress can finish it.
+    Defer,
+    /// Within the core: a flow must be opened. No hook ever sees it.
+    Open,
+}
+
+/// An action and its reason, in eight bytes: a BPF function returns no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The interface to leave by, where the action sends the packet on; otherwise zero.
+    pub ifindex: u32,
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Verdict {
+    /// Left to TCX ingress on the same interface.
+    pub const DEFER: Self = Self { ifindex: 0, action: Action::Defer, reason: Reason::NotOurs };
+
+    /// Handed on.
+    pub const fn pass(reason: Reason) -> Self {
+        Self { ifindex: 0, action: Action::Pass, reason }
+    }
+
+    /// Dropped.
+    pub const fn drop(reason: Reason) -> Self {
+        Self { ifindex: 0, action: Action::Drop, reason }
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<Verdict>() == 8);

@@ -1,0 +1,319 @@
+//! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
+
+use lb_common::{
+    Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+};
+use lb_ctl::maps::Image;
+use lb_ebpf::env::Step;
+use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// A frame in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The bytes, Ethernet header first.
+    pub bytes: Vec<u8>,
+    /// Payload bytes of each segment, where the frame stands for several.
+    pub segment_size: Option<u32>,
+}
+
+impl Frame {
+    /// A frame of these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, segment_size: None }
+    }
+}
+
+impl Packet for Frame {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn segment_size(&self) -> Option<u32> {
+        self.segment_size
+    }
+
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..offset + size_of::<T>())?;
+        // SAFETY: the slice has the size of `T`, for which every bit pattern is valid.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(offset..offset + size_of::<T>())?;
+        // SAFETY: the slice has the size of `T`.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
+        let old: [u8; 2] = self.load(checksum.offset)?;
+        if checksum.zero_means_none && old == [0; 2] {
+            return Some(());
+        }
+        let new = checksum::update(old, checksum::add(checksum.address_delta, checksum.port_delta));
+        self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
+    }
+}
+
+/// An entry, shared with whoever found it, as in the kernel, where a deleted entry's memory stays while a program runs.
+type Entry<A> = Rc<UnsafeCell<Flow<A>>>;
+
+/// One flow table.
+#[derive(Debug)]
+struct FlowMap<A> {
+    entries: RefCell<BTreeMap<FlowKey<A>, Entry<A>>>,
+    deleted: RefCell<Vec<Entry<A>>>,
+    room: Cell<usize>,
+}
+
+impl<A: Ord + Copy> FlowMap<A> {
+    fn new() -> Self {
+        Self { entries: RefCell::default(), deleted: RefCell::default(), room: Cell::new(usize::MAX) }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "as in the kernel, whose map this stands for")]
+    fn find(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
+        let entry = self.entries.borrow().get(key)?.clone();
+        // SAFETY: the entry lives until `self` is dropped, since deleted ones are kept; the core holds no two references
+        // to one entry at a time.
+        Some(unsafe { &mut *entry.get() })
+    }
+
+    fn insert(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+        let mut entries = self.entries.borrow_mut();
+        if entries.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if entries.len() >= self.room.get() {
+            return Err(InsertError::Full);
+        }
+        entries.insert(*key, Rc::new(UnsafeCell::new(*flow)));
+        Ok(())
+    }
+
+    fn delete(&self, key: &FlowKey<A>) {
+        self.deleted.borrow_mut().extend(self.entries.borrow_mut().remove(key));
+    }
+
+    fn contents(&self) -> BTreeMap<FlowKey<A>, Flow<A>> {
+        // SAFETY: nobody holds a reference between packets.
+        self.entries.borrow().iter().map(|(key, flow)| (*key, unsafe { *flow.get() })).collect()
+    }
+}
+
+/// The flow tables of one family.
+#[derive(Debug)]
+pub struct Flows<A> {
+    confirmed: FlowMap<A>,
+    new: FlowMap<A>,
+    scratch: Box<UnsafeCell<Scratch<A>>>,
+}
+
+impl<A: Ord + Copy> Flows<A> {
+    fn new(zero: A) -> Self {
+        let key = FlowKey::new(0, zero, [0; 2], zero, [0; 2]);
+        let flow = Flow {
+            src: zero,
+            dst: zero,
+            src_port: [0; 2],
+            dst_port: [0; 2],
+            address_delta: 0,
+            port_delta: 0,
+            tick: 0,
+            flags: 0,
+            generation: 0,
+            backend: 0,
+            service: 0,
+            hop: lb_common::NextHop::default(),
+        };
+        let scratch =
+            Box::new(UnsafeCell::new(Scratch { flow, mirror: flow, mirror_key: key, revalidated: 0, zero: [0; 4] }));
+        Self { confirmed: FlowMap::new(), new: FlowMap::new(), scratch }
+    }
+
+    fn map(&self, table: Table) -> &FlowMap<A> {
+        match table {
+            Table::Confirmed => &self.confirmed,
+            Table::New => &self.new,
+        }
+    }
+
+    /// The entries of one table.
+    pub fn contents(&self, table: Table) -> BTreeMap<FlowKey<A>, Flow<A>> {
+        self.map(table).contents()
+    }
+
+    /// Lets a table hold no more than `entries`.
+    pub fn limit(&self, table: Table, entries: usize) {
+        self.map(table).room.set(entries);
+    }
+
+    /// Loses an entry, as an LRU does.
+    pub fn lose(&self, table: Table, key: &FlowKey<A>) {
+        self.map(table).delete(key);
+    }
+}
+
+/// All tables.
+#[derive(Debug)]
+pub struct Memory {
+    /// What the daemon wrote.
+    pub image: Image,
+    /// IPv4 flows.
+    pub flows4: Flows<[u8; 4]>,
+    /// IPv6 flows.
+    pub flows6: Flows<[u8; 16]>,
+    /// Counters by reason.
+    pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
+    /// Counters by service port id.
+    pub services: RefCell<BTreeMap<u32, Traffic>>,
+    /// Counters by backend id.
+    pub backends: RefCell<BTreeMap<u32, Traffic>>,
+}
+
+impl Memory {
+    /// Tables that hold `image` and no flows.
+    pub fn new(image: Image) -> Self {
+        Self {
+            image,
+            flows4: Flows::new([0; 4]),
+            flows6: Flows::new([0; 16]),
+            reasons: RefCell::default(),
+            services: RefCell::default(),
+            backends: RefCell::default(),
+        }
+    }
+
+    /// Takes it that in this tick XDP has already left a new flow to the kernel.
+    pub fn revalidated_in(&mut self, tick: u32) {
+        self.flows4.scratch.get_mut().revalidated = tick;
+        self.flows6.scratch.get_mut().revalidated = tick;
+    }
+
+    /// Packets counted for a reason.
+    pub fn packets(&self, reason: Reason) -> u64 {
+        self.reasons.borrow().get(&reason).map_or(0, |count| count.packets)
+    }
+}
+
+macro_rules! address_tables {
+    ($address:ty, $flows:ident) => {
+        impl AddressTables<$address> for Memory {
+            fn owned(&self, address: &$address) -> Option<u32> {
+                self.image.owned.get(&IpAddr::from(*address)).map(|owned| owned.id)
+            }
+
+            fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                self.$flows.map(table).find(key)
+            }
+
+            fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                self.$flows.map(table).insert(key, flow)
+            }
+
+            fn scratch(&self) -> Option<&mut Scratch<$address>> {
+                // SAFETY: one packet at a time, as on a CPU.
+                Some(unsafe { &mut *self.$flows.scratch.get() })
+            }
+
+            fn delete(&self, table: Table, key: &FlowKey<$address>) {
+                self.$flows.map(table).delete(key);
+            }
+        }
+    };
+}
+
+address_tables!([u8; 4], flows4);
+address_tables!([u8; 16], flows6);
+
+impl Tables for Memory {
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.image.services.get(key)
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.image.slots.get(&index)
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.image.backends.get(&id)
+    }
+
+    fn device(&self, ifindex: u32) -> Device {
+        self.image.devices.get(&ifindex).copied().unwrap_or_default()
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.image.settings)
+    }
+
+    fn count(&self, reason: Reason, bytes: usize) {
+        let mut reasons = self.reasons.borrow_mut();
+        let count = reasons.entry(reason).or_default();
+        count.packets += 1;
+        count.bytes += bytes as u64;
+    }
+
+    fn count_traffic(&self, service: u32, backend: u32, reply: bool, bytes: usize) {
+        self.services.borrow_mut().entry(service).or_default().count(reply, bytes);
+        self.backends.borrow_mut().entry(backend).or_default().count(reply, bytes);
+    }
+
+    fn count_connection(&self, service: u32, backend: u32) {
+        self.services.borrow_mut().entry(service).or_default().connections += 1;
+        self.backends.borrow_mut().entry(backend).or_default().connections += 1;
+    }
+}
+
+/// The kernel around a packet, as a test wants it.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The tick.
+    pub tick: u32,
+    /// Where the packet was met.
+    pub ifindex: u32,
+    /// What the routing table says of destinations; of others, that they are not forwarded to.
+    pub routes: BTreeMap<IpAddr, Route>,
+}
+
+/// [`Surroundings`] at a hook: 0 is XDP, 1 TCX ingress, 2 TCX egress.
+pub struct At<'a, const HOOK: u8>(pub &'a Surroundings);
+
+impl<const HOOK: u8> Env for At<'_, HOOK> {
+    const HOOK: Hook = match HOOK {
+        0 => Hook::Xdp,
+        1 => Hook::Ingress,
+        _ => Hook::Egress,
+    };
+
+    fn tick(&self) -> u32 {
+        self.0.tick
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.0.ifindex
+    }
+
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        for index in 0..times {
+            if !body.step(index) {
+                break;
+            }
+        }
+    }
+
+    fn route<A: Address>(&self, key: &FlowKey<A>) -> Route {
+        let [first, second] = key.dst.words();
+        let address = if A::VERSION == 4 {
+            IpAddr::from((first as u32).to_be_bytes())
+        } else {
+            IpAddr::from((u128::from(first) << 64 | u128::from(second)).to_be_bytes())
+        };
+        self.0.routes.get(&address).copied().unwrap_or(Route::NotForwarded)
+    }
+}

@@ -1,0 +1,44 @@
+//! Tests that need root, or the datapath: they run, or they say loudly that they did not.
+
+use std::io::Write;
+
+/// Set to anything, it turns a test that would be left out into one that fails.
+pub const REQUIRE_ROOT: &str = "LB_REQUIRE_ROOT";
+
+/// Whether this process may make namespaces. When not, says past the capture of the test runner what is left out.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root() || left_out("it is not run as root")
+}
+
+/// Whether this process may load the datapath, and has it.
+pub fn has_datapath() -> bool {
+    is_root() && (lb_ctl::OBJECT.is_some() || left_out("the BPF object is not built: `cargo xtask build` makes it"))
+}
+
+fn left_out(missing: &str) -> bool {
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    assert!(std::env::var_os(REQUIRE_ROOT).is_none(), "{test} cannot do its work: {missing}");
+    // Not `eprintln!`, which the runner captures when the test passes. If this fails there is nobody to tell.
+    writeln!(std::io::stderr(), "LEFT OUT: {test}: {missing}").ok();
+    false
+}
+
+/// Leaves the calling test out, loudly, unless it may make namespaces.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if !$crate::privilege::is_root() {
+            return;
+        }
+    };
+}
+
+/// Leaves the calling test out, loudly, unless it may load the datapath.
+#[macro_export]
+macro_rules! needs_datapath {
+    () => {
+        if !$crate::privilege::has_datapath() {
+            return;
+        }
+    };
+}

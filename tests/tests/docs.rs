@@ -1,0 +1,128 @@
+//! The documents say what is: the files they name exist, no module, map or reason is missing from them.
+
+use lb_common::{Reason, maps};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Set to anything, it makes the test write the documents that are generated.
+const UPDATE: &str = "LB_UPDATE_DOCS";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace's root")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What stands between backticks, outside of code blocks, and the targets of links.
+fn names(markdown: &str) -> BTreeSet<&str> {
+    let mut in_block = false;
+    let prose = markdown.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_block ^= is_fence;
+        !in_block && !is_fence
+    });
+    prose
+        .flat_map(|line| {
+            let spans = line.split('`').skip(1).step_by(2);
+            let links = line.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+            spans.chain(links)
+        })
+        .collect()
+}
+
+/// Whether a name is meant as a file or folder of this workspace.
+fn is_path(name: &&str) -> bool {
+    const ENDINGS: [&str; 6] = [".rs", ".md", ".toml", ".yaml", ".service", "/"];
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    !name.starts_with(['/', '.']) && name.chars().all(plain) && ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    for (document, at_least) in
+        [("ARCHITECTURE.md", 30), ("CONTRIBUTING.md", 10), ("README.md", 5), ("CHANGELOG.md", 0)]
+    {
+        let text = read(document);
+        let paths: Vec<&str> = names(&text).into_iter().filter(is_path).collect();
+        assert!(paths.len() >= at_least, "{document} names only {} files: is this test still reading it?", paths.len());
+        let missing: Vec<_> = paths.iter().filter(|path| !root().join(path).exists()).collect();
+        assert!(missing.is_empty(), "{document} names what does not exist: {missing:?}");
+    }
+}
+
+#[test]
+fn the_architecture_has_a_place_for_every_module() {
+    let text = read("ARCHITECTURE.md");
+    let named = names(&text);
+    let missing: Vec<String> = ["lb-common/src", "lb-ebpf/src", "lb-ebpf/src/kernel", "lb-ctl/src"]
+        .into_iter()
+        .flat_map(modules)
+        .filter(|module| !named.iter().any(|name| name.starts_with(module.as_str())))
+        .collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md says nothing of {missing:#?}");
+}
+
+/// The files and folders (these with a `/` at their end) in a folder of source.
+fn modules(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    let declares_modules = |path: &Path| ["lib.rs", "mod.rs", "main.rs"].iter().any(|name| path.ends_with(name));
+    paths
+        .iter()
+        .filter(|path| !declares_modules(path))
+        .map(|path| {
+            let name = path.file_name().expect("an entry has a name").to_string_lossy();
+            format!("{folder}/{name}{}", if path.is_dir() { "/" } else { "" })
+        })
+        .collect()
+}
+
+#[test]
+fn the_architecture_names_every_map() {
+    let text = read("ARCHITECTURE.md");
+    let named = names(&text);
+    let missing: Vec<_> = maps::MAPS.iter().map(|map| map.name).filter(|name| !named.contains(name)).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md says nothing of the maps {missing:?}");
+}
+
+#[test]
+fn every_reason_has_its_row() {
+    let expected = reasons();
+    let path = root().join("docs/reasons.md");
+    if env::var_os(UPDATE).is_some() {
+        fs::write(&path, &expected).expect("docs/reasons.md can be written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/reasons.md is not current: {UPDATE}=1 cargo test -p lb-tests --test docs writes it"
+    );
+}
+
+/// The document of all reasons.
+fn reasons() -> String {
+    let mut text = String::from(
+        "# Reasons\n\n\
+         What became of a packet, and why. `lb-ctl status` shows how many packets got each reason. The numbers are stable.\n\n\
+         <!-- Written by a test from lb-common/src/reason.rs: see CONTRIBUTING.md. -->\n\n\
+         | # | reason | packet | what happened | what to do |\n|---|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let fate = if reason.is_drop() { "dropped" } else { "passed on" };
+        let (number, name) = (*reason as u8, reason.name());
+        writeln!(text, "| {number} | `{name}` | {fate} | {} | {} |", reason.sentence(), reason.remedy())
+            .expect("a String takes all");
+    }
+    text
+}
+
+#[test]
+fn names_are_found_in_prose_and_not_in_code() {
+    let text = "See `a/b.rs`, `x` and [this](docs/c.md).\n```sh\ncat `no/code.rs`\n```\n- `d/` and `/etc/e.yaml`\n";
+    let paths: Vec<&str> = names(text).into_iter().filter(is_path).collect();
+    assert_eq!(paths, ["a/b.rs", "d/", "docs/c.md"]);
+}

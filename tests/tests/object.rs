@@ -1,0 +1,89 @@
+//! The built BPF object: its maps are what `lb_common::maps` says, its programs are what the loader expects, and the verifier
+//! accepts each within a budget.
+
+use aya::EbpfLoader;
+use aya::programs::{Program, ProgramError};
+use aya_obj::{Object, ProgramSection};
+use lb_common::maps::{DEFAULT_MAX_FLOWS, MAPS};
+use lb_tests::needs_datapath;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+/// Instructions the verifier may process for one program. The kernel's own limit is a million; this one tells when a
+/// change makes the programs much harder to verify.
+const BUDGET: u32 = 100_000;
+
+const PROGRAMS: [&str; 5] = ["lb_tcx_egress", "lb_tcx_ingress", "lb_xdp", "lb_xdp_generic", "lb_xdp_probe"];
+
+/// Parsing needs no root, so only a missing object leaves these tests out.
+fn object() -> Option<Object> {
+    let Some(bytes) = lb_ctl::OBJECT else {
+        assert!(std::env::var_os("LB_REQUIRE_ROOT").is_none(), "the BPF object is not built");
+        eprintln!("LEFT OUT: the BPF object is not built: `cargo xtask build` makes it");
+        return None;
+    };
+    Some(Object::parse(bytes).expect("an ELF object"))
+}
+
+#[test]
+fn maps_are_those_of_the_contract() {
+    let Some(object) = object() else { return };
+    let of_ours = |name: &str| !name.starts_with('.') && !name.starts_with("AYA_LOG");
+    let found: BTreeSet<&str> = object.maps.keys().map(String::as_str).filter(|name| of_ours(name)).collect();
+    let expected: BTreeSet<&str> = MAPS.iter().map(|map| map.name).collect();
+    assert_eq!(found, expected);
+    for spec in MAPS {
+        let map = &object.maps[spec.name];
+        assert_eq!(map.map_type(), spec.kind as u32, "kind of {}", spec.name);
+        assert_eq!(map.key_size() as usize, spec.key, "key of {}", spec.name);
+        assert_eq!(map.value_size() as usize, spec.value, "value of {}", spec.name);
+        assert_eq!(map.map_flags(), spec.flags, "flags of {}", spec.name);
+        assert_eq!(map.max_entries(), spec.entries_for(DEFAULT_MAX_FLOWS), "size of {}", spec.name);
+    }
+}
+
+#[test]
+fn programs_are_those_the_loader_expects() {
+    let Some(object) = object() else { return };
+    let found: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
+    assert_eq!(found, BTreeSet::from(PROGRAMS));
+    for (name, program) in &object.programs {
+        match &program.section {
+            ProgramSection::Xdp { frags, .. } => assert_eq!(*frags, name == "lb_xdp", "{name}"),
+            ProgramSection::SchedClassifier => assert!(name.starts_with("lb_tcx"), "{name}"),
+            other => panic!("{name} is of a kind nobody loads: {other:?}"),
+        }
+    }
+    assert_eq!(object.license.to_str(), Ok("Dual MIT/GPL"));
+}
+
+#[test]
+fn programs_pass_the_verifier_within_their_budget() {
+    needs_datapath!();
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_max_entries(map.name, map.entries_for(4096));
+    }
+    let mut ebpf = loader.load(lb_ctl::OBJECT.expect("checked above")).expect("the object loads");
+    let mut verified = BTreeMap::new();
+    for (name, program) in ebpf.programs_mut() {
+        let outcome = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => panic!("{name} is of a kind nobody loads"),
+        };
+        if let Err(ProgramError::LoadError { io_error, verifier_log }) = outcome {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().collect();
+            panic!("{name}: {io_error}\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        outcome.expect(name);
+        let info = program.info().expect("a loaded program has its info");
+        verified.insert(name.to_owned(), info.verified_instruction_count().expect("Linux 5.16 tells"));
+    }
+    for (name, instructions) in &verified {
+        // Past the capture of the test runner: the figures are to be seen. If this fails there is nobody to tell.
+        writeln!(std::io::stderr(), "{name:<16} {instructions:>7} verified instructions of {BUDGET}").ok();
+        assert!(*instructions <= BUDGET, "{name}");
+    }
+}

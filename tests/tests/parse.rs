@@ -1,0 +1,194 @@
+//! What the parser makes of headers that are seldom seen: read right, or left alone with a reason.
+
+use lb_common::{Reason, TCP, UDP};
+use lb_ebpf::parse::{ipv4, ipv6};
+use lb_ebpf::{Action, process};
+use lb_tests::frames::{self, Flags, checked};
+use lb_tests::memory::{At, Frame, Memory};
+use lb_tests::node::{INSIDE, UPLINK};
+use lb_tests::small::{self, Family, SINGLE};
+use std::net::SocketAddr;
+
+const IP: usize = 14;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const OPTIONS: u8 = 60;
+
+fn syn(family: Family) -> Vec<u8> {
+    frames::tcp(SocketAddr::new(family.client(), 40_000), family.cluster(SINGLE, 80), Flags::Syn, b"payload")
+}
+
+/// An IPv6 SYN with extension headers, each its kind and its bytes (of which the first is overwritten by the next kind).
+fn extended(headers: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let plain = syn(Family::V6);
+    let mut frame = plain[..IP + 40].to_vec();
+    frame[IP + 6] = headers.first().map_or(TCP, |(kind, _)| *kind);
+    for (index, (_, bytes)) in headers.iter().enumerate() {
+        let next = headers.get(index + 1).map_or(TCP, |(kind, _)| *kind);
+        frame.push(next);
+        frame.extend(&bytes[1..]);
+    }
+    frame.extend(&plain[IP + 40..]);
+    let payload = (frame.len() - IP - 40) as u16;
+    frame[IP + 4..IP + 6].copy_from_slice(&payload.to_be_bytes());
+    frame
+}
+
+/// An extension header of `length` bytes whose second byte counts in units of eight beyond the first.
+fn units_of_8(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    bytes[1] = (length / 8 - 1) as u8;
+    bytes
+}
+
+/// An authentication header of `length` bytes, counted in units of four minus two (RFC 4302, 2.2).
+fn authentication(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    bytes[1] = (length / 4 - 2) as u8;
+    bytes
+}
+
+#[test]
+fn ports_are_found_behind_every_extension_header() {
+    let plain = ipv6(&Frame::new(syn(Family::V6))).expect("a plain SYN");
+    for headers in [
+        vec![(HOP_BY_HOP, units_of_8(8))],
+        vec![(OPTIONS, units_of_8(24))],
+        vec![(ROUTING, units_of_8(40))],
+        vec![(AUTHENTICATION, authentication(12))],
+        vec![(AUTHENTICATION, authentication(24))],
+        vec![
+            (HOP_BY_HOP, units_of_8(16)),
+            (OPTIONS, units_of_8(8)),
+            (ROUTING, units_of_8(24)),
+            (AUTHENTICATION, authentication(16)),
+            (OPTIONS, units_of_8(8)),
+        ],
+    ] {
+        let frame = extended(&headers);
+        let length: usize = headers.iter().map(|(_, bytes)| bytes.len()).sum();
+        let wire = ipv6(&Frame::new(frame.clone())).expect("well formed");
+        assert_eq!(wire.key, plain.key, "{headers:?}");
+        assert_eq!(usize::from(wire.transport), IP + 40 + length);
+        assert_eq!(usize::from(wire.headers), 40 + length + 20);
+
+        let tables = Memory::new(small::image(UPLINK, INSIDE));
+        let around = small::surroundings(UPLINK, INSIDE, UPLINK, 1000);
+        let mut frame = Frame::new(frame);
+        assert_eq!(process(&mut frame, &tables, &At::<1>(&around)).reason, Reason::Forwarded);
+        let (_, to, payload) = checked(&frame.bytes);
+        assert_eq!((to.port(), payload.as_slice()), (small::TARGET_PORT, &b"payload"[..]));
+    }
+}
+
+#[test]
+fn a_chain_that_is_too_long_or_cut_short_is_left_alone() {
+    let chain = |count: usize| extended(&vec![(OPTIONS, units_of_8(8)); count]);
+    assert!(ipv6(&Frame::new(chain(6))).is_ok());
+    assert_eq!(ipv6(&Frame::new(chain(7))), Err(Reason::ExtensionHeader));
+    let mut beyond = chain(1);
+    beyond[IP + 41] = 200;
+    assert_eq!(ipv6(&Frame::new(beyond)), Err(Reason::Malformed), "an extension header longer than the packet");
+}
+
+#[test]
+fn fragments_are_told_from_whole_packets() {
+    for (bytes, fragment) in [([0x20, 0x00], true), ([0x20, 0x10], true), ([0x00, 0x10], true), ([0x40, 0x00], false)] {
+        let mut frame = syn(Family::V4);
+        frame[IP + 6..IP + 8].copy_from_slice(&bytes);
+        let parsed = ipv4(&Frame::new(frame));
+        assert_eq!(parsed == Err(Reason::Fragment), fragment, "flags and offset {bytes:02x?}");
+        assert_eq!(parsed.is_ok(), !fragment);
+    }
+    let mut first = vec![0; 8];
+    first[3] = 1;
+    assert_eq!(ipv6(&Frame::new(extended(&[(FRAGMENT, first)]))), Err(Reason::Fragment));
+    let behind = extended(&[(OPTIONS, units_of_8(8)), (FRAGMENT, vec![0; 8])]);
+    assert_eq!(ipv6(&Frame::new(behind)), Err(Reason::Fragment));
+}
+
+#[test]
+fn options_of_ipv4_are_skipped_and_kept() {
+    let plain = syn(Family::V4);
+    let mut frame = plain[..IP + 20].to_vec();
+    frame[IP] = 0x47;
+    frame.extend([1; 8]);
+    frame.extend(&plain[IP + 20..]);
+    let length = ((frame.len() - IP) as u16).to_be_bytes();
+    frame[IP + 2..IP + 4].copy_from_slice(&length);
+    let wire = ipv4(&Frame::new(frame)).expect("well formed");
+    assert_eq!(wire.key, ipv4(&Frame::new(plain)).expect("well formed").key);
+    assert_eq!((usize::from(wire.transport), wire.headers), (IP + 28, 48));
+}
+
+#[test]
+fn contradictions_are_malformed() {
+    // (family, offset from the IP header, value, what it contradicts)
+    for (family, offset, value, what) in [
+        (Family::V4, 0, 0x55, "the version"),
+        (Family::V4, 0, 0x44, "a header shorter than the shortest"),
+        (Family::V4, 2, 0xff, "a length beyond the frame"),
+        (Family::V4, 0, 0x4f, "options beyond the packet"),
+        (Family::V6, 0, 0x50, "the version"),
+        (Family::V6, 4, 0xff, "a length beyond the frame"),
+        (Family::V4, 32, 0x40, "a TCP header shorter than the shortest"),
+        (Family::V4, 32, 0xf0, "a TCP header beyond the packet"),
+        (Family::V6, 52, 0xf0, "a TCP header beyond the packet"),
+    ] {
+        let mut frame = syn(family);
+        frame[IP + offset] = value;
+        let frame = Frame::new(frame);
+        let parsed = if family == Family::V4 { ipv4(&frame).map(drop) } else { ipv6(&frame).map(drop) };
+        assert_eq!(parsed, Err(Reason::Malformed), "{what}");
+    }
+    for family in Family::BOTH {
+        let whole = syn(family);
+        for length in IP..whole.len() {
+            let frame = Frame::new(whole[..length].to_vec());
+            let parsed = if family == Family::V4 { ipv4(&frame).map(drop) } else { ipv6(&frame).map(drop) };
+            assert_eq!(parsed, Err(Reason::Malformed), "cut after {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn padding_behind_the_packet_is_no_part_of_it() {
+    let mut frame = frames::udp(SocketAddr::new(Family::V4.client(), 1), Family::V4.cluster(small::DNS, 53), b"");
+    let length = frame.len() - IP;
+    frame.resize(60, 0);
+    let wire = ipv4(&Frame::new(frame)).expect("well formed");
+    assert_eq!((wire.length as usize, wire.key.protocol), (length, UDP));
+}
+
+#[test]
+fn what_is_left_alone_has_its_reason_counted_once_on_its_way_in() {
+    let mut fragment = syn(Family::V4);
+    fragment[IP + 6] = 0x20;
+    let mut cut = syn(Family::V4);
+    cut.truncate(40);
+    let mut tagged = syn(Family::V4);
+    tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
+    for (frame, reason) in [
+        (fragment, Reason::Fragment),
+        (cut, Reason::Malformed),
+        (tagged, Reason::Vlan),
+        (extended(&vec![(OPTIONS, units_of_8(8)); 7]), Reason::ExtensionHeader),
+        (frames::echo(Family::V4.client(), Family::V4.cluster(SINGLE, 80).ip()), Reason::Icmp),
+    ] {
+        let tables = Memory::new(small::image(UPLINK, INSIDE));
+        let around = small::surroundings(UPLINK, INSIDE, UPLINK, 1000);
+        let mut at_xdp = Frame::new(frame.clone());
+        assert_eq!(process(&mut at_xdp, &tables, &At::<0>(&around)).action, Action::Pass);
+        assert!(tables.reasons.borrow().is_empty(), "{reason:?}: TCX will count it");
+        let mut at_ingress = Frame::new(frame.clone());
+        let verdict = process(&mut at_ingress, &tables, &At::<1>(&around));
+        assert_eq!((verdict.action, verdict.reason), (Action::Pass, reason));
+        let mut at_egress = Frame::new(frame.clone());
+        process(&mut at_egress, &tables, &At::<2>(&around));
+        assert_eq!(tables.packets(reason), 1);
+        assert!(at_xdp.bytes == frame && at_ingress.bytes == frame && at_egress.bytes == frame);
+    }
+}

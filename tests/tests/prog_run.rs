@@ -1,0 +1,311 @@
+//! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
+//! and flow tables.
+
+use lb_common::{Device, Reason, maps};
+use lb_ebpf::{Action, Hook, Table, Verdict, process};
+use lb_tests::frames::{self, Flags};
+use lb_tests::kernel::{self, Kernel};
+use lb_tests::memory::{At, Frame, Memory, Surroundings};
+use lb_tests::needs_datapath;
+use lb_tests::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, REMOTE, SINGLE, TWIN, WEB};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+const RANDOM_FRAMES: usize = 3_000;
+/// Small, so that a test can fill the tables.
+const MAX_FLOWS: u32 = 1024;
+
+/// A node of which there are two: one in memory, one in the kernel.
+struct Both {
+    tables: Memory,
+    around: Surroundings,
+    kernel: Kernel,
+    uplink: u32,
+    inside: u32,
+}
+
+impl Both {
+    /// Makes a network namespace for this thread, whose routing table says what [`small::surroundings`] says.
+    fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of our own");
+        // One CPU: the node in memory has working memory for one.
+        let mut cpus = CpuSet::new();
+        cpus.set(0).expect("a first CPU");
+        sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU of our choice");
+        ip("link add up0 type veth peer name up1");
+        ip("link add in0 type veth peer name in1");
+        for device in ["up0", "up1", "in0", "in1"] {
+            ip(&format!("link set {device} up"));
+        }
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{setting}"), "1").expect("a setting of this namespace");
+        }
+        let (uplink, inside) = (ifindex("up0"), ifindex("in0"));
+        for (device, index) in [("up0", uplink), ("in0", inside)] {
+            ip(&format!("link set {device} address {}", mac(&small::hop(index).macs[6..])));
+        }
+        for family in Family::BOTH {
+            let bits = if family == Family::V4 { 32 } else { 128 };
+            ip(&format!("address add {}/{bits} dev up0 {}", family.node(), if bits == 128 { "nodad" } else { "" }));
+            neighbour(family.client(), bits, "up0", uplink);
+            neighbour(family.backend(REMOTE), bits, "up0", uplink);
+            neighbour(family.backend(LOCAL_1), bits, "in0", inside);
+            neighbour(family.backend(LOCAL_2), bits, "in0", inside);
+        }
+        let mut image = small::image(uplink, inside);
+        // A device that is no target, so that XDP has something to leave to TCX.
+        image.devices.insert(uplink, Device { mac: frames::DESTINATION_MAC, ..Device::new(Device::OWN_MAC) });
+        Self {
+            kernel: Kernel::load(&image, MAX_FLOWS),
+            tables: Memory::new(image),
+            around: small::surroundings(uplink, inside, uplink, 0),
+            uplink,
+            inside,
+        }
+    }
+
+    /// Runs one frame on both, and compares. Returns the frame as it left.
+    fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        self.around.ifindex = ifindex;
+        self.around.tick = tick();
+        let mut frame = Frame::new(bytes.to_vec());
+        let verdict = match hook {
+            Hook::Xdp => process(&mut frame, &self.tables, &At::<0>(&self.around)),
+            Hook::Ingress => process(&mut frame, &self.tables, &At::<1>(&self.around)),
+            Hook::Egress => process(&mut frame, &self.tables, &At::<2>(&self.around)),
+        };
+        let (code, out) = self.kernel.run(hook, ifindex, bytes);
+        let context = format!(
+            "{hook:?} by {ifindex}: {verdict:?}\nin   {bytes:02x?}\nhost {:02x?}\nbpf  {out:02x?}",
+            frame.bytes
+        );
+        assert_eq!(code, expected_code(hook, ifindex, verdict), "return code; {context}");
+        assert_eq!(out, frame.bytes, "bytes; {context}");
+        assert_eq!(self.kernel.reasons(), *self.tables.reasons.borrow(), "reasons; {context}");
+        (verdict, frame.bytes)
+    }
+
+    fn compare_flows(&mut self) {
+        assert_eq!(self.kernel.flows(maps::FLOWS4), self.tables.flows4.contents(Table::Confirmed));
+        assert_eq!(self.kernel.flows(maps::FLOWS6), self.tables.flows6.contents(Table::Confirmed));
+        assert_eq!(self.kernel.flows(maps::NEW4), self.tables.flows4.contents(Table::New));
+        assert_eq!(self.kernel.flows(maps::NEW6), self.tables.flows6.contents(Table::New));
+    }
+}
+
+fn expected_code(hook: Hook, ifindex: u32, verdict: Verdict) -> u32 {
+    match (hook, verdict.action) {
+        (_, Action::Open) => panic!("the core kept this to itself"),
+        (Hook::Xdp, Action::Pass | Action::Defer) => kernel::XDP_PASS,
+        (Hook::Xdp, Action::Drop) => kernel::XDP_DROP,
+        (Hook::Xdp, _) if verdict.ifindex == ifindex => kernel::XDP_TX,
+        (Hook::Xdp, _) => kernel::XDP_REDIRECT,
+        (_, Action::Pass | Action::Defer) => kernel::TCX_NEXT,
+        (_, Action::Drop) => kernel::TCX_DROP,
+        (_, Action::Redirect | Action::RedirectNeighbour) => kernel::TCX_REDIRECT,
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn neighbour(address: IpAddr, bits: u8, device: &str, index: u32) {
+    ip(&format!("route add {address}/{bits} dev {device}"));
+    ip(&format!("neighbour add {address} lladdr {} dev {device}", mac(&small::hop(index).macs[..6])));
+}
+
+fn mac(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn ifindex(device: &str) -> u32 {
+    nix::net::if_::if_nametoindex(device).expect("a device of ours")
+}
+
+/// The tick the kernel is in.
+fn tick() -> u32 {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock"));
+    (now.as_nanos() >> lb_common::flow::TICK_SHIFT) as u32
+}
+
+/// Runs `test` in a namespace of its own. The two nodes read their clocks one after the other, so that a tick may end
+/// between them: a run that a tick ends in says nothing and is repeated.
+fn on_both(test: impl Fn(&mut Both) + Send + Sync + 'static) {
+    let test = std::sync::Arc::new(test);
+    for attempt in 1.. {
+        let test = test.clone();
+        let outcome = thread::Builder::new().name("both".into()).spawn(move || {
+            let mut both = Both::new();
+            let started = tick();
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut both)));
+            (outcome, tick() != started)
+        });
+        match outcome.expect("a thread").join().expect("a namespace") {
+            (Ok(()), _) => return,
+            (Err(_), true) if attempt < 20 => {}
+            (Err(panic), _) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+#[test]
+fn one_table_of_packets_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let (uplink, inside) = (both.uplink, both.inside);
+        for family in Family::BOTH {
+            for (port, service) in
+                [(1, WEB), (2, WEB), (3, SINGLE), (3, TWIN), (4, FAR), (5, EMPTY), (6, ON_HOST), (7, WEB)]
+            {
+                let (client, service) = (SocketAddr::new(family.client(), port), family.cluster(service, 80));
+                let hook = if port == 7 { Hook::Ingress } else { Hook::Xdp };
+                let (verdict, seen) = both.run(hook, uplink, &frames::tcp(client, service, Flags::Syn, b""));
+                if verdict.action == Action::Drop {
+                    continue;
+                }
+                let (verdict, seen) = if verdict.action == Action::Defer {
+                    both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""))
+                } else {
+                    (verdict, seen)
+                };
+                let (source, backend, _) = frames::checked(&seen);
+                let (way, by) = match verdict.action {
+                    Action::Pass => (Hook::Egress, uplink),
+                    _ => (Hook::Ingress, verdict.ifindex),
+                };
+                for flags in [Flags::SynAck, Flags::Ack, Flags::Fin] {
+                    let (_, reply) = both.run(way, by, &frames::tcp(backend, source, flags, b"answer"));
+                    let (from, to, payload) = frames::checked(&reply);
+                    assert_eq!((from, to, payload.as_slice()), (service, client, &b"answer"[..]));
+                    both.run(hook, uplink, &frames::tcp(client, service, Flags::Ack, b"question"));
+                }
+                both.run(hook, uplink, &frames::tcp(client, service, Flags::Rst, b""));
+                both.run(hook, uplink, &frames::tcp(client, service, Flags::Syn, b""));
+            }
+            let (client, dns) = (SocketAddr::new(family.client(), 9), family.cluster(small::DNS, 53));
+            both.run(Hook::Xdp, uplink, &frames::udp(client, dns, b"query"));
+            let pod = SocketAddr::new(family.backend(LOCAL_1), 10);
+            both.run(Hook::Ingress, inside, &frames::tcp(pod, family.cluster(SINGLE, 80), Flags::Syn, b""));
+            both.run(Hook::Ingress, inside, &frames::tcp(pod, family.cluster(FAR, 80), Flags::Syn, b""));
+            let node_port = SocketAddr::new(family.node(), NODE_PORT);
+            both.run(Hook::Xdp, uplink, &frames::tcp(client, node_port, Flags::Syn, b""));
+            both.run(Hook::Xdp, uplink, &frames::tcp(client, family.cluster(WEB, 81), Flags::Syn, b""));
+            both.run(Hook::Ingress, uplink, &frames::tcp(client, family.cluster(WEB, 81), Flags::Syn, b""));
+            both.run(Hook::Ingress, uplink, &frames::echo(family.client(), dns.ip()));
+            both.run(Hook::Ingress, uplink, &frames::echo(family.client(), family.node()));
+            both.run(Hook::Ingress, uplink, &frames::other(family.client(), dns.ip()));
+        }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn a_full_table_breaks_no_connection_and_is_counted() {
+    needs_datapath!();
+    on_both(|both| {
+        let uplink = both.uplink;
+        both.tables.flows4.limit(Table::Confirmed, maps::entries_for(maps::FLOWS4, MAX_FLOWS) as usize);
+        let service = Family::V4.cluster(WEB, 80);
+        let flows = MAX_FLOWS as u16;
+        for port in 1..=flows + 1 {
+            let client = SocketAddr::new(Family::V4.client(), port);
+            let syn = frames::tcp(client, service, Flags::Syn, b"");
+            let (verdict, seen) = both.run(Hook::Ingress, uplink, &syn);
+            let (source, backend, _) = frames::checked(&seen);
+            both.run(Hook::Ingress, verdict.ifindex, &frames::tcp(backend, source, Flags::SynAck, b""));
+            let ack = frames::tcp(client, service, Flags::Ack, b"");
+            let (verdict, _) = both.run(Hook::Ingress, uplink, &ack);
+            let expected = if port > flows { Reason::ForwardedTableFull } else { Reason::Forwarded };
+            assert_eq!(verdict.reason, expected, "connection {port}");
+        }
+        let last = SocketAddr::new(Family::V4.client(), flows + 1);
+        let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(last, service, Flags::Ack, b"goes on"));
+        assert_eq!(verdict.action, Action::Redirect, "it lives on among the new flows");
+        both.compare_flows();
+    });
+}
+
+/// What a random frame is made of: hook, interface, whether a pod sends it, family, service, its port, the sender's port,
+/// flags (none for UDP), payload length, and up to two bytes to spoil.
+type Recipe = (Hook, bool, Family, u32, u16, u16, Option<Flags>, usize, Vec<(usize, u8)>);
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    (
+        select(vec![Hook::Xdp, Hook::Ingress, Hook::Ingress, Hook::Egress]),
+        any::<bool>(),
+        select(Family::BOTH.to_vec()),
+        select(vec![WEB, SINGLE, TWIN, FAR, EMPTY, ON_HOST, small::WEB_NODE_PORT]),
+        select(vec![80, 80, 80, 53, 81]),
+        1..6u16,
+        select(vec![None, Some(Flags::Syn), Some(Flags::Ack), Some(Flags::Ack), Some(Flags::Fin), Some(Flags::Rst)]),
+        0..1600usize,
+        proptest::collection::vec((0..80usize, any::<u8>()), 0..3).prop_map(|spoils| {
+            // Most frames stay whole.
+            if spoils.len() < 2 { Vec::new() } else { spoils }
+        }),
+    )
+}
+
+fn cook(recipe: &Recipe) -> Vec<u8> {
+    let (_, inside, family, service, port, source, flags, length, spoils) = recipe;
+    let from = SocketAddr::new(if *inside { family.backend(LOCAL_1) } else { family.client() }, *source);
+    let to = match *service {
+        small::WEB_NODE_PORT => SocketAddr::new(family.node(), NODE_PORT),
+        service => family.cluster(service, *port),
+    };
+    let payload = vec![0x5a; *length];
+    let mut frame = match flags {
+        Some(flags) => frames::tcp(from, to, *flags, &payload),
+        None => frames::udp(from, to, &payload),
+    };
+    for (offset, byte) in spoils {
+        if let Some(spoiled) = frame.get_mut(*offset) {
+            *spoiled = *byte;
+        }
+    }
+    frame
+}
+
+#[test]
+fn random_packets_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026);
+        let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(seed), ..Config::default() });
+        let mut sent = Vec::new();
+        for _ in 0..RANDOM_FRAMES {
+            let recipe = recipe().new_tree(&mut runner).expect("a recipe").current();
+            let (hook, inside) = (recipe.0, recipe.1);
+            // XDP is on the uplink alone.
+            let ifindex = if inside && hook != Hook::Xdp { both.inside } else { both.uplink };
+            let (verdict, bytes) = both.run(hook, ifindex, &cook(&recipe));
+            if verdict.reason == Reason::Forwarded && recipe.8.is_empty() {
+                sent.push((verdict, bytes));
+            }
+            // Now and then a backend answers.
+            if sent.len() >= 3 {
+                let (verdict, bytes) = sent.swap_remove(0);
+                let (source, backend, _) = frames::checked(&bytes);
+                let answer = if bytes[23] == lb_common::UDP || bytes[20] == lb_common::UDP {
+                    frames::udp(backend, source, b"answer")
+                } else {
+                    frames::tcp(backend, source, Flags::SynAck, b"")
+                };
+                both.run(Hook::Ingress, verdict.ifindex, &answer);
+            }
+        }
+        both.compare_flows();
+        println!("seed {seed}: {} reasons met", both.tables.reasons.borrow().len());
+    });
+}

@@ -1,0 +1,196 @@
+//! `cargo xtask setup`: what building and testing need, installed where it is missing.
+//!
+//! It says what it will install before it does, changes nothing when everything is there (and is then done in a fraction of
+//! a second), never removes a package to make room for another, and never touches rustup's toolchains.
+
+use anyhow::{Context, bail, ensure};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
+
+use crate::privilege::{Needed, Privilege, through_sudo};
+use crate::process::{self, shown, step};
+use crate::toolchain::{BPF_LINKER, Compiler, DEBIAN_BPF_CORE, DEBIAN_COMPILER, LLVM, NIGHTLY, Route};
+use crate::workspace;
+
+/// Debian's packages for the BPF object, without the one that carries LLVM's version in its name.
+const BPF_PACKAGES: [&str; 4] = [DEBIAN_COMPILER, "cargo-web", "rust-web-clippy", DEBIAN_BPF_CORE];
+
+/// Programs that the tests call, and the Debian package of each.
+const TEST_PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool")];
+
+/// Installs what is missing on this route.
+pub(crate) fn run(route: Route) -> anyhow::Result<()> {
+    let done = match route {
+        Route::Debian => debian()?,
+        Route::Rustup => rustup().map(|()| false)?,
+    };
+    step(if done { "setup: done" } else { "setup: everything needed is there" });
+    Ok(())
+}
+
+/// Says whether anything had to be installed.
+fn debian() -> anyhow::Result<bool> {
+    let packages = missing_packages();
+    let linker = !linker_is_current();
+    if !packages.is_empty() {
+        step(format_args!("setup: will install Debian's packages {}", packages.join(" ")));
+        if packages.iter().any(|package| package.starts_with("llvm")) {
+            step("setup: (with what they depend on about 210 MB to fetch, 1.2 GB on disk)");
+        }
+    }
+    if linker {
+        step(format_args!(
+            "setup: will build bpf-linker {BPF_LINKER} from the Rust package registry into {} (one to three minutes)",
+            workspace::relative(&workspace::tools())
+        ));
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    check_compiler()?;
+    if linker {
+        install_linker()?;
+    }
+    Ok(linker || !packages.is_empty())
+}
+
+/// Packages that are not installed, or whose compiler is too old.
+fn missing_packages() -> Vec<String> {
+    let llvm = format!("llvm-{LLVM}-dev");
+    let for_bpf: Vec<&str> = BPF_PACKAGES.into_iter().chain([llvm.as_str()]).collect();
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${Package} ${db:Status-Status}\n"]).args(&for_bpf);
+    // It fails when it does not know one of the packages, and still prints the others.
+    let known = query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let installed = |package: &str| known.lines().any(|line| line == format!("{package} installed"));
+    let outdated = Compiler::of_debian().is_some_and(|compiler| !compiler.is_new_enough());
+
+    let programs =
+        TEST_PROGRAMS.into_iter().filter(|(program, _)| !program_exists(program)).map(|(_, package)| package);
+    for_bpf
+        .iter()
+        .copied()
+        .filter(|package| outdated || !installed(package))
+        .chain(programs)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether root would find the program; a user's `PATH` often lacks the last two.
+fn program_exists(program: &str) -> bool {
+    process::find(program).is_some()
+        || ["/usr/sbin", "/sbin"].iter().any(|directory| fs::metadata(format!("{directory}/{program}")).is_ok())
+}
+
+fn install_packages(packages: &[String]) -> anyhow::Result<()> {
+    let quiet = [("DEBIAN_FRONTEND", "noninteractive".to_owned())];
+    let apt = |mut command: Command, arguments: &[&str]| {
+        command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(arguments);
+        command
+    };
+    let update = ["update"];
+    let install: Vec<&str> = ["install", "--yes", "--no-remove", "--no-install-recommends"]
+        .into_iter()
+        .chain(packages.iter().map(String::as_str))
+        .collect();
+
+    let privilege = Privilege::detect();
+    let command = |arguments: &[&str]| {
+        privilege.command("apt-get", &quiet).map(|command| apt(command, arguments)).ok_or_else(|| {
+            let lines = [apt(through_sudo("apt-get", &[]), &update), apt(through_sudo("apt-get", &[]), &install)];
+            Needed::root(format!("Debian's packages {} are missing", packages.join(" ")), &lines)
+        })
+    };
+
+    let mut update = command(&update)?;
+    step(shown(&update));
+    if let Err(error) = process::run(&mut update) {
+        // A list that cannot be renewed may still name what we need; if it does not, the next step says so.
+        eprintln!("warning: {error:#}");
+    }
+    let mut install = command(&install)?;
+    step(shown(&install));
+    process::run(&mut install).context(
+        "Debian's packages could not be installed. They stand in the main and security archives of Debian 12: are both in \
+         apt's sources? A package that conflicts (Debian's own rustc or rustup) is not removed for you. \
+         The other route is `--toolchain rustup`",
+    )
+}
+
+/// Debian's compiler and the linker must hold the same LLVM.
+fn check_compiler() -> anyhow::Result<()> {
+    let compiler = Compiler::of_debian().context("Debian's rustc does not say its version: `/usr/bin/rustc -vV`")?;
+    ensure!(
+        compiler.is_new_enough(),
+        "Debian's rustc is {}, and {} is needed: enable Debian's security archive in apt's sources, or use `--toolchain rustup`",
+        compiler.release,
+        env!("CARGO_PKG_RUST_VERSION")
+    );
+    ensure!(
+        compiler.llvm == LLVM,
+        "Debian's rustc {} now comes with LLVM {}, and this version of lb-ctl expects LLVM {LLVM}: \
+         raise `LLVM` (and if need be `BPF_LINKER`) in xtask/src/toolchain.rs",
+        compiler.release,
+        compiler.llvm
+    );
+    Ok(())
+}
+
+/// Whether bpf-linker is there in the version and with the LLVM that we name: cargo notes both where it installs.
+fn linker_is_current() -> bool {
+    let notes = fs::read_to_string(workspace::tools().join(".crates2.json")).unwrap_or_default();
+    Route::Debian.linker().is_some()
+        && notes.contains(&format!("\"bpf-linker {BPF_LINKER} ("))
+        && notes.contains(&format!("\"llvm-{LLVM}\""))
+}
+
+fn install_linker() -> anyhow::Result<()> {
+    let mut command = process::host_cargo();
+    command
+        .args(["install", "bpf-linker", "--locked", "--force", "--no-default-features", "--version", BPF_LINKER])
+        .arg(format!("--features=llvm-{LLVM}"))
+        .arg("--root")
+        .arg(workspace::tools())
+        .env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"))
+        // Else cargo ends with the advice to put this directory into PATH.
+        .env("PATH", path_with(workspace::tools().join("bin")));
+    step(format_args!("LLVM_PREFIX=/usr/lib/llvm-{LLVM} {}", shown(&command)));
+    process::run(&mut command)
+        .context("bpf-linker could not be built; it needs the Rust package registry and a C linker (`cc`)")
+}
+
+fn path_with(directory: PathBuf) -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(std::iter::once(directory).chain(env::split_paths(&path))).unwrap_or(path)
+}
+
+/// Checks the other route, and installs nothing there: toolchains of rustup are the user's, and an update of one cannot be
+/// undone.
+fn rustup() -> anyhow::Result<()> {
+    let mut missing = Vec::new();
+    let mut lines = Vec::new();
+    let mut components = Command::new("rustup");
+    components.args(["component", "list", "--installed", "--toolchain", NIGHTLY]);
+    match process::answer(&mut components) {
+        None => {
+            missing.push("rustup's nightly compiler with rust-src");
+            lines.push(format!("rustup toolchain install {NIGHTLY} --profile minimal --component rust-src,clippy"));
+        }
+        Some(list) if !list.lines().any(|component| component == "rust-src") => {
+            missing.push("rust-src for the nightly compiler");
+            lines.push(format!("rustup component add rust-src --toolchain {NIGHTLY}"));
+        }
+        Some(_) => {}
+    }
+    if Route::Rustup.linker().is_none() {
+        missing.push("a bpf-linker in PATH that reads the nightly compiler's bitcode");
+        lines.push("cargo install cargo-binstall".to_owned());
+        lines.push("cargo binstall bpf-linker".to_owned());
+    }
+    if !missing.is_empty() {
+        bail!(Needed::new(format!("the route of rustup lacks {}", missing.join(" and ")), lines));
+    }
+    Ok(())
+}
