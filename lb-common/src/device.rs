@@ -24,6 +24,8 @@ impl Device {
     pub const XDP_GENERIC: u32 = 4;
     /// Only frames to its own MAC are for this node. (The port of a bridge also sees frames to the bridge's MAC.)
     pub const OWN_MAC: u32 = 8;
+    /// The outer end of the daemon's own veth pair: its clients are processes of this node, with the node's own addresses.
+    pub const HOST: u32 = 16;
 
     /// An interface with these flags.
     pub const fn new(flags: u32) -> Self {

@@ -25,13 +25,15 @@ pub use device::Device;
 pub use flow::{Flow, FlowKey, NextHop, Scratch};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
-pub use settings::Settings;
+pub use settings::{HostPair, Settings};
 pub use stats::{ReasonCount, Traffic};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of SCTP.
+pub const SCTP: u8 = 132;
 
 /// A record that is copied to and from BPF maps byte for byte.
 ///

@@ -109,6 +109,20 @@ reasons! {
     26 MartianSource "martian-source"
         "The source address of a new connection is none that a client can have: unspecified, loopback, multicast or reserved, the node's own, or a Service's; the packet was dropped."
         "Look for a host that forges addresses behind the interface it came in by.";
+    27 AnswerLimited "answer-limited"
+        "A reject or an ICMP error was due to the sender, but this CPU had sent its share for the second; the packet was dropped in silence."
+        "Look for a flood or a port scan: `lb-ctl status` counts what was rejected.";
+    28 EchoReplied "echo-replied"
+        "An echo request (ping) to an owned address was answered by the datapath." "";
+    29 IcmpTranslated "icmp-translated"
+        "An ICMP or ICMPv6 error about a translated flow was translated and sent on to the flow's other side." "";
+    30 SocketTranslated "socket-translated"
+        "A local process connected or sent to a Service, and its socket was given the backend's address at once." "";
+    31 ForwardedSnatScarce "forwarded-snat-scarce"
+        "A request was translated and sent to its backend, but a free source port was found only by searching the whole range: it is nearly used up."
+        "Give the node another address to lend, spread the clients over more nodes, or add backends.";
+    32 IcmpUnrelated "icmp-unrelated"
+        "An ICMP or ICMPv6 message to an owned address that is neither an echo request nor an error about a known flow; it was dropped." "";
 }
 
 impl Reason {
@@ -132,6 +146,10 @@ impl Reason {
                 | Reason::Icmp
                 | Reason::Protocol
                 | Reason::ForwardedTableFull
+                | Reason::EchoReplied
+                | Reason::IcmpTranslated
+                | Reason::SocketTranslated
+                | Reason::ForwardedSnatScarce
         )
     }
 }
@@ -154,7 +172,10 @@ mod tests {
 
     #[test]
     fn every_avoidable_drop_has_a_remedy() {
-        for reason in Reason::ALL.iter().filter(|reason| reason.is_drop() && **reason != Reason::BackendGone) {
+        for reason in Reason::ALL
+            .iter()
+            .filter(|reason| reason.is_drop() && !matches!(reason, Reason::BackendGone | Reason::IcmpUnrelated))
+        {
             assert!(!reason.remedy().is_empty(), "{reason:?} drops packets and names no remedy");
         }
     }

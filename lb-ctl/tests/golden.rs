@@ -44,7 +44,7 @@ fn host() -> HostFacts {
     let (first, last) = Settings::SNAT_PORTS;
     let settings = Settings {
         seed: 0x5eed,
-        snat4: [192, 168, 7, 10],
+        snat4: Settings::lent([[192, 168, 7, 10]]),
         snat_port_first: first,
         snat_port_last: last,
         ..Settings::default()

@@ -72,7 +72,7 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat4 != [0; 4]).then_some(settings.snat4)
+        (settings.snat4[0] != [0; 4]).then_some(settings.snat4[0])
     }
 }
 
@@ -113,6 +113,6 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat6 != [0; 16]).then_some(settings.snat6)
+        (settings.snat6[0] != [0; 16]).then_some(settings.snat6[0])
     }
 }

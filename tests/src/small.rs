@@ -110,10 +110,11 @@ pub fn image(uplink: u32, inside: u32) -> Image {
     let mut image = Image {
         settings: Settings {
             seed: 0x5eed,
-            snat4: [192, 0, 2, 1],
+            snat4: Settings::lent([[192, 0, 2, 1]]),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
-            snat6: octets(Family::V6.node()),
+            snat6: Settings::lent([octets(Family::V6.node())]),
+            ..Settings::default()
         },
         ..Image::default()
     };

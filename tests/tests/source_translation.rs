@@ -97,7 +97,7 @@ fn a_port_that_nobody_confirmed_is_taken_from_its_flow_when_none_is_free() {
 #[test]
 fn without_an_address_to_lend_nothing_leaves_untranslated() {
     let mut node = Node::new();
-    node.tables.image.settings.snat4 = [0; 4];
+    node.tables.image.settings.snat4 = [[0; 4]; 4];
     let syn = frames::tcp(client(Family::V4, 40_000), Family::V4.cluster(FAR, 80), Flags::Syn, b"");
     assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::NoSnatAddress));
     assert_eq!(node.entries(Table::New), 0);

@@ -52,7 +52,11 @@ impl Route {
         let knows = |package: &str| process::answer(Command::new("apt-cache").args(["show", package])).is_some();
         // Lists of an older day know the compiler and not yet its `core` for BPF; before the first `apt-get update` apt
         // knows no package at all. Neither is an answer: the set-up renews the lists first.
-        if debian_core_is_installed() || knows(DEBIAN_COMPILER) || !knows("libc6") { Self::Debian } else { Self::Rustup }
+        if debian_core_is_installed() || knows(DEBIAN_COMPILER) || !knows("libc6") {
+            Self::Debian
+        } else {
+            Self::Rustup
+        }
     }
 
     /// The bpf-linker of this route, if it is there.

@@ -104,10 +104,11 @@ impl Balancer {
         let (v4, v6) = node::lent_addresses(host, &inputs.objects, &self.node_name, managed, source_to);
         self.facts.settings = Settings {
             seed: self.facts.settings.seed,
-            snat4: v4.map_or([0; 4], |address| address.octets()),
-            snat6: v6.map_or([0; 16], |address| address.octets()),
+            snat4: Settings::lent(v4.map(|address| address.octets())),
+            snat6: Settings::lent(v6.map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
+            ..Settings::default()
         };
         self.facts.node_addresses = addresses.into_iter().collect();
         let devices = &self.facts.devices;
@@ -166,8 +167,8 @@ impl Balancer {
     /// The addresses lent to connections that need source translation.
     pub(super) fn lent_addresses(&self) -> Vec<IpAddr> {
         let Settings { snat4, snat6, .. } = self.facts.settings;
-        let all = [IpAddr::from(snat4), IpAddr::from(snat6)];
-        all.into_iter().filter(|address| !address.is_unspecified()).collect()
+        let all = snat4.map(IpAddr::from).into_iter().chain(snat6.map(IpAddr::from));
+        all.filter(|address| !address.is_unspecified()).collect()
     }
 
     /// The maps.

@@ -157,7 +157,7 @@ fn what_is_applied_is_in_the_maps_and_what_is_deleted_is_not() {
         let node: IpAddr = "192.0.2.10".parse().unwrap();
         assert!(image.owned[&node].is_node());
         assert_ne!(image.settings.seed, 0);
-        assert_eq!(image.settings.snat4, [192, 0, 2, 10], "the first managed interface's");
+        assert_eq!(image.settings.snat4[0], [192, 0, 2, 10], "the first managed interface's");
 
         let described = running.handle.describe(Key::new("default", "web")).await.unwrap();
         assert_eq!((described.source.as_str(), described.endpoints_from.as_str()), ("cli", "Pods"));

@@ -61,9 +61,17 @@ impl fmt::Display for MapOp {
 }
 
 fn settings(settings: &Settings) -> String {
-    let (snat4, snat6) = (Ipv4Addr::from(settings.snat4), Ipv6Addr::from(settings.snat6));
+    let snat4 = lent(settings.snat4.map(Ipv4Addr::from));
+    let snat6 = lent(settings.snat6.map(Ipv6Addr::from));
     let (first, last) = (settings.snat_port_first, settings.snat_port_last);
     format!("settings seed={:#x} snat4={snat4} snat6={snat6} snat-ports={first}-{last}", settings.seed)
+}
+
+/// The first address always, so that a lack is seen; the others where there are any.
+fn lent(addresses: [impl Into<IpAddr>; Settings::SNAT_ADDRESSES]) -> String {
+    let addresses: Vec<IpAddr> = addresses.map(Into::into).into_iter().collect();
+    let used = addresses.iter().take_while(|address| !address.is_unspecified()).count();
+    addresses[..used.max(1)].iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn device(index: u32, device: Device) -> String {

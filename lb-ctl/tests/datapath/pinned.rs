@@ -15,7 +15,7 @@ fn what_is_written_is_read_back() {
     sandboxed(|sandbox| {
         let mut maps = sandbox.open("one").maps();
         assert_eq!(maps.read().expect("read"), Image::default());
-        let settings = Settings { seed: 9, snat4: [10, 0, 0, 1], ..Settings::default() };
+        let settings = Settings { seed: 9, snat4: Settings::lent([[10, 0, 0, 1]]), ..Settings::default() };
         let addresses: Vec<IpAddr> = vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let last_slot = maps.capacity("SLOTS") - 1;
         let service =
