@@ -12,8 +12,10 @@
 extern crate std;
 
 pub mod backend;
+pub mod budget;
 pub mod device;
 pub mod flow;
+pub mod fragment;
 pub mod maps;
 pub mod reason;
 pub mod service;
@@ -21,8 +23,10 @@ pub mod settings;
 pub mod stats;
 
 pub use backend::Backend;
+pub use budget::Budget;
 pub use device::Device;
 pub use flow::{Flow, FlowKey, NextHop, Scratch};
+pub use fragment::{Fragment, FragmentKey};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};

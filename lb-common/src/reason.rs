@@ -53,12 +53,12 @@ reasons! {
     6 ExtensionHeader "extension-header"
         "The chain of IPv6 extension headers is longer than the datapath walks, or holds one it does not know; the packet was left to the host's stack." "";
     7 Fragment "fragment"
-        "An IP fragment; it was left to the host's stack."
-        "Lower the sender's MTU, or let path MTU discovery work, so that nothing is fragmented.";
+        "A later fragment to an owned address whose first one was not seen here or belonged to no flow, or a fragment of a protocol without ports; it was left to the host's stack."
+        "Look for a network that sends fragments of one packet by different ways or out of order; with path MTU discovery nothing is fragmented.";
     8 Icmp "icmp"
         "An ICMP or ICMPv6 message to an owned address; it was left to the host's stack." "";
     9 Protocol "protocol"
-        "An owned address was addressed by a protocol other than TCP or UDP; the packet was left to the host's stack." "";
+        "An owned address was addressed by a protocol other than TCP, UDP or SCTP; the packet was left to the host's stack." "";
     10 NoServicePort "no-service-port"
         "The address belongs to a Service, but no Service port has this number and protocol; the packet was dropped."
         "Compare the port and the protocol with `lb-ctl get services`.";
@@ -123,6 +123,9 @@ reasons! {
         "Give the node another address to lend, spread the clients over more nodes, or add backends.";
     32 IcmpUnrelated "icmp-unrelated"
         "An ICMP or ICMPv6 message to an owned address that is neither an echo request nor an error about a known flow; it was dropped." "";
+    33 SctpFragment "sctp-fragment"
+        "A fragmented SCTP packet whose port would have to change: its checksum (CRC32c) covers all fragments, of which only the first was seen; it was dropped."
+        "Let the Service's port be the targetPort, or lower the sender's MTU: SCTP fragments by itself.";
 }
 
 impl Reason {

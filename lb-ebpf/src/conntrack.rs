@@ -18,8 +18,7 @@ use crate::Address;
 use crate::checksum;
 use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
-use lb_common::flow::State;
-use lb_common::{Flow, FlowKey, NextHop, Scratch, TCP, UDP};
+use lb_common::{Flow, FlowKey, NextHop, Scratch, UDP};
 
 /// Finds the entry of a wire tuple; confirmed flows first, since they are the many.
 #[inline(always)]
@@ -90,12 +89,12 @@ pub fn note_deltas<A: Address>(key: &FlowKey<A>, flow: &mut Flow<A>) {
 /// Whether a known flow is still the answer for this packet of its client; if not, it is forgotten and chosen anew.
 #[inline(always)]
 pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>) -> bool {
-    let opens = wire.key.protocol == TCP && wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
+    let opens = wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
     if !opens && wire.key.protocol != UDP {
-        // TCP keeps its backend even when that is gone: only the backend can end the connection rightly.
+        // TCP and SCTP keep their backend even when that is gone: only the backend can end the connection rightly.
         return true;
     }
-    if opens && matches!(flow.state(TCP), State::Closed | State::TimeWait | State::HalfClosed) {
+    if opens && flow.state(wire.key.protocol).is_ending() {
         return false;
     }
     match tables.backend(flow.backend) {
@@ -108,6 +107,10 @@ pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>)
 #[inline(always)]
 pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {
     let mut flags = 0;
+    if wire.is_later() {
+        // Its first fragment has said it all.
+        return flags;
+    }
     if flow.is_reply() {
         flags |= Flow::<A>::ANSWERED;
     } else if flow.flags & Flow::<A>::ANSWERED != 0 && wire.tcp_flags & parse::SYN == 0 {

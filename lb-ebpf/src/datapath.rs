@@ -6,8 +6,8 @@ use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, pick, rewrite, snat};
-use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, Scratch, ServiceKey};
+use crate::{Address, fragment, pick, rewrite, snat};
+use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey};
 
 const ETHERTYPE_OFFSET: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -94,11 +94,13 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let wire = match A::parse(packet) {
+    let mut wire = match A::parse(packet) {
         Ok(wire) => wire,
         Err(reason) => return leave::<A, P, T, E>(packet, tables, reason),
     };
-    if let Some((table, flow)) = conntrack::find(tables, &wire.key) {
+    if fragment::resolve(tables, &mut wire, || env.tick())
+        && let Some((table, flow)) = conntrack::find(tables, &wire.key)
+    {
         if E::HOOK == Hook::Egress && !(flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0) {
             return Verdict::pass(Reason::NotOurs);
         }
@@ -111,6 +113,9 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         conntrack::forget(tables, table, &wire.key, flow);
+    }
+    if wire.is_later() {
+        return leave::<A, P, T, E>(packet, tables, Reason::Fragment);
     }
     if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
         return Verdict::pass(Reason::NotOurs);
@@ -157,7 +162,7 @@ where
             reason = Reason::ForwardedTableFull;
         }
     }
-    finish::<_, _, _, E>(packet, tables, wire, flow, is_new_tick, reason)
+    finish(packet, tables, env, wire, flow, is_new_tick, reason)
 }
 
 /// The first packet of a flow, to an address of ours.
@@ -254,7 +259,7 @@ where
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
-    finish::<_, _, _, E>(packet, tables, &wire, flow, true, Reason::Forwarded)
+    finish(packet, tables, env, &wire, flow, true, Reason::Forwarded)
 }
 
 /// Whether the reply would not come back through this node by itself: from a backend elsewhere to a client elsewhere, or
@@ -313,6 +318,7 @@ fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
 fn finish<P, A, T, E>(
     packet: &mut P,
     tables: &T,
+    env: &E,
     wire: &Wire<A>,
     flow: &Flow<A>,
     has_asked: bool,
@@ -321,7 +327,7 @@ fn finish<P, A, T, E>(
 where
     P: Packet,
     A: Address + packet::Wire,
-    T: Tables,
+    T: Tables + AddressTables<A>,
     E: Env,
 {
     let hop = &flow.hop;
@@ -335,8 +341,14 @@ where
             return Verdict::drop(Reason::MtuExceeded);
         }
     }
+    if wire.piece.is_first() {
+        if wire.key.protocol == SCTP && rewrite::changes_ports(wire, flow) {
+            return Verdict::drop(Reason::SctpFragment);
+        }
+        fragment::note(tables, wire, env.tick());
+    }
     let length = packet.len();
-    if rewrite::tuple(packet, wire, flow).is_none() {
+    if rewrite::tuple(packet, env, wire, flow).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
     tables.count_traffic(flow.service, flow.backend, flow.is_reply(), length);

@@ -4,7 +4,7 @@
 //! hooks in `kernel/` adapt XDP and TCX to these traits; tests adapt byte vectors and hash maps. Both compile the same
 //! core, so what a test single-steps on the host is what the kernel runs.
 //!
-//! The way of a packet: [`parse`] → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and [`snat`] for what is
+//! The way of a packet: [`parse`] (and [`fragment`]) → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and [`snat`] for what is
 //! remembered → [`rewrite`] → [`Verdict`].
 #![no_std]
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
@@ -17,10 +17,12 @@ pub mod checksum;
 pub mod conntrack;
 pub mod datapath;
 pub mod env;
+pub mod fragment;
 pub mod packet;
 pub mod parse;
 pub mod pick;
 pub mod rewrite;
+pub mod sctp;
 pub mod snat;
 pub mod tables;
 pub mod verdict;

@@ -68,6 +68,13 @@ pub trait Packet {
     /// Writes at `offset`; `None` if the frame ends before or could not be written.
     fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()>;
 
+    /// Tells the kernel of a change of words that nothing in the packet makes up for (RFC 1624 delta), where it keeps a sum
+    /// over the whole packet that the device gave it (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    fn note_change(&mut self, delta: u16) {
+        let _ = delta;
+    }
+
     /// Brings a transport checksum up to date. `None` if it could not be written.
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()>;
 }

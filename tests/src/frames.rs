@@ -55,6 +55,135 @@ pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A frame of another transport protocol.
+fn raw(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ip(from, to).write(&mut frame, protocol.into(), payload).expect("a frame fits into memory");
+    frame
+}
+
+/// CRC32c of an SCTP packet (RFC 9260, appendix A), bit by bit; its own four bytes count as zeros.
+pub fn crc32c(packet: &[u8]) -> u32 {
+    let counted = packet.iter().enumerate().map(|(index, byte)| if (8..12).contains(&index) { 0 } else { *byte });
+    !counted.fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+    })
+}
+
+/// An SCTP frame with a right checksum, whose first chunk is of type `chunk`.
+pub fn sctp(from: SocketAddr, to: SocketAddr, chunk: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend(from.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend([1, 2, 3, 4, 0, 0, 0, 0, chunk, 0]);
+    packet.extend((payload.len() as u16 + 4).to_be_bytes());
+    packet.extend(payload);
+    let checksum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+    raw(from.ip(), to.ip(), lb_common::SCTP, &packet)
+}
+
+/// Source, destination and payload of an SCTP frame, after its checksums were recomputed in full and found right.
+pub fn checked_sctp(frame: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    let (from, to, packet) = checked_ip(frame);
+    let stands = u32::from_le_bytes(*packet[8..].first_chunk().expect("a whole header"));
+    assert_eq!(stands, crc32c(&packet), "CRC32c");
+    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    (SocketAddr::new(from, port(0)), SocketAddr::new(to, port(2)), packet[16..].to_vec())
+}
+
+/// Source, destination and payload of an IP frame without extension headers, after its header was checked.
+pub fn checked_ip(frame: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
+    match SlicedPacket::from_ethernet(frame).expect("a well-formed frame").net.expect("an IP packet") {
+        NetSlice::Ipv4(slice) => {
+            let header = slice.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum(), "IPv4 header checksum");
+            (header.source.into(), header.destination.into(), slice.payload().payload.to_vec())
+        }
+        NetSlice::Ipv6(slice) => {
+            let header = slice.header().to_header();
+            (header.source.into(), header.destination.into(), slice.payload().payload.to_vec())
+        }
+        NetSlice::Arp(_) => panic!("ARP"),
+    }
+}
+
+/// Length of the Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Cuts an IP frame without options or extension headers into fragments that carry `piece` bytes each, a multiple of
+/// eight, under the identification `id`.
+pub fn fragments(frame: &[u8], piece: usize, id: u32) -> Vec<Vec<u8>> {
+    let is_v4 = frame[12..14] == [0x08, 0x00];
+    let header = ETHERNET + if is_v4 { 20 } else { 40 };
+    let payload = &frame[header..];
+    let pieces = payload.chunks(piece).enumerate();
+    let cut = |(index, bytes): (usize, &[u8])| {
+        let offset = index * piece;
+        let more = offset + bytes.len() < payload.len();
+        let mut fragment = frame[..header].to_vec();
+        if is_v4 {
+            let length = (20 + bytes.len()) as u16;
+            fragment[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
+            fragment[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&(id as u16).to_be_bytes());
+            let word = (offset / 8) as u16 | u16::from(more) << 13;
+            fragment[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&word.to_be_bytes());
+            fragment[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&[0, 0]);
+            let header = etherparse::Ipv4Header::from_slice(&fragment[ETHERNET..]).expect("a header").0;
+            let checksum = header.calc_header_checksum().to_be_bytes();
+            fragment[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum);
+        } else {
+            let length = (8 + bytes.len()) as u16;
+            fragment[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+            let next = std::mem::replace(&mut fragment[ETHERNET + 6], 44);
+            fragment.extend([next, 0]);
+            fragment.extend((offset as u16 | u16::from(more)).to_be_bytes());
+            fragment.extend(id.to_be_bytes());
+        }
+        fragment.extend(bytes);
+        fragment
+    };
+    pieces.map(cut).collect()
+}
+
+/// Puts fragments, in whatever order they are, together again, as their receiver does.
+pub fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let is_v4 = fragments[0][12..14] == [0x08, 0x00];
+    let part = |fragment: &Vec<u8>| {
+        if is_v4 {
+            checked_ip(fragment);
+            let word = u16::from_be_bytes([fragment[20], fragment[21]]);
+            (usize::from(word & 0x1fff) * 8, fragment[34..].to_vec())
+        } else {
+            let word = u16::from_be_bytes([fragment[56], fragment[57]]);
+            (usize::from(word & 0xfff8), fragment[62..].to_vec())
+        }
+    };
+    let mut parts: Vec<(usize, Vec<u8>)> = fragments.iter().map(part).collect();
+    parts.sort();
+    let mut payload = Vec::new();
+    for (offset, bytes) in parts {
+        assert_eq!(offset, payload.len(), "a gap, or an overlap");
+        payload.extend(bytes);
+    }
+    let first = fragments.iter().find(|fragment| part(fragment).0 == 0).expect("a first fragment");
+    let mut whole = first[..ETHERNET + if is_v4 { 20 } else { 40 }].to_vec();
+    if is_v4 {
+        let length = (20 + payload.len()) as u16;
+        whole[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
+        whole[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&[0, 0]);
+        whole[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&[0, 0]);
+        let header = etherparse::Ipv4Header::from_slice(&whole[ETHERNET..]).expect("a header").0;
+        let checksum = header.calc_header_checksum().to_be_bytes();
+        whole[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum);
+    } else {
+        whole[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+        whole[ETHERNET + 6] = first[54];
+    }
+    whole.extend(payload);
+    whole
+}
+
 /// An ICMP or ICMPv6 echo request.
 pub fn echo(from: IpAddr, to: IpAddr) -> Vec<u8> {
     let mut frame = Vec::new();

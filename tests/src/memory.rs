@@ -1,7 +1,8 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
+    Settings, Slot, Traffic,
 };
 use lb_ctl::maps::Image;
 use lb_ebpf::env::Step;
@@ -111,6 +112,7 @@ impl<A: Ord + Copy> FlowMap<A> {
 pub struct Flows<A> {
     confirmed: FlowMap<A>,
     new: FlowMap<A>,
+    fragments: RefCell<BTreeMap<FragmentKey<A>, &'static Fragment>>,
     scratch: Box<UnsafeCell<Scratch<A>>>,
 }
 
@@ -133,7 +135,7 @@ impl<A: Ord + Copy> Flows<A> {
         };
         let scratch =
             Box::new(UnsafeCell::new(Scratch { flow, mirror: flow, mirror_key: key, revalidated: 0, zero: [0; 4] }));
-        Self { confirmed: FlowMap::new(), new: FlowMap::new(), scratch }
+        Self { confirmed: FlowMap::new(), new: FlowMap::new(), fragments: RefCell::default(), scratch }
     }
 
     fn map(&self, table: Table) -> &FlowMap<A> {
@@ -146,6 +148,11 @@ impl<A: Ord + Copy> Flows<A> {
     /// The entries of one table.
     pub fn contents(&self, table: Table) -> BTreeMap<FlowKey<A>, Flow<A>> {
         self.map(table).contents()
+    }
+
+    /// What first fragments have said.
+    pub fn fragments(&self) -> BTreeMap<FragmentKey<A>, Fragment> {
+        self.fragments.borrow().iter().map(|(key, fragment)| (*key, **fragment)).collect()
     }
 
     /// Lets a table hold no more than `entries`.
@@ -168,6 +175,8 @@ pub struct Memory {
     pub flows4: Flows<[u8; 4]>,
     /// IPv6 flows.
     pub flows6: Flows<[u8; 16]>,
+    /// What the CPU has spent.
+    pub budget: Box<UnsafeCell<Budget>>,
     /// Counters by reason.
     pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
     /// Counters by service port id.
@@ -183,6 +192,7 @@ impl Memory {
             image,
             flows4: Flows::new([0; 4]),
             flows6: Flows::new([0; 16]),
+            budget: Box::default(),
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
@@ -224,6 +234,15 @@ macro_rules! address_tables {
             fn delete(&self, table: Table, key: &FlowKey<$address>) {
                 self.$flows.map(table).delete(key);
             }
+
+            fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment> {
+                self.$flows.fragments.borrow().get(key).copied()
+            }
+
+            fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                // Leaked, as the kernel keeps an element that was replaced while somebody may read it.
+                self.$flows.fragments.borrow_mut().insert(*key, Box::leak(Box::new(*fragment)));
+            }
         }
     };
 }
@@ -250,6 +269,11 @@ impl Tables for Memory {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.image.settings)
+    }
+
+    fn budget(&self) -> Option<&mut Budget> {
+        // SAFETY: one packet at a time, as on a CPU.
+        Some(unsafe { &mut *self.budget.get() })
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

@@ -3,7 +3,7 @@
 use super::linear::Linear;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_common::FlowKey;
@@ -75,6 +75,13 @@ impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
         self.linear().store(offset, value)
+    }
+
+    #[inline(always)]
+    fn note_change(&mut self, delta: u16) {
+        // It has no effect, and says so, where the kernel keeps no such sum.
+        // SAFETY: the context of this program.
+        unsafe { bpf_csum_update(self.0.skb.skb, u32::from(delta)) };
     }
 
     #[inline(always)]
