@@ -1,7 +1,7 @@
 //! A small node: a few Services and backends, written by hand, that packets are sent through on the host and in the kernel.
 
 use crate::memory::Surroundings;
-use lb_common::{Backend, BackendSet, Device, NextHop, Owned, Service, ServiceKey, Settings, Slot, TCP, UDP};
+use lb_common::{Backend, BackendSet, Device, NextHop, Owned, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
 use lb_ctl::maps::Image;
 use lb_ebpf::Route;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -33,6 +33,11 @@ pub const SINGLE: u32 = 6;
 pub const TWIN: u32 = 7;
 /// A backend that is a socket of this node.
 pub const ON_HOST: u32 = 8;
+
+/// SCTP to one local backend, on port 80 and on the backend's own.
+pub const SIGNAL: u32 = 9;
+/// SCTP to one remote backend.
+pub const SIGNAL_FAR: u32 = 10;
 
 /// The port of all backends.
 pub const TARGET_PORT: u16 = 8080;
@@ -137,7 +142,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             };
             image.backends.insert(family.id(backend), record);
         }
-        let services: [(u32, u16, u8, &[u32]); 8] = [
+        let services: [(u32, u16, u8, &[u32]); 11] = [
             (WEB, 80, TCP, &[LOCAL_1, LOCAL_2]),
             (DNS, 53, UDP, &[LOCAL_1, LOCAL_2]),
             (WEB_NODE_PORT, NODE_PORT, TCP, &[LOCAL_1, LOCAL_2]),
@@ -146,6 +151,9 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             (SINGLE, 80, TCP, &[LOCAL_1]),
             (TWIN, 80, TCP, &[LOCAL_1]),
             (ON_HOST, 80, TCP, &[HOST]),
+            (SIGNAL, 80, SCTP, &[LOCAL_1]),
+            (SIGNAL, TARGET_PORT, SCTP, &[LOCAL_1]),
+            (SIGNAL_FAR, 80, SCTP, &[REMOTE]),
         ];
         for (id, port, protocol, backends) in services {
             let address = match id {
