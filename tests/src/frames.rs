@@ -184,6 +184,44 @@ pub fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
     whole
 }
 
+/// Stacks of VLAN tags, by their `EtherType`s: 802.1Q, 802.1ad, and both.
+pub const TAGS: [&[u16]; 3] = [&[0x8100], &[0x88a8], &[0x88a8, 0x8100]];
+
+/// The frame with VLAN tags, for VLAN 5.
+pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let tags: Vec<u8> = tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0, 5]].concat()).collect();
+    [&frame[..12], &tags, &frame[12..]].concat()
+}
+
+/// The frame with another DSCP and ECN: the traffic class as one byte.
+pub fn of_class(frame: &[u8], class: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12..14] == [0x08, 0x00] {
+        frame[ETHERNET + 1] = class;
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&[0, 0]);
+        let header = etherparse::Ipv4Header::from_slice(&frame[ETHERNET..]).expect("a header").0;
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    } else {
+        frame[ETHERNET] = 0x60 | class >> 4;
+        frame[ETHERNET + 1] = class << 4;
+    }
+    frame
+}
+
+/// DSCP and ECN of a frame.
+pub fn class(frame: &[u8]) -> u8 {
+    if frame[12..14] == [0x08, 0x00] { frame[ETHERNET + 1] } else { frame[ETHERNET] << 4 | frame[ETHERNET + 1] >> 4 }
+}
+
+/// A payload with which a datagram's checksum comes out as zero, which is then written as all ones (RFC 768).
+pub fn sums_to_zero(from: SocketAddr, to: SocketAddr) -> Option<Vec<u8>> {
+    let mut payloads = (0..=u16::MAX).map(|word| word.to_be_bytes().to_vec());
+    payloads.find(|payload| {
+        let frame = udp(from, to, payload);
+        frame[frame.len() - payload.len() - 2..][..2] == [0xff; 2]
+    })
+}
+
 /// An ICMP or ICMPv6 echo request.
 pub fn echo(from: IpAddr, to: IpAddr) -> Vec<u8> {
     let mut frame = Vec::new();

@@ -309,3 +309,121 @@ fn random_packets_host_and_kernel_alike() {
         println!("seed {seed}: {} reasons met", both.tables.reasons.borrow().len());
     });
 }
+
+/// Runs frames on both, at XDP and, what that leaves to it, at TCX ingress; how they leave.
+fn onward(both: &mut Both, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, u32) {
+    let mut by = 0;
+    let sent = frames.iter().map(|frame| {
+        let (verdict, bytes) = both.run(Hook::Xdp, both.uplink, frame);
+        let (verdict, bytes) = match verdict.action {
+            Action::Defer | Action::Pass => both.run(Hook::Ingress, both.uplink, frame),
+            _ => (verdict, bytes),
+        };
+        by = verdict.ifindex;
+        bytes
+    });
+    (sent.collect(), by)
+}
+
+#[test]
+fn fragments_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        for family in Family::BOTH {
+            let content = vec![0x5a; 4000];
+            for (port, service) in [(21, WEB), (22, FAR), (23, ON_HOST)] {
+                let (client, service) = (SocketAddr::new(family.client(), port), family.cluster(service, 80));
+                // Twice: the flow is first new, then known. The later ones also come before their first.
+                for id in [1, 2] {
+                    let whole = frames::tcp(client, service, Flags::Syn, &content);
+                    let mut pieces = frames::fragments(&whole, 1432, id);
+                    let early = both.run(Hook::Ingress, both.uplink, &pieces[1]).0;
+                    assert_eq!(early.reason, Reason::Fragment);
+                    pieces.truncate(3);
+                    let (pieces, by) = onward(both, &pieces);
+                    let (source, backend, seen) = frames::checked(&frames::reassembled(&pieces));
+                    assert_eq!(seen, content);
+                    let reply = frames::fragments(&frames::tcp(backend, source, Flags::SynAck, &content), 1432, id);
+                    let way = if by == 0 { (Hook::Egress, both.uplink) } else { (Hook::Ingress, by) };
+                    let back: Vec<_> = reply.iter().map(|piece| both.run(way.0, way.1, piece).1).collect();
+                    let (from, to, _) = frames::checked(&frames::reassembled(&back));
+                    assert_eq!((from, to), (service, client));
+                }
+            }
+        }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn sctp_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        for family in Family::BOTH {
+            for (port, service) in [(31, small::SIGNAL), (32, small::SIGNAL_FAR)] {
+                let (client, service) = (SocketAddr::new(family.client(), port), family.cluster(service, 80));
+                for (length, chunks) in [(0, [1, 2]), (3, [10, 11]), (1300, [0, 3]), (517, [7, 8]), (8, [14, 6])] {
+                    let payload = vec![0x77; length];
+                    let there = onward(both, &[frames::sctp(client, service, chunks[0], &payload)]);
+                    let (source, backend, _) = frames::checked_sctp(&there.0[0]);
+                    let reply = frames::sctp(backend, source, chunks[1], &payload);
+                    let (_, back) = both.run(Hook::Ingress, there.1, &reply);
+                    assert_eq!(frames::checked_sctp(&back), (service, client, payload));
+                }
+                let whole = frames::sctp(client, service, 0, &[1; 3000]);
+                let pieces = frames::fragments(&whole, 1200, 5);
+                assert_eq!(both.run(Hook::Ingress, both.uplink, &pieces[0]).0.reason, Reason::SctpFragment);
+                let mut unsummed = frames::sctp(client, service, 1, b"");
+                let at = if family == Family::V4 { 42 } else { 62 };
+                unsummed[at..at + 4].copy_from_slice(&[0; 4]);
+                assert_eq!(onward(both, &[unsummed]).0[0][at..at + 4], [0; 4]);
+            }
+            let client = SocketAddr::new(family.client(), 33);
+            let whole = frames::sctp(client, family.cluster(small::SIGNAL, small::TARGET_PORT), 0, &[1; 3000]);
+            let (pieces, _) = onward(both, &frames::fragments(&whole, 1200, 6));
+            frames::checked_sctp(&frames::reassembled(&pieces));
+        }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn headers_that_are_kept_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        for family in Family::BOTH {
+            let (client, service) = (SocketAddr::new(family.client(), 41), family.cluster(WEB, 80));
+            let plain = frames::tcp(client, service, Flags::Syn, b"");
+            for tags in frames::TAGS {
+                let tagged = frames::tagged(&plain, tags);
+                for hook in [Hook::Xdp, Hook::Ingress, Hook::Egress] {
+                    let (verdict, bytes) = both.run(hook, both.uplink, &tagged);
+                    let reason = if hook == Hook::Egress { Reason::NotOurs } else { Reason::Vlan };
+                    assert_eq!((verdict, bytes), (Verdict::pass(reason), tagged.clone()));
+                }
+            }
+            for class in [0x01, 0x03, 0xb8, 0xff] {
+                let marked = frames::of_class(&plain, class);
+                let (out, _) = onward(both, &[marked]);
+                assert_eq!(frames::class(&out[0]), class, "DSCP and ECN");
+                frames::checked(&out[0]);
+            }
+            let dns = family.cluster(small::DNS, 53);
+            let at = if family == Family::V4 { 40 } else { 60 };
+            let (out, _) = onward(both, &[frames::udp(client, dns, b"")]);
+            let (_, backend, _) = frames::checked(&out[0]);
+            let payload = frames::sums_to_zero(client, backend).expect("a sum of words reaches every word");
+            for hook in [Hook::Xdp, Hook::Ingress] {
+                let mut query = frames::udp(client, dns, &payload);
+                let (_, out) = both.run(hook, both.uplink, &query);
+                assert_eq!(out[at..at + 2], [0xff; 2], "a computed zero at {hook:?}");
+                if family == Family::V4 {
+                    query[at..at + 2].copy_from_slice(&[0; 2]);
+                    let (_, out) = both.run(hook, both.uplink, &query);
+                    assert_eq!(out[at..at + 2], [0; 2], "none stays none at {hook:?}");
+                }
+            }
+        }
+        both.compare_flows();
+    });
+}
