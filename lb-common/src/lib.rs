@@ -26,7 +26,7 @@ pub use flow::{Flow, FlowKey, NextHop, Scratch};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};
-pub use stats::{ReasonCount, Traffic};
+pub use stats::{Budget, ReasonCount, Traffic};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;

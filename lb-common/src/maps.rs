@@ -4,7 +4,7 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
 use core::mem::size_of;
 
@@ -41,6 +41,9 @@ pub const REASONS: &str = "REASONS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 /// Counters by backend id.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
+
+/// What each CPU has spent in this tick on answers and searches.
+pub const BUDGETS: &str = "BUDGETS";
 
 /// Working memory of the programs.
 pub const SCRATCH4: &str = "SCRATCH4";
@@ -101,6 +104,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, ReasonCount>(REASONS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
 ];
@@ -115,7 +119,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"OWNED4" | b"OWNED6" | b"SERVICES" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => control,
         b"SLOTS" => control * 8,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"SCRATCH4" | b"SCRATCH6" => 1,
         b"REASONS" => 256,
         _ => 0,
     }

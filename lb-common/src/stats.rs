@@ -47,4 +47,36 @@ impl Traffic {
     }
 }
 
-record!(ReasonCount = 16, Traffic = 40);
+/// What one CPU has spent in a tick on work that a flood could ask for without end: the value of the map
+/// [`crate::maps::BUDGETS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// The tick that the other numbers are of.
+    pub tick: u32,
+    /// Rejects and ICMP errors sent.
+    pub answers: u32,
+    /// Long searches for a source port.
+    pub searches: u32,
+    /// Padding; zero.
+    pub zero: u32,
+}
+
+impl Budget {
+    /// Rejects and ICMP errors that a CPU sends in a tick.
+    pub const ANSWERS: u32 = 1000;
+
+    /// The same record, with nothing spent if `tick` is a new one.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a BPF call costs stack")]
+    pub fn in_tick(&mut self, tick: u32) -> &mut Self {
+        if self.tick != tick {
+            self.tick = tick;
+            self.answers = 0;
+            self.searches = 0;
+        }
+        self
+    }
+}
+
+record!(ReasonCount = 16, Traffic = 40, Budget = 16);

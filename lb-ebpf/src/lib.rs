@@ -5,7 +5,7 @@
 //! core, so what a test single-steps on the host is what the kernel runs.
 //!
 //! The way of a packet: [`parse`] → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and [`snat`] for what is
-//! remembered → [`rewrite`] → [`Verdict`].
+//! remembered → [`rewrite`] → [`Verdict`]. Beside it: [`icmp`] for errors about flows, [`answer`] for what we tell a sender.
 #![no_std]
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 
@@ -13,10 +13,12 @@
 extern crate std;
 
 pub mod address;
+pub mod answer;
 pub mod checksum;
 pub mod conntrack;
 pub mod datapath;
 pub mod env;
+pub mod icmp;
 pub mod packet;
 pub mod parse;
 pub mod pick;

@@ -6,9 +6,10 @@ use crate::packet::{self, Packet, TransportChecksum};
 use crate::parse::{IP_OFFSET, Wire};
 use lb_common::{Flow, NextHop, TCP};
 
-/// Offset of the checksum in a TCP header (RFC 9293) and in a UDP header (RFC 768).
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in a TCP header (RFC 9293).
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub const UDP_CHECKSUM: usize = 6;
 
 /// Rewrites addresses and ports as `flow` says, and brings all checksums up to date. `None`: the packet could not be
 /// written and must be dropped.
@@ -25,7 +26,7 @@ where
     let [c, d] = flow.dst_port;
     packet.store(usize::from(wire.transport), [a, b, c, d])?;
     if let Some(offset) = A::HEADER_CHECKSUM_OFFSET {
-        update_header_checksum(packet, IP_OFFSET + offset, flow.address_delta)?;
+        checksum_at(packet, IP_OFFSET + offset, flow.address_delta)?;
     }
     let is_tcp = wire.key.protocol == TCP;
     packet.update_checksum(&TransportChecksum {
@@ -45,7 +46,7 @@ pub fn ttl<P: Packet, A: Address>(packet: &mut P, ttl: u8) -> Option<()> {
     if let Some(checksum_offset) = A::HEADER_CHECKSUM_OFFSET {
         // The TTL is the first byte of its word, the protocol (unchanged, so left out of both sums) the second.
         let delta = checksum::delta(checksum::word([ttl, 0]), checksum::word([ttl - 1, 0]));
-        update_header_checksum(packet, IP_OFFSET + checksum_offset, delta)?;
+        checksum_at(packet, IP_OFFSET + checksum_offset, delta)?;
     }
     Some(())
 }
@@ -56,8 +57,9 @@ pub fn macs<P: Packet>(packet: &mut P, hop: &NextHop) -> Option<()> {
     packet.store(0, hop.macs)
 }
 
+/// Brings the checksum at `offset`, of an IPv4 header or an ICMP message, up to date.
 #[inline(always)]
-fn update_header_checksum<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
+pub fn checksum_at<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
     let old: [u8; 2] = packet.load(offset)?;
     packet.store(offset, checksum::update(old, delta))
 }

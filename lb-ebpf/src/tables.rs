@@ -1,7 +1,7 @@
 //! The maps as the core sees them.
 
 use crate::Address;
-use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_common::{Backend, Budget, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
 
 /// The two flow tables of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,10 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
 
     /// What the datapath shares.
     fn settings(&self) -> Option<&Settings>;
+
+    /// What this CPU has spent.
+    #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
+    fn budget(&self) -> Option<&mut Budget>;
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

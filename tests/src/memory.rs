@@ -1,11 +1,12 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
 use lb_ctl::maps::Image;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::BTreeMap;
@@ -57,6 +58,16 @@ impl Packet for Frame {
         }
         let new = checksum::update(old, checksum::add(checksum.address_delta, checksum.port_delta));
         self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
+    }
+
+    fn trim(&mut self, length: usize) -> Option<()> {
+        self.segment_size = None;
+        (length <= self.bytes.len()).then(|| self.bytes.truncate(length))
+    }
+
+    fn insert(&mut self, length: usize) -> Option<()> {
+        self.bytes.splice(IP_OFFSET..IP_OFFSET, std::iter::repeat_n(0, length));
+        Some(())
     }
 }
 
@@ -174,6 +185,7 @@ pub struct Memory {
     pub services: RefCell<BTreeMap<u32, Traffic>>,
     /// Counters by backend id.
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
+    budget: Box<UnsafeCell<Budget>>,
 }
 
 impl Memory {
@@ -186,6 +198,7 @@ impl Memory {
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
+            budget: Box::default(),
         }
     }
 
@@ -250,6 +263,11 @@ impl Tables for Memory {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.image.settings)
+    }
+
+    fn budget(&self) -> Option<&mut Budget> {
+        // SAFETY: one packet at a time, as on a CPU.
+        Some(unsafe { &mut *self.budget.get() })
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
 
 const fn size(name: &str) -> u32 {
@@ -40,6 +40,8 @@ pub(super) static REASONS: PerCpuArray<ReasonCount> = PerCpuArray::with_max_entr
 pub(super) static SERVICE_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::SERVICE_STATS), 0);
 #[map]
 pub(super) static BACKEND_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::BACKEND_STATS), 0);
+#[map]
+pub(super) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(size(maps::BUDGETS), 0);
 #[map]
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]

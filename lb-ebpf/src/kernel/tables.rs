@@ -1,11 +1,11 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, FLOWS4, FLOWS6, NEW4, NEW6, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6,
+    BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, NEW4, NEW6, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6,
     SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
-use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_common::{Backend, Budget, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
 const EEXIST: i32 = -17;
@@ -93,6 +93,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn budget(&self) -> Option<&mut Budget> {
+        // SAFETY: as for the working memory.
+        BUDGETS.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
     }
 
     #[inline(always)]
