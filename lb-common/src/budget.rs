@@ -17,6 +17,9 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Rejects and ICMP errors that a CPU sends in a tick.
+    pub const ANSWERS: u32 = 1000;
+
     /// The counts of tick `now`: those of an earlier one are forgotten.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]

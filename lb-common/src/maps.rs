@@ -46,7 +46,7 @@ pub const REASONS: &str = "REASONS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 /// Counters by backend id.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
-/// What each CPU may still spend in this tick.
+/// What each CPU has spent in this tick on answers and searches.
 pub const BUDGETS: &str = "BUDGETS";
 /// Working memory of the programs.
 pub const SCRATCH4: &str = "SCRATCH4";

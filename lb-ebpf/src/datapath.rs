@@ -6,7 +6,7 @@ use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, fragment, pick, rewrite, snat};
+use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
 use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey};
 
 const ETHERTYPE_OFFSET: usize = 12;
@@ -60,19 +60,44 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let verdict = look_up::<P, A, T, E>(packet, tables, env);
-    if verdict.action == Action::Open { open_flow::<P, A, T, E>(packet, tables, env) } else { verdict }
+    let mut verdict = look_up::<P, A, T, E>(packet, tables, env);
+    match verdict.action {
+        Action::Open => verdict = open_flow::<P, A, T, E>(packet, tables, env),
+        Action::Icmp => verdict = icmp::judge::<P, A, T, E>(packet, tables, env),
+        _ => {}
+    }
+    if verdict.action == Action::Answer {
+        verdict = answer::answer::<P, A, T, E>(packet, tables, env, verdict);
+    }
+    verdict
+}
+
+/// What becomes of a packet that cannot be sent on for this reason: its sender is told, if senders are told of such.
+#[inline(always)]
+fn refuse<A: Address>(reason: Reason) -> Verdict {
+    if A::error_for(reason).is_some() { Verdict::answer(reason) } else { Verdict::drop(reason) }
+}
+
+/// Whether the packet is in a frame for another host, which the network flooded: every node that owns the address would
+/// take it for its own.
+#[inline(always)]
+pub(crate) fn is_for_another_host<P: Packet, T: Tables, E: Env>(packet: &P, tables: &T, env: &E) -> bool {
+    let device = tables.device(env.ifindex());
+    device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
 #[inline(always)]
-fn leave<A, P, T, E>(packet: &P, tables: &T, reason: Reason) -> Verdict
+fn leave<A, P, T, E>(packet: &P, tables: &T, env: &E, reason: Reason) -> Verdict
 where
     A: Address + packet::Wire,
     P: Packet,
-    T: AddressTables<A>,
+    T: Tables + AddressTables<A>,
     E: Env,
 {
+    if reason == Reason::Icmp {
+        return Verdict { ifindex: 0, action: Action::Icmp, reason };
+    }
     if E::HOOK == Hook::Egress {
         return Verdict::pass(Reason::NotOurs);
     }
@@ -82,7 +107,16 @@ where
     let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
     // ICMP, other protocols and fragments to the node itself are the host's own business.
     let is_hosts = tables.owned(&dst).unwrap_or(Owned::NODE_ID) == Owned::NODE_ID;
-    Verdict::pass(if is_hosts { Reason::NotOurs } else { reason })
+    if is_hosts {
+        Verdict::pass(Reason::NotOurs)
+    } else if reason != Reason::Protocol {
+        Verdict::pass(reason)
+    } else if is_for_another_host(packet, tables, env) {
+        Verdict::pass(Reason::NotOurs)
+    } else {
+        // Not left to the host: it would route the packet to wherever such addresses are, perhaps back to us.
+        Verdict::answer(reason)
+    }
 }
 
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
@@ -96,7 +130,7 @@ where
 {
     let mut wire = match A::parse(packet) {
         Ok(wire) => wire,
-        Err(reason) => return leave::<A, P, T, E>(packet, tables, reason),
+        Err(reason) => return leave::<A, P, T, E>(packet, tables, env, reason),
     };
     if fragment::resolve(tables, &mut wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
@@ -115,7 +149,7 @@ where
         conntrack::forget(tables, table, &wire.key, flow);
     }
     if wire.is_later() {
-        return leave::<A, P, T, E>(packet, tables, Reason::Fragment);
+        return leave::<A, P, T, E>(packet, tables, env, Reason::Fragment);
     }
     if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
         return Verdict::pass(Reason::NotOurs);
@@ -146,7 +180,7 @@ where
     if is_new_tick {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
-            return Verdict::drop(answer);
+            return refuse::<A>(answer);
         }
     }
     let revalidates = is_new_tick && now.is_multiple_of(REVALIDATION_TICKS);
@@ -178,9 +212,7 @@ where
         Ok(wire) => wire,
         Err(reason) => return Verdict::pass(reason),
     };
-    let device = tables.device(env.ifindex());
-    if device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac) {
-        // A frame for another host, which the network flooded: every node that owns the address would answer.
+    if is_for_another_host(packet, tables, env) {
         return Verdict::pass(Reason::NotOurs);
     }
     let key = &wire.key;
@@ -193,7 +225,7 @@ where
         return if owned == Owned::NODE_ID {
             Verdict::pass(Reason::NotOurs)
         } else {
-            Verdict::drop(Reason::NoServicePort)
+            refuse::<A>(Reason::NoServicePort)
         };
     };
     // The kernel would have refused such a packet on its way in; it is not asked here.
@@ -205,7 +237,7 @@ where
     };
     let set = service.backends;
     if set.count() == 0 {
-        return Verdict::drop(Reason::NoBackend);
+        return refuse::<A>(Reason::NoBackend);
     }
     let hash = pick::hash(settings.seed, key);
     let Some(slot) = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))) else {
@@ -242,7 +274,7 @@ where
     // Before anything is recorded: XDP may have to leave the packet to TCX as it came.
     let answer = next_hop(tables, env, key.protocol, flow);
     if answer.is_drop() {
-        return Verdict::drop(answer);
+        return refuse::<A>(answer);
     }
     if E::HOOK == Hook::Xdp {
         let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
@@ -272,7 +304,7 @@ fn needs_source_translation<T: Tables, E: Env>(tables: &T, env: &E, backend: &Ba
 /// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
 /// of its own, and it runs once a tick.
 #[inline(never)]
-fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
+pub(crate) fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
 where
     A: Address,
     T: Tables + AddressTables<A>,
@@ -334,11 +366,11 @@ where
     let is_local = hop.flags & NextHop::LOCAL != 0;
     if !is_local {
         if wire.ttl <= 1 {
-            return Verdict::drop(Reason::TtlExceeded);
+            return refuse::<A>(Reason::TtlExceeded);
         }
         let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
         if length > u32::from(hop.mtu) {
-            return Verdict::drop(Reason::MtuExceeded);
+            return Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) };
         }
     }
     if wire.piece.is_first() {

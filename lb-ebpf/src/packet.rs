@@ -77,4 +77,18 @@ pub trait Packet {
 
     /// Brings a transport checksum up to date. `None` if it could not be written.
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()>;
+
+    /// Cuts the frame off behind its first `length` bytes, which then no longer stand for several segments. `None` if
+    /// it could not be cut, as where packets are never made (XDP).
+    #[inline(always)]
+    fn trim(&mut self, _length: usize) -> Option<()> {
+        None
+    }
+
+    /// Makes room for `length` bytes, zeros, between the Ethernet header and the IP header. `None` as for
+    /// [`Packet::trim`].
+    #[inline(always)]
+    fn insert(&mut self, _length: usize) -> Option<()> {
+        None
+    }
 }

@@ -16,6 +16,9 @@ use network_types::udp::UdpHdr;
 /// Length of the Ethernet header, and so the offset of the IP header.
 pub const IP_OFFSET: usize = core::mem::size_of::<EthHdr>();
 
+/// TTL or hop limit of a packet that begins its way (RFC 1700).
+pub const FIRST_TTL: u8 = 64;
+
 /// `TCP_FLAGS & FIN`
 pub const FIN: u8 = 1;
 /// `TCP_FLAGS & SYN`
@@ -25,6 +28,10 @@ pub const RST: u8 = 4;
 /// `TCP_FLAGS & ACK`
 pub const ACK: u8 = 16;
 
+/// Offset of the protocol in an IPv4 header (RFC 791) and in an IPv6 header (RFC 8200).
+const PROTOCOL_OFFSET: usize = 9;
+const NEXT_HEADER_OFFSET: usize = 6;
+
 const FRAGMENT_HEADER: u8 = 44;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -33,9 +40,6 @@ const DESTINATION_OPTIONS: u8 = 60;
 const NO_NEXT_HEADER: u8 = 59;
 /// RFC 8200 names five kinds of extension headers that may precede the transport header, one of them twice.
 const MAX_EXTENSION_HEADERS: usize = 6;
-
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 /// Which piece of its datagram a packet is: its offset in units of eight bytes and, in the lowest bit, whether more follow. A
 /// plain number, tested only where it matters, so that the verifier need not follow each kind of packet apart.
@@ -157,37 +161,127 @@ pub fn ipv6<P: Packet>(packet: &P) -> Result<Wire<[u8; 16]>, Reason> {
     if header.vcf[0] >> 4 != 6 || IP_OFFSET + length > packet.len() {
         return Err(Reason::Malformed);
     }
-    let mut next = header.next_hdr;
+    let chain = extension_headers(packet, IP_OFFSET, header.next_hdr, length)?;
+    let Chain { next, offset, piece, id, .. } = chain;
+    if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS | AUTHENTICATION) {
+        return Err(Reason::ExtensionHeader);
+    }
+    let addresses = (header.src_addr, header.dst_addr);
+    transport(packet, addresses, next, offset, length, header.hop_limit, (id, piece))
+}
+
+/// Where a chain of IPv6 extension headers ends.
+struct Chain {
+    /// The first header that is none of them, or one that is not walked.
+    next: u8,
+    /// Bytes from the start of the IPv6 header to it.
+    offset: usize,
+    /// Bytes from the start of the IPv6 header to the byte that names it.
+    named_at: usize,
+    /// Which piece of its datagram the packet is.
+    piece: Piece,
+    /// What its datagram's fragments share.
+    id: u32,
+}
+
+/// Walks the extension headers of the IPv6 packet of `length` bytes whose header stands at `at` and names `next`.
+#[inline(always)]
+fn extension_headers<P: Packet>(packet: &P, at: usize, next: u8, length: usize) -> Result<Chain, Reason> {
     // Opaque from the start, so that chains of every length come out alike.
-    let mut offset = packet.opaque(Ipv6Hdr::LEN);
-    let (mut piece, mut id) = (packet.opaque(0) as u16, packet.opaque(0) as u32);
+    let mut chain = Chain {
+        next,
+        offset: packet.opaque(Ipv6Hdr::LEN),
+        named_at: packet.opaque(NEXT_HEADER_OFFSET),
+        piece: Piece(0),
+        id: packet.opaque(0) as u32,
+    };
+    let mut fragment = packet.opaque(0) as u16;
     for _ in 0..MAX_EXTENSION_HEADERS {
-        let unit = match next {
+        let unit = match chain.next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8,
             AUTHENTICATION => 4,
             FRAGMENT_HEADER => 0,
             _ => break,
         };
-        let [following, units, a, b, i, j, k, l]: [u8; 8] = packet.load(IP_OFFSET + offset).ok_or(Reason::Malformed)?;
+        let [following, units, a, b, i, j, k, l]: [u8; 8] = packet.load(at + chain.offset).ok_or(Reason::Malformed)?;
         if unit == 0 {
             // What an inner one says is added: a first fragment stays one.
-            piece |= u16::from_be_bytes([a, b]);
-            id = u32::from_be_bytes([i, j, k, l]);
+            fragment |= u16::from_be_bytes([a, b]);
+            chain.id = u32::from_be_bytes([i, j, k, l]);
         }
+        chain.named_at = chain.offset;
         // RFC 8200: in 8-byte units without the first 8 bytes; RFC 4302: in 4-byte units without the first two. A fragment
         // header is 8 bytes.
-        offset = packet.opaque(offset + 8 + usize::from(units) * unit);
-        if offset > length {
+        chain.offset = packet.opaque(chain.offset + 8 + usize::from(units) * unit);
+        if chain.offset > length {
             return Err(Reason::Malformed);
         }
         // What follows a later fragment's header is payload.
-        next = if Piece::ipv6(piece).is_later() { NO_NEXT_HEADER } else { following };
+        chain.next = if Piece::ipv6(fragment).is_later() { NO_NEXT_HEADER } else { following };
     }
-    if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS | AUTHENTICATION) {
-        return Err(Reason::ExtensionHeader);
-    }
-    let addresses = (header.src_addr, header.dst_addr);
-    transport(packet, addresses, next, offset, length, header.hop_limit, (id, Piece::ipv6(piece)))
+    chain.piece = Piece::ipv6(fragment);
+    Ok(chain)
+}
+
+/// An IP header by itself, wherever it stands: a packet's own, or the one that an ICMP error embeds, whose packet is
+/// mostly cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Network<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Bytes of the packet, as the header says.
+    pub length: u32,
+    /// Bytes of the header with options or extension headers.
+    pub headers: u16,
+    /// Bytes from the start of the header to the byte that names the protocol.
+    pub named_at: u16,
+    /// The protocol of the payload.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Whether it is a fragment other than the first: its payload does not begin with a transport header.
+    pub is_later_fragment: bool,
+}
+
+/// Reads the IPv4 header that stands at `at`; `None` if it is none.
+#[inline(always)]
+pub fn ipv4_header<P: Packet>(packet: &P, at: usize) -> Option<Network<[u8; 4]>> {
+    let header: Ipv4Hdr = packet.load(at)?;
+    let headers = usize::from(header.ihl());
+    let length = u16::from_be_bytes(header.tot_len);
+    (header.version() == 4 && headers >= Ipv4Hdr::LEN && usize::from(length) >= headers).then_some(Network {
+        src: header.src_addr,
+        dst: header.dst_addr,
+        length: u32::from(length),
+        headers: headers as u16,
+        named_at: PROTOCOL_OFFSET as u16,
+        protocol: header.proto,
+        ttl: header.ttl,
+        is_later_fragment: header.frag_offset() != 0,
+    })
+}
+
+/// Reads the IPv6 header that stands at `at` and its extension headers; `None` if there is none.
+#[inline(always)]
+pub fn ipv6_header<P: Packet>(packet: &P, at: usize) -> Option<Network<[u8; 16]>> {
+    let header: Ipv6Hdr = packet.load(at)?;
+    let payload = usize::from(u16::from_be_bytes(header.payload_len));
+    // As for the packet itself: a GSO packet says zero.
+    let length = if payload == 0 { packet.len().saturating_sub(at) } else { Ipv6Hdr::LEN + payload };
+    let chain = extension_headers(packet, at, header.next_hdr, length).ok()?;
+    (header.vcf[0] >> 4 == 6).then_some(Network {
+        src: header.src_addr,
+        dst: header.dst_addr,
+        length: length as u32,
+        headers: chain.offset as u16,
+        named_at: chain.named_at as u16,
+        protocol: chain.next,
+        ttl: header.hop_limit,
+        is_later_fragment: chain.piece.is_later(),
+    })
 }
 
 /// Parses the transport header that stands `offset` bytes into an IP packet of `length` bytes, unless it is a later fragment.
@@ -213,7 +307,7 @@ fn transport<P: Packet, A: Address>(
         UDP => (UdpHdr::LEN, 0),
         // Of a message in pieces nothing can be said.
         _ if !piece.is_whole() => return Err(Reason::Fragment),
-        ICMP | ICMPV6 => return Err(Reason::Icmp),
+        protocol if protocol == A::ICMP => return Err(Reason::Icmp),
         _ => return Err(Reason::Protocol),
     };
     // From here on all are alike.

@@ -8,9 +8,10 @@ use crate::parse::{IP_OFFSET, Wire};
 use crate::sctp;
 use lb_common::{Flow, NextHop, SCTP, TCP};
 
-/// Offset of the checksum in a TCP header (RFC 9293) and in a UDP header (RFC 768).
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in a TCP header (RFC 9293).
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub const UDP_CHECKSUM: usize = 6;
 /// Offset of the checksum in an SCTP header (RFC 9260, 3.1).
 const SCTP_CHECKSUM: usize = 8;
 
@@ -27,7 +28,7 @@ where
     packet.store(source, flow.src)?;
     packet.store(source + core::mem::size_of::<A>(), flow.dst)?;
     if let Some(offset) = A::HEADER_CHECKSUM_OFFSET {
-        update_header_checksum(packet, IP_OFFSET + offset, flow.address_delta)?;
+        checksum_at(packet, IP_OFFSET + offset, flow.address_delta)?;
     }
     if wire.is_later() {
         note_addresses::<_, A>(packet, flow);
@@ -108,7 +109,7 @@ pub fn ttl<P: Packet, A: Address>(packet: &mut P, ttl: u8) -> Option<()> {
     if let Some(checksum_offset) = A::HEADER_CHECKSUM_OFFSET {
         // The TTL is the first byte of its word, the protocol (unchanged, so left out of both sums) the second.
         let delta = checksum::delta(checksum::word([ttl, 0]), checksum::word([ttl - 1, 0]));
-        update_header_checksum(packet, IP_OFFSET + checksum_offset, delta)?;
+        checksum_at(packet, IP_OFFSET + checksum_offset, delta)?;
     } else {
         // Here it is the second.
         packet.note_change(checksum::delta(checksum::word([0, ttl]), checksum::word([0, ttl - 1])));
@@ -122,8 +123,9 @@ pub fn macs<P: Packet>(packet: &mut P, hop: &NextHop) -> Option<()> {
     packet.store(0, hop.macs)
 }
 
+/// Brings the checksum at `offset`, of an IPv4 header or an ICMP message, up to date.
 #[inline(always)]
-fn update_header_checksum<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
+pub fn checksum_at<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
     let old: [u8; 2] = packet.load(offset)?;
     packet.store(offset, checksum::update(old, delta))
 }

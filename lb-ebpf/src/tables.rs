@@ -68,7 +68,7 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     /// What the datapath shares.
     fn settings(&self) -> Option<&Settings>;
 
-    /// What this CPU may still spend in this tick.
+    /// What this CPU has spent.
     #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
     fn budget(&self) -> Option<&mut Budget>;
 

@@ -7,6 +7,7 @@ use lb_common::{
 use lb_ctl::maps::Image;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::BTreeMap;
@@ -58,6 +59,16 @@ impl Packet for Frame {
         }
         let new = checksum::update(old, checksum::add(checksum.address_delta, checksum.port_delta));
         self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
+    }
+
+    fn trim(&mut self, length: usize) -> Option<()> {
+        self.segment_size = None;
+        (length <= self.bytes.len()).then(|| self.bytes.truncate(length))
+    }
+
+    fn insert(&mut self, length: usize) -> Option<()> {
+        self.bytes.splice(IP_OFFSET..IP_OFFSET, std::iter::repeat_n(0, length));
+        Some(())
     }
 }
 
@@ -175,14 +186,14 @@ pub struct Memory {
     pub flows4: Flows<[u8; 4]>,
     /// IPv6 flows.
     pub flows6: Flows<[u8; 16]>,
-    /// What the CPU has spent.
-    pub budget: Box<UnsafeCell<Budget>>,
     /// Counters by reason.
     pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
     /// Counters by service port id.
     pub services: RefCell<BTreeMap<u32, Traffic>>,
     /// Counters by backend id.
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
+    /// What the CPU has spent.
+    pub budget: Box<UnsafeCell<Budget>>,
 }
 
 impl Memory {
@@ -192,10 +203,10 @@ impl Memory {
             image,
             flows4: Flows::new([0; 4]),
             flows6: Flows::new([0; 16]),
-            budget: Box::default(),
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
+            budget: Box::default(),
         }
     }
 

@@ -111,7 +111,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn budget(&self) -> Option<&mut Budget> {
-        // SAFETY: this CPU's own copy, and the program is not preempted by another of ours.
+        // SAFETY: as for the working memory.
         BUDGETS.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
     }
 
