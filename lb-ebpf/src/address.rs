@@ -56,8 +56,31 @@ pub trait Address: Copy + Eq + 'static {
     /// The address of `backend`, or `None` if the record is of the other family.
     fn of_backend(backend: &Backend) -> Option<Self>;
 
-    /// The source address lent to connections of this family, or `None` if there is none.
-    fn lent(settings: &Settings) -> Option<Self>;
+    /// How many source addresses are lent to connections of this family.
+    fn lent_count(settings: &Settings) -> u32;
+
+    /// One of them.
+    fn lent(settings: &Settings, index: u32) -> Self;
+}
+
+/// How many addresses stand in a list that the first unspecified one ends.
+#[inline(always)]
+fn count<A: Address>(list: &[A; Settings::SNAT_ADDRESSES]) -> u32 {
+    let mut count = 0;
+    for address in list {
+        if *address == A::UNSPECIFIED {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// An index into the lists of addresses lent, in a form in which the verifier sees its bound.
+#[inline(always)]
+fn nth(index: u32) -> usize {
+    const { assert!(Settings::SNAT_ADDRESSES.is_power_of_two()) };
+    index as usize & (Settings::SNAT_ADDRESSES - 1)
 }
 
 impl Address for [u8; 4] {
@@ -135,8 +158,13 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
-    fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat4[0] != [0; 4]).then_some(settings.snat4[0])
+    fn lent_count(settings: &Settings) -> u32 {
+        count(&settings.snat4)
+    }
+
+    #[inline(always)]
+    fn lent(settings: &Settings, index: u32) -> Self {
+        settings.snat4[nth(index)]
     }
 }
 
@@ -212,7 +240,12 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
-    fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat6[0] != [0; 16]).then_some(settings.snat6[0])
+    fn lent_count(settings: &Settings) -> u32 {
+        count(&settings.snat6)
+    }
+
+    #[inline(always)]
+    fn lent(settings: &Settings, index: u32) -> Self {
+        settings.snat6[nth(index)]
     }
 }

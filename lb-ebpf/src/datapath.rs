@@ -264,11 +264,12 @@ where
     flow.backend = slot.backend;
     flow.service = service.id;
     flow.hop = NextHop::default();
+    let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     if needs_source_translation(tables, env, backend, key.src == address) {
-        let Some(lent) = A::lent(settings) else {
+        if lent == 0 {
             return Verdict::drop(Reason::NoSnatAddress);
-        };
-        flow.src = lent;
+        }
+        flow.src = snat::address(settings, lent, hash);
         flow.flags |= Flow::<A>::SNAT;
     }
     // Before anything is recorded: XDP may have to leave the packet to TCX as it came.
@@ -283,15 +284,20 @@ where
             return Verdict::DEFER;
         }
     }
-    if let Err(reason) = snat::lend(tables, env, settings, key, flow, hash) {
-        return Verdict::drop(reason);
-    }
+    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash) {
+        Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
+        Err(reason) => return Verdict::drop(reason),
+    };
     if tables.insert(Table::New, key, flow).is_err() {
         tables.delete(Table::New, &flow.partner(key.protocol));
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
-    finish(packet, tables, env, &wire, flow, true, Reason::Forwarded)
+    let verdict = finish(packet, tables, env, &wire, flow, true, Reason::Forwarded);
+    if is_scarce != 0 && verdict.reason == Reason::Forwarded {
+        return Verdict { reason: Reason::ForwardedSnatScarce, ..verdict };
+    }
+    verdict
 }
 
 /// Whether the reply would not come back through this node by itself: from a backend elsewhere to a client elsewhere, or

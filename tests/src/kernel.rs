@@ -1,11 +1,11 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{self, MAPS};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
+    Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
 };
 use lb_ctl::maps::Image;
 use lb_ebpf::Hook;
@@ -114,6 +114,15 @@ impl Kernel {
         .expect("the kernel runs the program");
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
+    }
+
+    /// Makes every CPU forget what it has spent in this tick.
+    pub fn renew_budgets(&mut self) {
+        let map = self.ebpf.map_mut(maps::BUDGETS).expect("a map of ours");
+        let mut map: PerCpuArray<_, Budget> = PerCpuArray::try_from(map).expect("a per-CPU array");
+        let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
+        let fresh = PerCpuValues::try_from(vec![Budget::default(); cpus]).expect("one for each CPU");
+        map.set(0, fresh, 0).expect("the kernel takes the value");
     }
 
     /// Counters by reason, without those that are zero.

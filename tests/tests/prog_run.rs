@@ -1,7 +1,8 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Device, Reason, maps};
+use lb_common::{Budget, Device, Reason, Settings, maps};
+use lb_ctl::maps::Image;
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_tests::frames::{self, Flags};
 use lb_tests::kernel::{self, Kernel};
@@ -15,6 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
@@ -35,7 +37,7 @@ struct Both {
 
 impl Both {
     /// Makes a network namespace for this thread, whose routing table says what [`small::surroundings`] says.
-    fn new() -> Self {
+    fn new(prepare: impl Fn(&mut Image)) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of our own");
         // One CPU: the node in memory has working memory for one.
         let mut cpus = CpuSet::new();
@@ -62,6 +64,7 @@ impl Both {
             neighbour(family.backend(LOCAL_2), bits, "in0", inside);
         }
         let mut image = small::image(uplink, inside);
+        prepare(&mut image);
         // A device that is no target, so that XDP has something to leave to TCX.
         image.devices.insert(uplink, Device { mac: frames::DESTINATION_MAC, ..Device::new(Device::OWN_MAC) });
         Self {
@@ -92,6 +95,12 @@ impl Both {
         assert_eq!(out, frame.bytes, "bytes; {context}");
         assert_eq!(self.kernel.reasons(), *self.tables.reasons.borrow(), "reasons; {context}");
         (verdict, frame.bytes)
+    }
+
+    /// Lets the CPU search again in this tick.
+    fn renew_budget(&mut self) {
+        *self.tables.budget.get_mut() = Budget::default();
+        self.kernel.renew_budgets();
     }
 
     fn compare_flows(&mut self) {
@@ -142,11 +151,19 @@ fn tick() -> u32 {
 /// Runs `test` in a namespace of its own. The two nodes read their clocks one after the other, so that a tick may end
 /// between them: a run that a tick ends in says nothing and is repeated.
 fn on_both(test: impl Fn(&mut Both) + Send + Sync + 'static) {
+    on_both_with(|_| (), test);
+}
+
+/// The same with another image.
+fn on_both_with(
+    prepare: impl Fn(&mut Image) + Copy + Send + 'static,
+    test: impl Fn(&mut Both) + Send + Sync + 'static,
+) {
     let test = std::sync::Arc::new(test);
     for attempt in 1.. {
         let test = test.clone();
         let outcome = thread::Builder::new().name("both".into()).spawn(move || {
-            let mut both = Both::new();
+            let mut both = Both::new(prepare);
             let started = tick();
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut both)));
             (outcome, tick() != started)
@@ -424,6 +441,46 @@ fn headers_that_are_kept_host_and_kernel_alike() {
                 }
             }
         }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn the_last_free_port_is_found_and_then_none_host_and_kernel_alike() {
+    needs_datapath!();
+    const PORTS: u16 = 400;
+    let lends = |image: &mut Image| {
+        image.settings.snat_port_first = 2000;
+        image.settings.snat_port_last = 2000 + PORTS - 1;
+        image.settings.snat4 = Settings::lent([[192, 0, 2, 1], [192, 0, 2, 2]]);
+    };
+    on_both_with(lends, |both| {
+        let (uplink, service) = (both.uplink, Family::V4.cluster(FAR, 80));
+        let mut seen = BTreeSet::new();
+        let mut reasons = Vec::new();
+        for port in 1..=PORTS * 2 + 1 {
+            let client = SocketAddr::new(Family::V4.client(), port);
+            let syn = frames::tcp(client, service, Flags::Syn, b"");
+            let mut opened = both.run(Hook::Ingress, uplink, &syn);
+            if opened.0 == Verdict::drop(Reason::SnatExhausted) && port <= PORTS * 2 {
+                // The search was spent in this tick already: it comes back with the next.
+                both.renew_budget();
+                opened = both.run(Hook::Ingress, uplink, &syn);
+            }
+            reasons.push(opened.0.reason);
+            if opened.0.action == Action::Drop {
+                continue;
+            }
+            let (source, backend, _) = frames::checked(&opened.1);
+            assert!(seen.insert(source), "{source} was lent twice");
+            both.run(Hook::Ingress, uplink, &frames::tcp(backend, source, Flags::SynAck, b""));
+            both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b""));
+        }
+        assert_eq!(seen.len(), usize::from(PORTS) * 2, "every port of both addresses");
+        assert_eq!(seen.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>().len(), 2);
+        assert_eq!(reasons.pop(), Some(Reason::SnatExhausted));
+        let scarce = reasons.iter().filter(|reason| **reason == Reason::ForwardedSnatScarce).count();
+        assert!(scarce > 0 && scarce < 400, "{scarce} were found by searching all");
         both.compare_flows();
     });
 }
