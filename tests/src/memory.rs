@@ -21,12 +21,14 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Payload bytes of each segment, where the frame stands for several.
     pub segment_size: Option<u32>,
+    /// Whether the transport checksum was left to hardware: only the pseudo-header is summed (`CHECKSUM_PARTIAL`).
+    pub partial: bool,
 }
 
 impl Frame {
     /// A frame of these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, segment_size: None }
+        Self { bytes, segment_size: None, partial: false }
     }
 }
 
@@ -54,6 +56,11 @@ impl Packet for Frame {
 
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
         let old: [u8; 2] = self.load(checksum.offset)?;
+        if self.partial {
+            // As `inet_proto_csum_replace_by_diff` does: the place holds a sum, not its complement.
+            let sum = checksum::add(checksum::word(old) as u16, checksum.address_delta);
+            return self.store(checksum.offset, sum.to_ne_bytes());
+        }
         if checksum.zero_means_none && old == [0; 2] {
             return Some(());
         }

@@ -226,7 +226,6 @@ fn what_is_left_alone_has_its_reason_counted_once_on_its_way_in() {
         (cut, Reason::Malformed),
         (tagged, Reason::Vlan),
         (extended(&vec![(OPTIONS, units_of_8(8)); 7]), Reason::ExtensionHeader),
-        (echo, Reason::Icmp),
     ] {
         let tables = Memory::new(small::image(UPLINK, INSIDE));
         let around = small::surroundings(UPLINK, INSIDE, UPLINK, 1000);
