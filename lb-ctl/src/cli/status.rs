@@ -147,6 +147,9 @@ mod tests {
         Kernel:         6.18.5
         Node addresses: 192.0.2.10
         SNAT addresses: <none>
+        Path:           direct
+        Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
+        Own node ports: to processes of this node by socket hooks only, as are Services from its loopback addresses
         Datapath:       taken over from an earlier daemon
         Objects:        1 services, 2 pods
 
