@@ -65,8 +65,28 @@ pub struct NextHop {
 impl NextHop {
     /// The interface takes frames from XDP.
     pub const XDP: u16 = 1;
-    /// The destination is an address of this node: the packet goes to the host's stack.
+    /// The backend is a socket of this node; always together with [`NextHop::STACK`].
     pub const LOCAL: u16 = 2;
+    /// Through the host's stack, both ways: requests are passed up translated, and replies are translated where they leave
+    /// the node, at egress.
+    pub const STACK: u16 = 4;
+    /// The client came in by the daemon's veth pair: it is a process of this node. Its replies go back by the pair, and
+    /// nothing is forwarded, so the TTL stays.
+    pub const HOST: u16 = 8;
+    /// Into the daemon's veth pair: the MACs are known for good, and the kernel has no say in it.
+    pub const PAIR: u16 = 16;
+    /// What is decided once, when the flow is created, and holds for both of its entries.
+    pub const FIXED: u16 = Self::LOCAL | Self::STACK | Self::HOST;
+
+    /// Whether the packet is forwarded here in place of the stack, which costs it a hop.
+    pub const fn takes_hop(&self) -> bool {
+        self.flags & (Self::STACK | Self::HOST) == 0
+    }
+
+    /// Whether the way leads through the host's stack.
+    pub const fn is_through_stack(&self) -> bool {
+        self.flags & Self::STACK != 0
+    }
 
     /// Whether a frame can be addressed without asking the kernel for the neighbour.
     pub fn has_neighbour(&self) -> bool {

@@ -61,8 +61,7 @@ pub fn mirror<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, scratch: &mut Scratc
     mirror.backend = flow.backend;
     mirror.service = flow.service;
     mirror.hop = NextHop::default();
-    // Where the backend is a socket of this node, its replies are met at egress and need no way out.
-    mirror.hop.flags = flow.hop.flags & NextHop::LOCAL;
+    mirror.hop.flags = flow.hop.flags & NextHop::FIXED;
 }
 
 /// Writes the key of the entry for the other direction ([`Flow::partner`]).

@@ -7,7 +7,7 @@ use crate::parse::{IP_OFFSET, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
-use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey};
+use lb_common::{Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
 
 const ETHERTYPE_OFFSET: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -81,8 +81,7 @@ fn refuse<A: Address>(reason: Reason) -> Verdict {
 /// Whether the packet is in a frame for another host, which the network flooded: every node that owns the address would
 /// take it for its own.
 #[inline(always)]
-pub(crate) fn is_for_another_host<P: Packet, T: Tables, E: Env>(packet: &P, tables: &T, env: &E) -> bool {
-    let device = tables.device(env.ifindex());
+pub(crate) fn is_for_another_host<P: Packet>(packet: &P, device: &Device) -> bool {
     device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
 }
 
@@ -111,12 +110,20 @@ where
         Verdict::pass(Reason::NotOurs)
     } else if reason != Reason::Protocol {
         Verdict::pass(reason)
-    } else if is_for_another_host(packet, tables, env) {
+    } else if is_for_another_host(packet, &tables.device(env.ifindex())) {
         Verdict::pass(Reason::NotOurs)
     } else {
         // Not left to the host: it would route the packet to wherever such addresses are, perhaps back to us.
         Verdict::answer(reason)
     }
+}
+
+/// Whether packets of this flow's direction are translated at this hook. What takes the way through the stack is translated at
+/// the first hook and at the last: the stack sees one pair of tuples. Everything else is translated where it comes in.
+#[inline(always)]
+pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
+    let leaves_translated = flow.is_reply() && flow.hop.is_through_stack();
+    leaves_translated == (E::HOOK == Hook::Egress)
 }
 
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
@@ -135,7 +142,7 @@ where
     if fragment::resolve(tables, &mut wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
     {
-        if E::HOOK == Hook::Egress && !(flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0) {
+        if !is_translated_here::<A, E>(flow) {
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
@@ -212,7 +219,8 @@ where
         Ok(wire) => wire,
         Err(reason) => return Verdict::pass(reason),
     };
-    if is_for_another_host(packet, tables, env) {
+    let device = tables.device(env.ifindex());
+    if is_for_another_host(packet, &device) {
         return Verdict::pass(Reason::NotOurs);
     }
     let key = &wire.key;
@@ -228,8 +236,12 @@ where
             refuse::<A>(Reason::NoServicePort)
         };
     };
-    // The kernel would have refused such a packet on its way in; it is not asked here.
-    if key.src.is_martian() || tables.owned(&key.src).is_some() {
+    // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
+    // the node's own addresses.
+    let is_host = device.flags & Device::HOST != 0;
+    let source = tables.owned(&key.src);
+    let may_be = source.is_none() || (is_host && source == Some(Owned::NODE_ID));
+    if key.src.is_martian() || !may_be {
         return Verdict::drop(Reason::MartianSource);
     }
     let Some(settings) = tables.settings() else {
@@ -265,12 +277,30 @@ where
     flow.service = service.id;
     flow.hop = NextHop::default();
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
-    if needs_source_translation(tables, env, backend, key.src == address) {
+    // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
+    // forwards to a Service for others.
+    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source.is_some());
+    if is_host {
+        flow.hop.flags = NextHop::HOST;
+    }
+    if tables.owned(&address) == Some(Owned::NODE_ID) {
+        if is_host {
+            // The node talks to itself. It takes no packet from outside with a source of its own, and would answer one
+            // behind our back; but it sends by the pair whatever it sends to the Service.
+            flow.src = key.dst;
+        } else {
+            flow.hop.flags = NextHop::STACK | NextHop::LOCAL;
+        }
+    } else if key.src == address || !(backend.is_local() || is_client_here) {
+        // The reply would not come back through this node by itself: from a backend that is itself the client, or from a
+        // backend elsewhere to a client elsewhere. Never through the stack, which refuses the source lent to it.
         if lent == 0 {
             return Verdict::drop(Reason::NoSnatAddress);
         }
         flow.src = snat::address(settings, lent, hash);
         flow.flags |= Flow::<A>::SNAT;
+    } else if settings.flags & Settings::STACK != 0 && !is_host {
+        flow.hop.flags = NextHop::STACK;
     }
     // Before anything is recorded: XDP may have to leave the packet to TCX as it came.
     let answer = next_hop(tables, env, key.protocol, flow);
@@ -300,13 +330,6 @@ where
     verdict
 }
 
-/// Whether the reply would not come back through this node by itself: from a backend elsewhere to a client elsewhere, or
-/// from a backend that is itself the client.
-#[inline(always)]
-fn needs_source_translation<T: Tables, E: Env>(tables: &T, env: &E, backend: &Backend, is_hairpin: bool) -> bool {
-    is_hairpin || (!backend.is_local() && tables.device(env.ifindex()).flags & Device::LOCAL_CLIENTS == 0)
-}
-
 /// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
 /// of its own, and it runs once a tick.
 #[inline(never)]
@@ -316,32 +339,42 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    if flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0 {
+    let fixed = flow.hop.flags & NextHop::FIXED;
+    if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
     flow.hop = NextHop::default();
-    match env.route(&flow.rewritten(protocol)) {
-        Route::Via(found) => flow.hop = found,
-        Route::NotForwarded => {
-            // Unknown addresses pass for one that no node has.
-            if tables.owned(&flow.dst).unwrap_or(u32::MAX) != Owned::NODE_ID {
-                return Reason::NoRoute;
+    flow.hop.flags = fixed;
+    // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
+    let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
+    if fixed & NextHop::HOST != 0 && is_home {
+        flow.hop.flags |= NextHop::PAIR;
+        return match tables.settings() {
+            Some(Settings { host, .. }) if host.ifindex != 0 => {
+                flow.hop.ifindex = host.ifindex;
+                flow.hop.macs = host.macs;
+                flow.hop.mtu = u16::MAX;
+                Reason::Forwarded
             }
-            flow.hop.flags = NextHop::LOCAL;
-            return Reason::Forwarded;
-        }
+            _ => Reason::NoRoute,
+        };
+    }
+    match env.route(&flow.rewritten(protocol)) {
+        Route::Via(found) => flow.hop = NextHop { flags: fixed, ..found },
+        Route::NotForwarded => return Reason::NoRoute,
         Route::Failed(reason) => return reason,
     }
     // Also when TCX asks: XDP may see the next packet of the same tick.
     let is_target = tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
     let is_generic = tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
     if is_target || is_generic {
-        flow.hop.flags = NextHop::XDP;
+        flow.hop.flags |= NextHop::XDP;
     }
     Reason::Forwarded
 }
 
-/// Whether XDP can finish a packet by this hop.
+/// Whether XDP can finish a packet by this hop. What the stack is to forward is left to TCX, which alone can tell whether a
+/// checksum is complete.
 #[inline(always)]
 fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
     hop.flags & NextHop::LOCAL != 0
@@ -369,11 +402,12 @@ where
     E: Env,
 {
     let hop = &flow.hop;
-    let is_local = hop.flags & NextHop::LOCAL != 0;
-    if !is_local {
-        if wire.ttl <= 1 {
-            return refuse::<A>(Reason::TtlExceeded);
-        }
+    let is_forwarding = !hop.is_through_stack();
+    let takes_hop = hop.takes_hop();
+    if takes_hop && wire.ttl <= 1 {
+        return refuse::<A>(Reason::TtlExceeded);
+    }
+    if is_forwarding {
         let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
         if length > u32::from(hop.mtu) {
             return Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) };
@@ -390,17 +424,21 @@ where
         return Verdict::drop(Reason::StoreFailed);
     }
     tables.count_traffic(flow.service, flow.backend, flow.is_reply(), length);
-    if is_local {
-        // To a socket of this node, or (at egress) from one on its way out.
-        let reason = if flow.is_reply() { reason } else { Reason::Delivered };
-        return Verdict::pass(reason);
+    if !is_forwarding {
+        let is_delivered = hop.flags & NextHop::LOCAL != 0 && !flow.is_reply();
+        return Verdict::pass(if is_delivered { Reason::Delivered } else { reason });
     }
-    if rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
+    if takes_hop && rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    // Where the kernel was asked for the way, it also sends the packet: that keeps its neighbour entry honest, which our
-    // own frames would never do.
-    if E::HOOK != Hook::Xdp && (has_asked || !hop.has_neighbour()) {
+    send::<_, E>(packet, hop, has_asked, reason)
+}
+
+/// Sends a rewritten packet on by `hop`. Where the kernel was asked for the way, it also sends the packet: that keeps its
+/// neighbour entry honest, which our own frames would never do.
+#[inline(always)]
+pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && (has_asked || !hop.has_neighbour()) {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {

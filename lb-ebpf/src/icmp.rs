@@ -16,15 +16,15 @@
 //! a packet's length alone, the MTU in it holds on the other side too.
 
 use crate::conntrack;
-use crate::datapath::{is_for_another_host, next_hop};
+use crate::datapath::{is_for_another_host, is_translated_here, next_hop, send};
 use crate::env::{Env, Hook};
 use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Network};
 use crate::rewrite::{self, TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::tables::{AddressTables, Tables};
-use crate::verdict::{Action, Verdict};
+use crate::verdict::Verdict;
 use crate::{Address, checksum};
-use lb_common::{Flow, FlowKey, NextHop, Owned, Reason, SCTP, TCP, UDP};
+use lb_common::{Flow, FlowKey, Owned, Reason, SCTP, TCP, UDP};
 
 /// Bytes of an ICMP header.
 pub const HEADER: usize = 8;
@@ -59,7 +59,7 @@ where
     if E::HOOK == Hook::Xdp {
         return Verdict::DEFER;
     }
-    if E::HOOK == Hook::Ingress && is_for_another_host(packet, tables, env) {
+    if E::HOOK == Hook::Ingress && is_for_another_host(packet, &tables.device(env.ifindex())) {
         return Verdict::pass(Reason::NotOurs);
     }
     let Some(outer) = A::header(packet, IP_OFFSET) else {
@@ -117,7 +117,7 @@ where
     if entry.is_expired(key.protocol, env.tick()) {
         return UNRELATED;
     }
-    if E::HOOK == Hook::Egress && !(entry.is_reply() && entry.hop.flags & NextHop::LOCAL != 0) {
+    if !is_translated_here::<A, E>(entry) {
         return Verdict::pass(Reason::NotOurs);
     }
     if outer.src.is_martian() {
@@ -134,14 +134,12 @@ where
         // Nobody is told of the fate of an error (RFC 1122, 3.2.2).
         return Verdict::drop(answer);
     }
-    let is_local = flow.hop.flags & NextHop::LOCAL != 0;
-    if !is_local {
-        if outer.ttl <= 1 {
-            return Verdict::drop(Reason::TtlExceeded);
-        }
-        if outer.length > u32::from(flow.hop.mtu) {
-            return Verdict::drop(Reason::MtuExceeded);
-        }
+    let (through_stack, takes_hop) = (flow.hop.is_through_stack(), flow.hop.takes_hop());
+    if takes_hop && outer.ttl <= 1 {
+        return Verdict::drop(Reason::TtlExceeded);
+    }
+    if !through_stack && outer.length > u32::from(flow.hop.mtu) {
+        return Verdict::drop(Reason::MtuExceeded);
     }
     let places = Places {
         icmp: icmp as u16,
@@ -154,14 +152,13 @@ where
     if rewrite_error(packet, outer, source, flow, &places).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    if is_local {
+    if through_stack {
         return Verdict::pass(Reason::IcmpTranslated);
     }
-    if rewrite::ttl::<_, A>(packet, places.ttl).is_none() {
+    if takes_hop && rewrite::ttl::<_, A>(packet, places.ttl).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    // The kernel was asked for the way with this very packet, so it also sends it.
-    Verdict { ifindex: flow.hop.ifindex, action: Action::RedirectNeighbour, reason: Reason::IcmpTranslated }
+    send::<_, E>(packet, &flow.hop, true, Reason::IcmpTranslated)
 }
 
 /// Rewrites the error and what it embeds as `flow` says, and brings the checksums up to date: both IP headers', the

@@ -23,11 +23,14 @@ pub struct Setup {
     pub rp_filter: u8,
     /// `ct state invalid drop` on the node.
     pub firewall: bool,
+    /// `--path` of the daemon: `direct` or `stack`.
+    pub path: &'static str,
 }
 
 impl Setup {
     /// The demo's: native XDP, routed pods with NAPI, no filters.
-    pub const DEMO: Self = Self { wire: "xdp", pods: PodNetwork::Routed, napi: true, rp_filter: 0, firewall: false };
+    pub const DEMO: Self =
+        Self { wire: "xdp", pods: PodNetwork::Routed, napi: true, rp_filter: 0, firewall: false, path: "direct" };
 }
 
 /// A playground in which the daemon runs and the Service is applied.
@@ -125,6 +128,7 @@ pub fn bare(binary: &str, setup: Setup) -> Playground {
     let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut options = Options::new(name, Path::new(binary));
     (options.pods, options.pod_napi, options.rp_filter) = (setup.pods, setup.napi, setup.rp_filter);
+    options.daemon = vec![format!("--path={}", setup.path)];
     let playground = Playground::build(options).expect("a playground");
     if setup.firewall {
         firewall(&playground);

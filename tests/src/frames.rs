@@ -110,9 +110,6 @@ pub fn checked_ip(frame: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
     }
 }
 
-/// Length of the Ethernet header.
-const ETHERNET: usize = 14;
-
 /// Cuts an IP frame without options or extension headers into fragments that carry `piece` bytes each, a multiple of
 /// eight, under the identification `id`.
 pub fn fragments(frame: &[u8], piece: usize, id: u32) -> Vec<Vec<u8>> {

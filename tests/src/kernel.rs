@@ -60,9 +60,14 @@ impl Kernel {
         Array::try_from(self.ebpf.map_mut(name).expect(name)).expect("an array of this type")
     }
 
+    /// Writes the settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.array::<Settings>(maps::SETTINGS).set(0, settings, 0).expect("the kernel takes the entry");
+    }
+
     fn write(&mut self, image: &Image) {
         let written = "the kernel takes the entry";
-        self.array::<Settings>(maps::SETTINGS).set(0, image.settings, 0).expect(written);
+        self.set_settings(image.settings);
         for (address, owned) in &image.owned {
             match address {
                 IpAddr::V4(address) => {

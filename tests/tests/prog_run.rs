@@ -1,7 +1,7 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Budget, Device, Reason, Settings, maps};
+use lb_common::{Budget, Device, HostPair, Reason, Settings, maps};
 use lb_ctl::maps::Image;
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_tests::frames::{self, Flags};
@@ -45,7 +45,8 @@ impl Both {
         sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU of our choice");
         ip("link add up0 type veth peer name up1");
         ip("link add in0 type veth peer name in1");
-        for device in ["up0", "up1", "in0", "in1"] {
+        ip("link add lbh0 type veth peer name lbh1");
+        for device in ["up0", "up1", "in0", "in1", "lbh0", "lbh1"] {
             ip(&format!("link set {device} up"));
         }
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -67,6 +68,9 @@ impl Both {
         prepare(&mut image);
         // A device that is no target, so that XDP has something to leave to TCX.
         image.devices.insert(uplink, Device { mac: frames::DESTINATION_MAC, ..Device::new(Device::OWN_MAC) });
+        let pair = ifindex("lbh1");
+        image.devices.insert(pair, Device::new(Device::HOST | Device::LOCAL_CLIENTS));
+        image.settings.host = HostPair { ifindex: pair, macs: [7; 12] };
         Self {
             kernel: Kernel::load(&image, MAX_FLOWS),
             tables: Memory::new(image),
@@ -101,6 +105,12 @@ impl Both {
     fn renew_budget(&mut self) {
         *self.tables.budget.get_mut() = Budget::default();
         self.kernel.renew_budgets();
+    }
+
+    /// New flows take the way through the stack from now on.
+    fn use_the_stack(&mut self) {
+        self.tables.image.settings.flags |= Settings::STACK;
+        self.kernel.set_settings(self.tables.image.settings);
     }
 
     fn compare_flows(&mut self) {
@@ -222,6 +232,52 @@ fn one_table_of_packets_host_and_kernel_alike() {
             both.run(Hook::Ingress, uplink, &frames::echo(family.client(), dns.ip()));
             both.run(Hook::Ingress, uplink, &frames::echo(family.client(), family.node()));
             both.run(Hook::Ingress, uplink, &frames::other(family.client(), dns.ip()));
+        }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn both_paths_and_the_nodes_own_processes_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let (uplink, inside, pair) = (both.uplink, both.inside, ifindex("lbh1"));
+        for family in Family::BOTH {
+            let own = SocketAddr::new(family.node(), 1);
+            for (service, by) in [(SINGLE, inside), (FAR, uplink), (ON_HOST, pair)] {
+                let service = family.cluster(service, 80);
+                let (verdict, seen) = both.run(Hook::Ingress, pair, &frames::tcp(own, service, Flags::Syn, b""));
+                let (source, backend, _) = frames::checked(&seen);
+                assert_eq!(verdict.ifindex, by);
+                let (verdict, reply) =
+                    both.run(Hook::Ingress, by, &frames::tcp(backend, source, Flags::SynAck, b"answer"));
+                assert_eq!((verdict.ifindex, verdict.action), (pair, Action::Redirect));
+                assert_eq!((frames::checked(&reply).0, frames::checked(&reply).1), (service, own));
+                both.run(Hook::Ingress, uplink, &frames::tcp(own, service, Flags::Ack, b"forged"));
+                both.run(Hook::Ingress, pair, &frames::tcp(own, service, Flags::Ack, b"question"));
+            }
+        }
+        both.use_the_stack();
+        for family in Family::BOTH {
+            let client = SocketAddr::new(family.client(), 20);
+            for service in [WEB, SINGLE, FAR, ON_HOST] {
+                let service = family.cluster(service, 80);
+                let syn = frames::tcp(client, service, Flags::Syn, b"");
+                let (verdict, seen) = both.run(Hook::Xdp, uplink, &syn);
+                let (verdict, seen) = if verdict.action == Action::Defer {
+                    both.run(Hook::Ingress, uplink, &syn)
+                } else {
+                    (verdict, seen)
+                };
+                let (source, backend, _) = frames::checked(&seen);
+                for flags in [Flags::SynAck, Flags::Ack, Flags::Fin] {
+                    let answer = frames::tcp(backend, source, flags, b"answer");
+                    both.run(Hook::Ingress, if verdict.action == Action::Pass { inside } else { uplink }, &answer);
+                    both.run(Hook::Xdp, uplink, &answer);
+                    both.run(Hook::Egress, uplink, &answer);
+                    both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b"question"));
+                }
+            }
         }
         both.compare_flows();
     });

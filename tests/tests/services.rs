@@ -20,7 +20,7 @@ macro_rules! setups {
         #[test]
         fn $name() {
             needs_datapath!();
-            works(Setup { wire: $wire, pods: $pods, napi: $napi, rp_filter: $rp_filter, firewall: $firewall });
+            works(Setup { wire: $wire, pods: $pods, napi: $napi, rp_filter: $rp_filter, firewall: $firewall, path: "direct" });
         }
     )+};
 }

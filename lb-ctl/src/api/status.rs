@@ -26,6 +26,10 @@ pub struct Status {
     pub node_addresses: Vec<IpAddr>,
     /// Addresses lent to connections that need source translation.
     pub snat_addresses: Vec<IpAddr>,
+    /// The way of new connections: `direct` or `stack`.
+    pub path: String,
+    /// How processes of this node reach Services, or why they do not.
+    pub host_clients: String,
     /// Interfaces, managed and waited for.
     pub interfaces: Vec<InterfaceStatus>,
     /// Sources of objects.
@@ -54,7 +58,7 @@ pub struct InterfaceStatus {
     pub attached: Vec<String>,
     /// Why it is not a better mode, or why nothing is attached; empty: all is well.
     pub note: String,
-    /// What it is taken for: `wire` or `local`.
+    /// What it is taken for: `wire`, `local`, or `host` for the daemon's own.
     pub role: String,
 }
 

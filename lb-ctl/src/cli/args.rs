@@ -243,7 +243,7 @@ mod tests {
         let line = "lb-ctl daemon --interface eth0=xdp --interface veth* --manifests /m --config /c --check-config \
                     --socket /s --instance i --node-name n --service-cidr 10.0.0.0/16 --service-cidr fd00::/112 \
                     --node-port-range 30000-30010 --bpffs /b --max-flows 4096 --state-dir /d --log-level debug \
-                    --log-format json";
+                    --log-format json --path stack --host-clients=false";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         assert_eq!(args.target.socket, Some(PathBuf::from("/s")));
         let Command::Daemon(daemon) = args.command else { panic!() };
@@ -251,6 +251,7 @@ mod tests {
         assert_eq!(daemon.options.interfaces.len(), 2);
         assert_eq!(daemon.options.service_cidrs.len(), 2);
         assert_eq!(daemon.options.max_flows, Some(4096));
+        assert_eq!(daemon.options.host_clients, Some(false));
     }
 
     #[test]

@@ -29,6 +29,18 @@ fn text(status: &Status) -> String {
     line("Kernel", &status.kernel);
     line("Node addresses", &list(&status.node_addresses));
     line("SNAT addresses", &list(&status.snat_addresses));
+    line(
+        "Path",
+        &match status.path.as_str() {
+            "stack" => "stack: through the host's stack; connections that need source translation go direct",
+            path => path,
+        },
+    );
+    line("Host clients", &status.host_clients);
+    line(
+        "Own node ports",
+        &"to processes of this node by socket hooks only, as are Services from its loopback addresses",
+    );
     if status.adopted {
         line("Datapath", &"taken over from an earlier daemon");
     }
@@ -98,6 +110,8 @@ mod tests {
             kernel: "6.18.5".to_owned(),
             node_addresses: vec!["192.0.2.10".parse().unwrap()],
             snat_addresses: Vec::new(),
+            path: "direct".to_owned(),
+            host_clients: "by lbh0: 10.96.0.0/12 from 192.0.2.10".to_owned(),
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -133,6 +147,9 @@ mod tests {
         Kernel:         6.18.5
         Node addresses: 192.0.2.10
         SNAT addresses: <none>
+        Path:           direct
+        Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
+        Own node ports: to processes of this node by socket hooks only, as are Services from its loopback addresses
         Datapath:       taken over from an earlier daemon
         Objects:        1 services, 2 pods
 

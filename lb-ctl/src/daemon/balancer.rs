@@ -7,6 +7,8 @@
 
 use super::describe::{self, Known};
 use super::events::Events;
+use super::host_clients::Destinations;
+use super::options::PathMode;
 use super::{endpoints, node};
 use crate::api::catalogue::{Catalogue, Endpoints};
 use crate::api::{Problem, ServiceDescription};
@@ -15,8 +17,9 @@ use crate::image::{HostFacts, ReconcileError, Reconciler, Refused};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{self, EndpointView, NodeView, ServiceView};
 use crate::objects::{Key, Objects};
+use ipnet::IpNet;
 use jiff::Timestamp;
-use lb_common::{Device, Settings};
+use lb_common::{Device, HostPair, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
@@ -32,6 +35,10 @@ pub(super) struct Inputs {
     pub(super) host: Arc<HostView>,
     /// The managed interfaces; `None`: not attached yet, so those of an earlier daemon count.
     pub(super) devices: Option<BTreeMap<u32, Device>>,
+    /// The way to the node's own processes.
+    pub(super) pair: HostPair,
+    /// The way of new flows.
+    pub(super) path: PathMode,
 }
 
 /// Asks the kernel for the route to an address.
@@ -108,6 +115,8 @@ impl Balancer {
             snat6: Settings::lent(v6.map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
+            flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
+            host: inputs.pair,
             ..Settings::default()
         };
         self.facts.node_addresses = addresses.into_iter().collect();
@@ -169,6 +178,17 @@ impl Balancer {
         let Settings { snat4, snat6, .. } = self.facts.settings;
         let all = snat4.map(IpAddr::from).into_iter().chain(snat6.map(IpAddr::from));
         all.filter(|address| !address.is_unspecified()).collect()
+    }
+
+    /// Where Services are, as far as the node has a source of the family to use towards them: these networks, and every
+    /// address outside of them that is a Service's.
+    pub(super) fn destinations(&self, networks: &[IpNet]) -> Destinations {
+        let sources = self.lent_addresses();
+        let source = |to: IpAddr| sources.iter().copied().find(|source| source.is_ipv4() == to.is_ipv4());
+        let owned = self.realized().owned.iter().filter(|(_, owned)| !owned.is_node()).map(|(address, _)| *address);
+        let outside = owned.filter(|address| !networks.iter().any(|network| network.contains(address)));
+        let all = networks.iter().copied().chain(outside.map(IpNet::from));
+        all.filter_map(|to| Some((to, source(to.addr())?))).collect()
     }
 
     /// The maps.

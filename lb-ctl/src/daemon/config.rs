@@ -1,6 +1,6 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
-use super::options::{LogFormat, LogLevel, Options, PortRange};
+use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
 use ipnet::IpNet;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
@@ -39,6 +39,10 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
+    /// The way of new flows.
+    pub path: PathMode,
+    /// Whether processes of this node are clients.
+    pub host_clients: bool,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -146,6 +150,8 @@ impl Config {
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
+            path: options.path.unwrap_or_default(),
+            host_clients: options.host_clients.unwrap_or(true),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
             state_file: state_dir.join(format!("{instance}.json")),
@@ -166,6 +172,8 @@ impl Config {
             ("nodeName", self.node_name != new.node_name),
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("nodePortRange", self.node_port_range != new.node_port_range),
+            ("path", self.path != new.path),
+            ("hostClients", self.host_clients != new.host_clients),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
             ("stateDir", self.state_file != new.state_file),
@@ -190,6 +198,8 @@ impl fmt::Display for Config {
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        writeln!(f, "path:          {}", self.path.name())?;
+        writeln!(f, "hostClients:   {}", self.host_clients)?;
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -287,7 +297,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+             nodePortRange: 1-2\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
@@ -295,6 +305,7 @@ mod tests {
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
+        assert_eq!((config.path, config.host_clients), (PathMode::Stack, false));
     }
 
     #[test]
@@ -305,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");

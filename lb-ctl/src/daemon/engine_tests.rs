@@ -95,6 +95,7 @@ fn start(
         maps: Box::new(maps),
         hooks: Box::new(hooks),
         host: host_receiver,
+        host_clients: super::host_clients::HostClients::off(),
         route_to: |_| None,
         sources,
         updates,

@@ -65,6 +65,8 @@ struct Refused {
 pub(super) struct Interfaces {
     specs: Vec<InterfaceSpec>,
     refused: BTreeMap<u32, Refused>,
+    /// The ends of the daemon's own pair: the inner one is left alone and the outer one managed, whatever the patterns say.
+    pair: Option<(u32, u32)>,
     /// The network, the patterns or the clock gave a reason to look.
     is_due: bool,
 }
@@ -72,7 +74,7 @@ pub(super) struct Interfaces {
 impl Interfaces {
     /// Nothing attached yet.
     pub(super) fn new(specs: Vec<InterfaceSpec>) -> Self {
-        Self { specs, refused: BTreeMap::new(), is_due: true }
+        Self { specs, refused: BTreeMap::new(), pair: None, is_due: true }
     }
 
     /// Other patterns count from now on.
@@ -87,9 +89,20 @@ impl Interfaces {
         self.is_due = true;
     }
 
+    /// The daemon's own pair is this one.
+    pub(super) fn set_pair(&mut self, pair: Option<(u32, u32)>) {
+        self.is_due |= self.pair != pair;
+        self.pair = pair;
+    }
+
     /// The mode that is wanted on an interface.
     fn wanted(&self, interface: &Interface) -> Option<Mode> {
-        if interface.loopback { None } else { pattern::mode_for(&self.specs, &interface.name) }
+        match self.pair {
+            Some((inner, _)) if inner == interface.index => None,
+            Some((_, outer)) if outer == interface.index => Some(Mode::Tcx),
+            _ if interface.loopback => None,
+            _ => pattern::mode_for(&self.specs, &interface.name),
+        }
     }
 
     /// Attaches what is to be attached and detaches what is not, if there was a reason to look. Says whether anything
@@ -149,6 +162,11 @@ impl Interfaces {
     /// A line for each interface that is managed, refused or waited for.
     pub(super) fn status(&self, hooks: &dyn Hooks, host: &HostView) -> Vec<InterfaceStatus> {
         let mut lines: Vec<InterfaceStatus> = hooks.attachments().into_iter().map(attached_line).collect();
+        let outer = self.pair.and_then(|(_, outer)| lines.iter_mut().find(|line| line.index == outer));
+        if let Some(line) = outer {
+            "host".clone_into(&mut line.role);
+            "the daemon's own: processes of this node come in by it".clone_into(&mut line.note);
+        }
         lines.extend(self.refused.iter().map(|(index, refused)| InterfaceStatus {
             name: refused.interface.name.clone(),
             index: *index,

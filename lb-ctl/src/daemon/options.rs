@@ -41,6 +41,13 @@ pub struct Options {
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
+    /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<PathMode>,
+    /// Whether processes of this node reach Services, by a veth pair (lbh0, lbh1) and routes of the daemon's own
+    /// [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub host_clients: Option<bool>,
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -72,11 +79,34 @@ impl Options {
             node_name: self.node_name.or(weaker.node_name),
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
+            path: self.path.or(weaker.path),
+            host_clients: self.host_clients.or(weaker.host_clients),
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),
             state_dir: self.state_dir.or(weaker.state_dir),
             log_level: self.log_level.or(weaker.log_level),
             log_format: self.log_format.or(weaker.log_format),
+        }
+    }
+}
+
+/// The way of a flow, decided when it is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathMode {
+    /// By redirect, past the host's stack and its FORWARD rules.
+    #[default]
+    Direct,
+    /// Through the host's stack, wherever the client's address is kept.
+    Stack,
+}
+
+impl PathMode {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PathMode::Direct => "direct",
+            PathMode::Stack => "stack",
         }
     }
 }

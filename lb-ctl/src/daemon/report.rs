@@ -15,6 +15,7 @@ impl Engine {
         let host = self.host.borrow().clone();
         let objects = self.store.snapshot();
         let mut problems = self.interfaces.problems();
+        problems.extend(self.host_clients.problems());
         problems.extend(self.failure().map(|message| problem("datapath", message)));
         problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
         problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
@@ -56,6 +57,8 @@ impl Engine {
                 .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
             node_addresses: self.balancer.node_addresses(),
             snat_addresses: self.balancer.lent_addresses(),
+            path: self.config.path.name().to_owned(),
+            host_clients: self.host_clients.status(),
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),

@@ -3,7 +3,7 @@
 use super::bpf::{self, Link};
 use super::bpffs::{self, Pins, entries, remove_directory, remove_pin};
 use super::layout::{self, Half, Layout};
-use super::lock::InstanceLock;
+use super::lock::{InstanceLock, NamespaceLock};
 use super::meta::Meta;
 use super::require;
 use super::{Error, Options};
@@ -19,8 +19,10 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         return Ok(Vec::new());
     }
     let pins = Pins::new(options);
-    let Some(_lock) = InstanceLock::take_existing(&pins, &options.instance)? else { return Ok(Vec::new()) };
-    let mut removed = wipe(&pins)?;
+    let lock = InstanceLock::take_existing(&pins, &options.instance)?;
+    let mut removed = remove_pair(&options.instance)?;
+    let Some(_lock) = lock else { return Ok(removed) };
+    removed.extend(wipe(&pins)?);
     let root = pins.root();
     fs::remove_dir(root).map_err(|source| Error::Path { action: "remove", path: root.into(), source })?;
     removed.push(format!("removed {}", root.display()));
@@ -29,6 +31,14 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         let _ = fs::remove_dir(parent);
     }
     Ok(removed)
+}
+
+/// Removes the pair by which processes of this node reach Services, unless a daemon serves this namespace.
+fn remove_pair(instance: &str) -> Result<Vec<String>, Error> {
+    let Ok(_lock) = NamespaceLock::take() else { return Ok(Vec::new()) };
+    let removed = host::pair::remove(instance)?;
+    let what = || format!("removed {} and {} with their routes", host::pair::INNER, host::pair::OUTER);
+    Ok(removed.then(what).into_iter().collect())
 }
 
 /// Removes everything but the directory itself, which carries the lock.

@@ -100,6 +100,9 @@ pub enum Error {
         /// The last lines of the verifier's log, each on a line of its own.
         log: String,
     },
+    /// The daemon's veth pair could not be removed.
+    #[error(transparent)]
+    Pair(#[from] host::pair::PairError),
     /// The network could not be read.
     #[error(transparent)]
     Host(#[from] host::Error),

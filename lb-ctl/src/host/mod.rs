@@ -6,6 +6,7 @@
 
 pub(crate) mod ethtool;
 pub(crate) mod netlink;
+pub mod pair;
 mod route;
 mod snapshot;
 mod watch;
