@@ -22,6 +22,7 @@ pub mod parse;
 pub mod pick;
 pub mod rewrite;
 pub mod snat;
+pub mod socket;
 pub mod tables;
 pub mod verdict;
 

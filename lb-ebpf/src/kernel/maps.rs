@@ -4,7 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Device, Flow, FlowKey, Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey,
+    Traffic,
 };
 
 const fn size(name: &str) -> u32 {
@@ -30,6 +31,11 @@ pub(super) static NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = LruHashMap
 #[map]
 pub(super) static NEW6: LruHashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> =
     LruHashMap::with_max_entries(size(maps::NEW6), 0);
+#[map]
+pub(super) static NODE_PORTS: HashMap<ServiceKey, Peer> =
+    HashMap::with_max_entries(size(maps::NODE_PORTS), NO_PREALLOC);
+#[map]
+pub(super) static SOCKETS: LruHashMap<SocketKey, Peer> = LruHashMap::with_max_entries(size(maps::SOCKETS), 0);
 #[map]
 pub(super) static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(size(maps::DEVICES), NO_PREALLOC);
 #[map]

@@ -6,6 +6,7 @@
 mod fib;
 mod linear;
 mod maps;
+mod socket;
 mod tables;
 mod tc;
 mod xdp;
