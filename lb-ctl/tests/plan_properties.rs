@@ -213,6 +213,8 @@ fn harm(image: &Image, what: u8, which: u32) -> Option<MapOp> {
             let backends = BackendSet::new(service.backends.base(), service.backends.count() + 1, which as u16);
             MapOp::PutService(ServiceKey { address: u32::MAX, ..key }, Service { backends, ..service })
         }
+        8 => MapOp::DeleteNodePort(pick(&image.node_ports, which)?.0),
+        9 => MapOp::PutNodePort(pick(&image.services, which)?.0, pick(&image.node_ports, which / 7)?.1),
         _ => MapOp::PutOwned([10, 96, 9, 9].into(), Owned::new(u32::MAX)),
     })
 }
@@ -286,7 +288,7 @@ proptest! {
 
     /// The maps hold contradictions: a daemon that starts comes to the image it wants all the same.
     #[test]
-    fn damaged_maps_are_repaired(steps in steps(), damage in prop::collection::vec((0u8..9, any::<u32>()), 1..6)) {
+    fn damaged_maps_are_repaired(steps in steps(), damage in prop::collection::vec((0u8..11, any::<u32>()), 1..6)) {
         let mut now = Instant::now();
         let mut maps = FakeMaps::new(1024);
         let mut reconciler = Reconciler::adopt(&maps, now).unwrap();

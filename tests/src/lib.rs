@@ -9,6 +9,7 @@ pub mod ping;
 pub mod privilege;
 pub mod small;
 pub mod sniffer;
+pub mod socket;
 pub mod statistics;
 pub mod traffic;
 

@@ -119,6 +119,7 @@ fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
         (maps::SERVICES, image.services.len()),
         (maps::SLOTS, image.slots.len()),
         (maps::BACKENDS, image.backends.len()),
+        (maps::NODE_PORTS, image.node_ports.len()),
         (maps::DEVICES, image.devices.len()),
     ];
     let line = |(name, used): (&str, usize)| MapFill {
