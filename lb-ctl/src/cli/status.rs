@@ -32,6 +32,9 @@ fn text(status: &Status) -> String {
     if status.adopted {
         line("Datapath", &"taken over from an earlier daemon");
     }
+    let sockets = &status.socket_lb;
+    let note = if sockets.note.is_empty() { String::new() } else { format!(" ({})", sockets.note) };
+    line("socket-lb", &format_args!("{}{note}", sockets.cgroup.as_deref().unwrap_or("off")));
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
@@ -83,7 +86,7 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SourceStatus};
+    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
 
     #[test]
     fn the_report_says_what_is_attached_and_why_not_better() {
@@ -98,6 +101,7 @@ mod tests {
             kernel: "6.18.5".to_owned(),
             node_addresses: vec!["192.0.2.10".parse().unwrap()],
             snat_addresses: Vec::new(),
+            socket_lb: SocketStatus { cgroup: None, note: "the node's own ports are not served".to_owned() },
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -134,6 +138,7 @@ mod tests {
         Node addresses: 192.0.2.10
         SNAT addresses: <none>
         Datapath:       taken over from an earlier daemon
+        socket-lb:      off (the node's own ports are not served)
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE

@@ -27,6 +27,8 @@ pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"
 pub struct Config {
     /// Interfaces to manage.
     pub interfaces: Vec<InterfaceSpec>,
+    /// Cgroup whose processes are served at their sockets.
+    pub socket_lb: Option<PathBuf>,
     /// Directory of manifests to watch.
     pub manifests: Option<PathBuf>,
     /// Socket of the control API.
@@ -141,6 +143,7 @@ impl Config {
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
+            socket_lb: options.socket_lb,
             manifests: options.manifests,
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
@@ -161,6 +164,7 @@ impl Config {
     /// maps, paths or locks.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
         [
+            ("socketLB", self.socket_lb != new.socket_lb),
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
@@ -183,6 +187,8 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
         writeln!(f, "interfaces:    {}", list(&mut self.interfaces.iter().map(ToString::to_string)))?;
+        let cgroup = self.socket_lb.as_ref().map_or("none".into(), |path| path.display().to_string());
+        writeln!(f, "socketLB:      {cgroup}")?;
         let manifests = self.manifests.as_ref().map_or("none".into(), |path| path.display().to_string());
         writeln!(f, "manifests:     {manifests}")?;
         writeln!(f, "socket:        {}", self.socket.display())?;
@@ -286,13 +292,14 @@ mod tests {
     #[test]
     fn every_setting_can_stand_in_the_file() {
         let options = file(
-            "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
+            "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
              nodePortRange: 1-2\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
+        assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
     }

@@ -1,7 +1,7 @@
 //! Makes the [`Status`] from what the engine knows.
 
 use super::engine::Engine;
-use crate::api::{CounterLine, MapFill, Problem, SourceStatus, Status};
+use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Key, Kind, ObjectId, Objects};
 use crate::store::SourceId;
@@ -17,6 +17,7 @@ impl Engine {
         let mut problems = self.interfaces.problems();
         problems.extend(self.failure().map(|message| problem("datapath", message)));
         problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
+        problems.extend(self.socket_problem.iter().map(|message| problem("socket-lb", message)));
         problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
         for source in self.store.problems() {
             let kept = format!("{}: {} of its objects are kept as they last were", source.source, source.kept);
@@ -56,6 +57,7 @@ impl Engine {
                 .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
             node_addresses: self.balancer.node_addresses(),
             snat_addresses: self.balancer.lent_addresses(),
+            socket_lb: self.socket_lb(),
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),
@@ -63,6 +65,20 @@ impl Engine {
             maps: fill(self.balancer.realized(), self.balancer.maps()),
             counters,
         }
+    }
+
+    /// Whose sockets are served, and what the node's own processes cannot reach.
+    fn socket_lb(&self) -> SocketStatus {
+        let cgroup = self.hooks.sockets().map(|path| path.display().to_string());
+        let note = if cgroup.is_none() {
+            "processes of this node do not reach its own node ports, nor those on loopback: --socket-lb CGROUP serves them"
+        } else if self.balancer.realized().settings.host.ifindex == 0 {
+            "a connected UDP socket of this node's own processes is not served: only the veth pair for the node's own \
+             packets does that"
+        } else {
+            ""
+        };
+        SocketStatus { cgroup, note: note.to_owned() }
     }
 
     /// The CLI, the watched directory, and the files in it that gave objects.

@@ -63,6 +63,9 @@ impl Playground {
         command.arg("daemon").arg("--config").arg(config).arg("--socket").arg(socket);
         command.args(["--instance", instance, "--node-name", Node::One.name(), "--max-flows", "16384"]);
         command.arg("--bpffs").arg(self.name().bpffs()).arg("--state-dir").arg(directory);
+        if let Some(cgroup) = &self.options().socket_lb {
+            command.arg("--socket-lb").arg(cgroup);
+        }
         for network in SERVICE_CIDRS {
             command.args(["--service-cidr", network]);
         }

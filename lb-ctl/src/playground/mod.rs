@@ -61,12 +61,14 @@ pub struct Options {
     pub pod_napi: bool,
     /// `rp_filter` of the node.
     pub rp_filter: u8,
+    /// The cgroup whose processes the daemon serves at their sockets.
+    pub socket_lb: Option<PathBuf>,
 }
 
 impl Options {
     /// The playground of the demo: routed pods with NAPI.
     pub fn new(name: Name, binary: impl Into<PathBuf>) -> Self {
-        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0 }
+        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0, socket_lb: None }
     }
 }
 
@@ -113,6 +115,11 @@ impl Playground {
     /// How it was asked to be.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The daemons that are started from now on serve the sockets of this cgroup's processes, or nobody's.
+    pub fn serve_sockets(&mut self, cgroup: Option<PathBuf>) {
+        self.options.socket_lb = cgroup;
     }
 
     /// Its name.
