@@ -120,7 +120,9 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"FLOWS4" | b"FLOWS6" => max_flows * 2,
         b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
         b"SOCKETS" => at_least(max_flows, 4096),
-        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => control,
+        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
+            control
+        }
         b"SLOTS" => control * 8,
         b"DEVICES" => 4096,
         b"SETTINGS" | b"SCRATCH4" | b"SCRATCH6" => 1,

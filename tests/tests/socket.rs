@@ -3,7 +3,9 @@
 use lb_common::{BackendSet, HostPair, Reason, SCTP, TCP, UDP};
 use lb_ebpf::socket;
 use lb_tests::memory::Memory;
-use lb_tests::small::{self, DNS, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NAMESPACE, NODE_PORT, REMOTE, TARGET_PORT, WEB};
+use lb_tests::small::{
+    self, DNS, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NAMESPACE, NODE_PORT, REMOTE, TARGET_PORT, WEB,
+};
 use lb_tests::socket::Call;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -180,10 +182,9 @@ fn a_reply_is_shown_as_it_was_asked_for_whatever_the_form() {
 #[test]
 fn a_socket_that_goes_straight_to_a_backend_is_shown_the_backend() {
     for family in Family::BOTH {
-        for (asking, hook, to) in [
-            (Asking::TCP, Hook::Connect, family.cluster(WEB, 80)),
-            (Asking::UDP, Hook::Send, family.cluster(DNS, 53)),
-        ] {
+        for (asking, hook, to) in
+            [(Asking::TCP, Hook::Connect, family.cluster(WEB, 80)), (Asking::UDP, Hook::Send, family.cluster(DNS, 53))]
+        {
             let tables = tables();
             let (_, given) = asking.call(hook, to, &tables);
             assert_eq!(asking.call(hook, given, &tables), (Reason::NotOurs, given));
@@ -206,9 +207,12 @@ fn datagrams_of_one_socket_stay_while_the_backends_stay_and_leave_one_that_dies(
         assert_eq!(tables.sockets.len(), 64, "one entry for each socket, not for each datagram");
 
         // The first backend dies: its Service publishes the other alone.
-        let (_, web) = tables.image.services.iter_mut().find(|(key, _)| {
-            key.protocol == UDP && key.address != 0 && (key.family == 4) == (family == Family::V4)
-        }).expect("the small node has one");
+        let (_, web) = tables
+            .image
+            .services
+            .iter_mut()
+            .find(|(key, _)| key.protocol == UDP && key.address != 0 && (key.family == 4) == (family == Family::V4))
+            .expect("the small node has one");
         web.backends = BackendSet::new(web.backends.base() + 1, 1, 2);
         for cookie in sockets {
             assert_eq!(given(&tables, cookie), SocketAddr::new(family.backend(LOCAL_2), TARGET_PORT));

@@ -24,9 +24,15 @@ pub fn dangling(image: &Image) -> Vec<String> {
     }
     for (key, peer) in &image.node_ports {
         let address = peer_address(peer).and_then(|address| image.owned.get(&address));
-        let cluster = address.filter(|owned| !owned.is_node()).map(|owned| ServiceKey { address: owned.id, port: peer.port, ..*key });
+        let cluster = address.filter(|owned| !owned.is_node()).map(|owned| ServiceKey {
+            address: owned.id,
+            port: peer.port,
+            ..*key
+        });
         if !cluster.is_some_and(|cluster| image.services.contains_key(&cluster)) || !image.services.contains_key(key) {
-            found.push(format!("{key:?}: the node port is another's, or stands for an address that serves no such port"));
+            found.push(format!(
+                "{key:?}: the node port is another's, or stands for an address that serves no such port"
+            ));
         }
     }
     found
