@@ -5,7 +5,8 @@
 //! core, so what a test single-steps on the host is what the kernel runs.
 //!
 //! The way of a packet: [`parse`] → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and [`snat`] for what is
-//! remembered → [`rewrite`] → [`Verdict`].
+//! remembered → [`rewrite`] → [`Verdict`]. What processes ask for at their sockets goes through [`socket`], before there is a
+//! packet.
 #![no_std]
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 

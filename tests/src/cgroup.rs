@@ -45,7 +45,7 @@ impl Cgroup {
         struct Query {
             target: u32,
             attach_type: u32,
-            query_flags: u32,
+            flags: u32,
             attach_flags: u32,
             ids: u64,
             count: u32,
@@ -58,7 +58,7 @@ impl Cgroup {
         let mut query = Query {
             target: std::os::fd::AsRawFd::as_raw_fd(&directory) as u32,
             attach_type,
-            query_flags: 0,
+            flags: 0,
             attach_flags: 0,
             ids: ids.as_mut_ptr() as u64,
             count: ids.len() as u32,

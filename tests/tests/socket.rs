@@ -78,8 +78,15 @@ fn mapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
 }
 
+/// How a socket writes an address.
+type Form = fn(SocketAddr) -> SocketAddr;
+
+/// Who calls what, by which protocol, from which namespace; the backends that may be given, or why the call fails (no
+/// reason: it is left alone).
+type Case<'a> = (Hook, u8, u64, SocketAddr, Result<&'a [u32], Option<Reason>>);
+
 /// Each family's addresses, and IPv4's as a socket of both families writes them.
-fn forms() -> [(Family, fn(SocketAddr) -> SocketAddr); 3] {
+fn forms() -> [(Family, Form); 3] {
     [(Family::V4, |address| address), (Family::V6, |address| address), (Family::V4, mapped)]
 }
 
@@ -87,7 +94,7 @@ fn loopback(family: Family) -> IpAddr {
     if family == Family::V4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() }
 }
 
-fn backends(family: Family, ids: &[u32], form: fn(SocketAddr) -> SocketAddr) -> BTreeSet<SocketAddr> {
+fn backends(family: Family, ids: &[u32], form: Form) -> BTreeSet<SocketAddr> {
     ids.iter().map(|id| form(SocketAddr::new(family.backend(*id), TARGET_PORT))).collect()
 }
 
@@ -103,8 +110,7 @@ fn every_call_goes_where_the_table_says() {
         let stranger = SocketAddr::new(family.client(), 80);
         let either = &[LOCAL_1, LOCAL_2][..];
         let (refused, left) = (Some(Reason::NoServicePort), None);
-        // What is asked, by whom; the backends that may be given, or why not (nothing: left alone).
-        let cases: [(Hook, u8, u64, SocketAddr, Result<&[u32], Option<Reason>>); 27] = [
+        let cases: [Case<'_>; 27] = [
             (Connect, TCP, host, web, Ok(either)),
             (Connect, TCP, pod, web, Ok(either)),
             (Connect, TCP, host, family.cluster(FAR, 80), Ok(&[REMOTE])),
@@ -201,7 +207,7 @@ fn datagrams_of_one_socket_stay_while_the_backends_stay_and_leave_one_that_dies(
         let sockets = 0..64;
         let given = |tables: &Memory, cookie| Asking::UDP.on(cookie).call(Hook::Send, to, tables).1;
         let first: Vec<SocketAddr> = sockets.clone().map(|cookie| given(&tables, cookie)).collect();
-        assert_eq!(BTreeSet::from_iter(first.iter().copied()), backends(family, &[LOCAL_1, LOCAL_2], |it| it));
+        assert_eq!(first.iter().copied().collect::<BTreeSet<_>>(), backends(family, &[LOCAL_1, LOCAL_2], |it| it));
         let again: Vec<SocketAddr> = sockets.clone().map(|cookie| given(&tables, cookie)).collect();
         assert_eq!(first, again);
         assert_eq!(tables.sockets.len(), 64, "one entry for each socket, not for each datagram");

@@ -36,8 +36,8 @@ fn on_node(fixture: &Fixture, cgroup: &Cgroup) -> Process {
     Process::start(PROCESS, fixture.node_space(Node::One), cgroup)
 }
 
-fn in_pod(fixture: &Fixture, cgroup: &Cgroup) -> Process {
-    Process::start(PROCESS, fixture.pod("visitor").expect("runs").space(), cgroup)
+fn in_pod(fixture: &Fixture, cgroup: &Cgroup, name: &str) -> Process {
+    Process::start(PROCESS, fixture.pod(name).expect("runs").space(), cgroup)
 }
 
 fn mapped(address: SocketAddr) -> SocketAddr {
@@ -111,17 +111,23 @@ fn processes_are_served_at_their_sockets() {
     let shown = fixture.cli(&["status"], "").expect("the daemon answers");
     assert!(shown.contains(&format!("socket-lb:      {}", cgroup.path().display())), "{shown}");
 
-    let pod = fixture.pod("visitor").expect("runs").address().addresses().to_vec();
+    let of_pod = |name| fixture.pod(name).expect("runs").address().addresses().to_vec();
     let node = [NODE, NODE_INSIDE].iter().flat_map(|own| own.addresses()).chain(gateways()).collect::<Vec<_>>();
-    let (mut on_node, mut in_pod) = (on_node(&fixture, &cgroup), in_pod(&fixture, &cgroup));
+    let processes = [
+        ("the node", on_node(&fixture, &cgroup), node),
+        ("a pod", in_pod(&fixture, &cgroup, "visitor"), of_pod("visitor")),
+        // It also meets itself, by its own address.
+        ("a backend", in_pod(&fixture, &cgroup, "web-1"), of_pod("web-1")),
+    ];
     let before = fixture.counted("http");
     let mut connections = 0;
-    for (name, process, own) in [("the node", &mut on_node, &node), ("a pod", &mut in_pod, &pod)] {
+    for (name, mut process, own) in processes {
+        let process = &mut process;
         let mut ways = fixture.cluster().to_vec();
         ways.extend(at(NODE, NODE_PORT));
         ways.extend(if name == "the node" { at(LOOPBACK, NODE_PORT) } else { Vec::new() });
         for to in ways.iter().copied().chain(ways.iter().copied().filter(SocketAddr::is_ipv4).map(mapped)) {
-            connections += check_tcp(process, to, own, &format!("{name} to {to}"));
+            connections += check_tcp(process, to, &own, &format!("{name} to {to}"));
         }
         let mut ways = fixture.cluster_udp().to_vec();
         ways.extend(at(NODE, NODE_PORT_UDP));
@@ -130,10 +136,10 @@ fn processes_are_served_at_their_sockets() {
             check_udp(process, to, &format!("{name} to {to} by UDP"));
         }
         // What is no Service's goes where it was sent.
-        for to in at(fixture.pod("web-1").expect("runs").address(), POD_PORT) {
+        for to in at(fixture.pod("web-2").expect("runs").address(), POD_PORT) {
             let opened = process.connect(to).expect("the pod listens");
             let told = process.get(opened.socket).expect("the pod answers");
-            assert_eq!((told.shown, told.answer.expect("asked").pod.as_str()), (Some(to), "web-1"));
+            assert_eq!((told.shown, told.answer.expect("asked").pod.as_str()), (Some(to), "web-2"));
         }
     }
     assert_eq!(fixture.counted("http"), before + connections, "connections are counted, each once");
@@ -150,7 +156,7 @@ fn what_cannot_be_had_is_refused_at_once() {
     needs_datapath!();
     let cgroup = Cgroup::new("refused");
     let fixture = fixture(&cgroup);
-    let mut processes = [("the node", on_node(&fixture, &cgroup)), ("a pod", in_pod(&fixture, &cgroup))];
+    let mut processes = [("the node", on_node(&fixture, &cgroup)), ("a pod", in_pod(&fixture, &cgroup, "visitor"))];
     let check = |processes: &mut [(&str, Process); 2], tcp: [SocketAddr; 2], udp: [SocketAddr; 2], why: &str| {
         let counted = fixture.reason(why);
         for (name, process) in processes {
@@ -178,7 +184,7 @@ fn a_udp_client_leaves_a_backend_that_dies_and_keeps_its_port() {
     needs_datapath!();
     let cgroup = Cgroup::new("udp");
     let mut fixture = fixture(&cgroup);
-    let (mut on_node, mut in_pod) = (on_node(&fixture, &cgroup), in_pod(&fixture, &cgroup));
+    let (mut on_node, mut in_pod) = (on_node(&fixture, &cgroup), in_pod(&fixture, &cgroup, "visitor"));
     let to = fixture.cluster_udp()[0];
     let own = SocketAddr::new(LOOPBACK.v4.into(), NODE_PORT_UDP);
     // Connected sockets of pods are the packet hooks' business; enough of them, so that some talk to the pod that dies.

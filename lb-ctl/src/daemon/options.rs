@@ -19,7 +19,6 @@ pub struct Options {
     #[arg(long = "interface", short = 'i', value_name = "NAME|PATTERN[=auto|xdp|xdp-generic|tcx]")]
     #[serde(default)]
     pub interfaces: Vec<InterfaceSpec>,
-    #[expect(clippy::doc_markdown, reason = "it is the help text")]
     /// Directory of the cgroup2 file system: processes in it and below are served at their sockets, once for each
     /// connection, on this node's own node ports and loopback too
     #[arg(long = "socket-lb", value_name = "CGROUP")]

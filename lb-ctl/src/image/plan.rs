@@ -5,8 +5,9 @@
 //! either the old backends or the new ones. Hence the order:
 //!
 //! 1. settings and interfaces, 2. backends, 3. slots, 4. service records, each with fresh counters if its id is new,
-//! 5. addresses, 6. node ports that name one, 7. node ports given up, 8. addresses given up, 9. service records given
-//! up, 10. backends that lose their flag of life, 11. backends given up, 12. interfaces given up.
+//! 5. addresses, 6. node ports that name one, 7. node ports given up, 8. addresses given up,
+//! 9. service records given up, 10. backends that lose their flag of life, 11. backends given up,
+//! 12. interfaces given up.
 //!
 //! A [`super::Renderer`] never reuses a slot, an id or a backend that the maps still refer to. Should the maps hold
 //! something foreign all the same, those who refer to it are withdrawn first and published again: a short gap instead

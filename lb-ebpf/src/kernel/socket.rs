@@ -106,8 +106,8 @@ fn increment(counter: *mut u64) {
 impl SocketTables for KernelTables {
     #[inline(always)]
     fn asked(&self, key: &SocketKey) -> Option<&Peer> {
-        // SAFETY: an entry is replaced only by another call on the same socket, and has no pointers; the worst that a
-        // reader can see is a mixture of two Services that the same socket asks for at the same time.
+        // SAFETY: the element stays mapped while the program runs, and has no pointers. Under pressure it may be given to
+        // another socket at this moment; then the process is shown somebody else's Service once.
         unsafe { SOCKETS.get(key) }
     }
 
