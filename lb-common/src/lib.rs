@@ -20,6 +20,7 @@ pub mod maps;
 pub mod reason;
 pub mod service;
 pub mod settings;
+pub mod socket;
 pub mod stats;
 
 pub use backend::Backend;
@@ -30,6 +31,7 @@ pub use fragment::{Fragment, FragmentKey};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};
+pub use socket::{Peer, SocketKey};
 pub use stats::{ReasonCount, Traffic};
 
 /// IP protocol number of TCP.

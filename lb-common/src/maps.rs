@@ -4,8 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, ReasonCount, Scratch, Service, ServiceKey,
-    Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
+    ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 use core::mem::size_of;
 
@@ -36,6 +36,10 @@ pub const NEW6: &str = "NEW6";
 pub const FRAGMENTS4: &str = "FRAGMENTS4";
 /// What first fragments of IPv6 datagrams said.
 pub const FRAGMENTS6: &str = "FRAGMENTS6";
+/// For UDP node ports: the ClusterIP and port of the same Service port. Only for socket hooks.
+pub const NODE_PORTS: &str = "NODE_PORTS";
+/// Whom translated sockets asked for, by whom they got. An LRU: what is lost shows the backend in place of the Service.
+pub const SOCKETS: &str = "SOCKETS";
 /// Interfaces by ifindex.
 pub const DEVICES: &str = "DEVICES";
 /// The one record of [`Settings`].
@@ -104,6 +108,8 @@ pub const MAPS: &[MapSpec] = &[
     spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(NEW6, MapKind::LruHash, 0, true),
     spec::<FragmentKey<[u8; 4]>, Fragment>(FRAGMENTS4, MapKind::LruHash, 0, false),
     spec::<FragmentKey<[u8; 16]>, Fragment>(FRAGMENTS6, MapKind::LruHash, 0, false),
+    spec::<ServiceKey, Peer>(NODE_PORTS, MapKind::Hash, NO_PREALLOC, false),
+    spec::<SocketKey, Peer>(SOCKETS, MapKind::LruHash, 0, true),
     spec::<u32, Device>(DEVICES, MapKind::Hash, NO_PREALLOC, false),
     spec::<u32, Settings>(SETTINGS, MapKind::Array, 0, false),
     spec::<u32, ReasonCount>(REASONS, MapKind::PerCpuArray, 0, false),
@@ -123,7 +129,10 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
         // Datagrams whose fragments are under way at one time; the LRU wants room for its batches on every CPU.
         b"FRAGMENTS4" | b"FRAGMENTS6" => at_least(max_flows / 8, 4096),
-        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => control,
+        b"SOCKETS" => at_least(max_flows, 4096),
+        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
+            control
+        }
         b"SLOTS" => control * 8,
         b"DEVICES" => 4096,
         b"SETTINGS" | b"BUDGETS" | b"SCRATCH4" | b"SCRATCH6" => 1,

@@ -6,7 +6,7 @@
 //!
 //! The way of a packet: [`parse`] (and [`fragment`]) → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`] and
 //! [`snat`] for what is remembered → [`rewrite`] → [`Verdict`]. Beside it: [`icmp`] for errors about flows, [`answer`] for what we
-//! tell a sender.
+//! tell a sender. What processes ask for at their sockets goes through [`socket`], before there is a packet.
 #![no_std]
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 
@@ -27,6 +27,7 @@ pub mod pick;
 pub mod rewrite;
 pub mod sctp;
 pub mod snat;
+pub mod socket;
 pub mod tables;
 pub mod verdict;
 

@@ -42,7 +42,11 @@ pub struct Fixture {
 impl Fixture {
     /// Builds it. The binary is the one that the tests' own package builds.
     pub fn new(binary: &str, setup: Setup) -> Self {
-        let playground = bare(binary, setup);
+        Self::start(bare(binary, setup), setup)
+    }
+
+    /// Starts the daemon in a playground that is built, and applies the Service.
+    pub fn start(playground: Playground, setup: Setup) -> Self {
         let mut fixture = Self { playground, cluster: NODE };
         let started = fixture.playground.start_daemon(&interfaces(setup));
         if let Err(error) = started.and_then(|()| fixture.playground.apply_everything().map(drop)) {

@@ -1,5 +1,6 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
+use crate::socket::Sockets;
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
     Settings, Slot, Traffic,
@@ -193,6 +194,8 @@ pub struct Memory {
     pub flows4: Flows<[u8; 4]>,
     /// IPv6 flows.
     pub flows6: Flows<[u8; 16]>,
+    /// Whom sockets asked for.
+    pub sockets: Sockets,
     /// Counters by reason.
     pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
     /// Counters by service port id.
@@ -210,6 +213,7 @@ impl Memory {
             image,
             flows4: Flows::new([0; 4]),
             flows6: Flows::new([0; 16]),
+            sockets: Sockets::default(),
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),

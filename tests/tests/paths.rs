@@ -111,7 +111,7 @@ fn without_the_pair_replies_to_the_node_are_dropped_with_a_reason() {
     node.tables.image.settings.host = HostPair::default();
     node.around.tick += 1;
     let answer = frames::tcp(backend, seen, Flags::SynAck, b"");
-    assert_eq!(node.ingress(INSIDE, &answer).0, Verdict::drop(Reason::NoRoute));
+    assert_eq!(node.ingress(INSIDE, &answer).0.reason, Reason::NoRoute);
     // Made again, with another number.
     node.tables.image.settings.host = HostPair { ifindex: PAIR + 1, macs: MACS };
     assert_eq!(node.ingress(INSIDE, &answer).0, redirected(PAIR + 1, Reason::Replied));

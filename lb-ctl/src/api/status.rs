@@ -30,6 +30,9 @@ pub struct Status {
     pub path: String,
     /// How processes of this node reach Services, or why they do not.
     pub host_clients: String,
+    /// Sockets of processes.
+    #[serde(default)]
+    pub socket_lb: SocketStatus,
     /// Interfaces, managed and waited for.
     pub interfaces: Vec<InterfaceStatus>,
     /// Sources of objects.
@@ -42,6 +45,16 @@ pub struct Status {
     pub maps: Vec<MapFill>,
     /// Verdicts by reason, only those that were counted.
     pub counters: Vec<CounterLine>,
+}
+
+/// Whether processes are served at their sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketStatus {
+    /// Directory of the cgroup whose processes are; none: nobody is.
+    pub cgroup: Option<String>,
+    /// What processes of the node do not reach; empty: they reach everything.
+    pub note: String,
 }
 
 /// One interface.

@@ -37,13 +37,12 @@ fn text(status: &Status) -> String {
         },
     );
     line("Host clients", &status.host_clients);
-    line(
-        "Own node ports",
-        &"to processes of this node by socket hooks only, as are Services from its loopback addresses",
-    );
     if status.adopted {
         line("Datapath", &"taken over from an earlier daemon");
     }
+    let sockets = &status.socket_lb;
+    let note = if sockets.note.is_empty() { String::new() } else { format!(" ({})", sockets.note) };
+    line("Socket hooks", &format_args!("{}{note}", sockets.cgroup.as_deref().unwrap_or("off")));
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
@@ -95,7 +94,7 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SourceStatus};
+    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
 
     #[test]
     fn the_report_says_what_is_attached_and_why_not_better() {
@@ -112,6 +111,7 @@ mod tests {
             snat_addresses: Vec::new(),
             path: "direct".to_owned(),
             host_clients: "by lbh0: 10.96.0.0/12 from 192.0.2.10".to_owned(),
+            socket_lb: SocketStatus { cgroup: None, note: "the node's own ports are not served".to_owned() },
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -149,8 +149,8 @@ mod tests {
         SNAT addresses: <none>
         Path:           direct
         Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
-        Own node ports: to processes of this node by socket hooks only, as are Services from its loopback addresses
         Datapath:       taken over from an earlier daemon
+        Socket hooks:   off (the node's own ports are not served)
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE

@@ -111,6 +111,7 @@ impl Balancer {
         let (v4, v6) = node::lent_addresses(host, &inputs.objects, &self.node_name, managed, source_to);
         self.facts.settings = Settings {
             seed: self.facts.settings.seed,
+            netns_cookie: host.namespace,
             snat4: Settings::lent(v4.map(|address| address.octets())),
             snat6: Settings::lent(v6.map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,

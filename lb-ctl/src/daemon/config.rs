@@ -27,6 +27,8 @@ pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"
 pub struct Config {
     /// Interfaces to manage.
     pub interfaces: Vec<InterfaceSpec>,
+    /// Cgroup whose processes are served at their sockets.
+    pub socket_lb: Option<PathBuf>,
     /// Directory of manifests to watch.
     pub manifests: Option<PathBuf>,
     /// Socket of the control API.
@@ -145,6 +147,7 @@ impl Config {
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
+            socket_lb: options.socket_lb,
             manifests: options.manifests,
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
@@ -167,6 +170,7 @@ impl Config {
     /// maps, paths or locks.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
         [
+            ("socketLB", self.socket_lb != new.socket_lb),
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
@@ -191,6 +195,8 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
         writeln!(f, "interfaces:    {}", list(&mut self.interfaces.iter().map(ToString::to_string)))?;
+        let cgroup = self.socket_lb.as_ref().map_or("none".into(), |path| path.display().to_string());
+        writeln!(f, "socketLB:      {cgroup}")?;
         let manifests = self.manifests.as_ref().map_or("none".into(), |path| path.display().to_string());
         writeln!(f, "manifests:     {manifests}")?;
         writeln!(f, "socket:        {}", self.socket.display())?;
@@ -296,13 +302,14 @@ mod tests {
     #[test]
     fn every_setting_can_stand_in_the_file() {
         let options = file(
-            "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
+            "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
              nodePortRange: 1-2\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
+        assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
         assert_eq!((config.path, config.host_clients), (PathMode::Stack, false));
@@ -316,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");

@@ -67,6 +67,8 @@ pub(super) struct Engine {
     pub(super) started: Instant,
     /// The configuration file turned bad: the last good one counts.
     pub(super) config_problem: Option<String>,
+    /// The cgroup is not served.
+    pub(super) socket_problem: Option<String>,
 }
 
 /// How far the engine has come, and when it must look again.
@@ -128,6 +130,7 @@ impl Engine {
             progress: Progress::default(),
             started: Instant::now(),
             config_problem: None,
+            socket_problem: None,
         })
     }
 
@@ -240,6 +243,7 @@ impl Engine {
             .is_some_and(|(_, outer)| self.hooks.attachments().iter().any(|attachment| attachment.ifindex == outer));
         let destinations = self.balancer.destinations(&self.config.service_cidrs);
         self.host_clients.keep_routes(&destinations, is_attached, Instant::now());
+        self.serve_sockets();
         if !self.progress.settled {
             match self.hooks.settle() {
                 Ok(settled) => {
@@ -252,13 +256,24 @@ impl Engine {
         }
         self.progress.retry = None;
         self.progress.failure = None;
-        if !self.progress.announced && self.interfaces.all_attached() {
+        if !self.progress.announced && self.is_ready() {
             self.progress.announced = true;
             let attachments = self.hooks.attachments();
             let interfaces: Vec<&str> = attachments.iter().map(|attachment| attachment.name.as_str()).collect();
             info!(interfaces = interfaces.join(","), services = self.store.snapshot().services.len(), "ready");
             notify::ready();
         }
+    }
+
+    /// Brings the socket hooks to their cgroup; one that is refused, or that is not there at the moment, is tried again
+    /// whenever anything is looked at.
+    fn serve_sockets(&mut self) {
+        let Some(cgroup) = &self.config.socket_lb else { return };
+        let problem = self.hooks.serve_sockets(cgroup).err().map(|error| error.to_string());
+        if let Some(problem) = problem.iter().find(|problem| self.socket_problem.as_ref() != Some(problem)) {
+            error!("sockets are not served: {problem}");
+        }
+        self.socket_problem = problem;
     }
 
     fn observe(&mut self, host: &Arc<HostView>) {
@@ -329,8 +344,10 @@ impl Engine {
         self.progress.failure.as_deref()
     }
 
-    /// Whether every source was read, the maps hold the image, and every named interface that exists is attached.
+    /// Whether every source was read, the maps hold the image, every named interface that exists is attached, and so are the
+    /// socket hooks if they are wanted.
     pub(super) fn is_ready(&self) -> bool {
-        self.progress.settled && self.progress.failure.is_none() && self.interfaces.all_attached()
+        let attached = self.interfaces.all_attached() && self.socket_problem.is_none();
+        self.progress.settled && self.progress.failure.is_none() && attached
     }
 }

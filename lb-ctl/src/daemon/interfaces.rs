@@ -9,6 +9,7 @@ use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Role, Sett
 use crate::host::{HostView, Interface};
 use lb_common::Device;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
@@ -25,6 +26,10 @@ pub(super) trait Hooks {
     fn attachments(&self) -> Vec<&Attachment>;
     /// Looks again at what is managed; whether anything changed.
     fn refresh(&mut self, view: &HostView) -> bool;
+    /// Translates what processes in a cgroup ask for at their sockets.
+    fn serve_sockets(&mut self, cgroup: &Path) -> Result<(), Error>;
+    /// The cgroup whose processes are served.
+    fn sockets(&self) -> Option<&Path>;
     /// Ends the take-over from an earlier daemon.
     fn settle(&mut self) -> Result<Settled, Error>;
 }
@@ -44,6 +49,14 @@ impl Hooks for Datapath {
 
     fn refresh(&mut self, view: &HostView) -> bool {
         self.refresh(view)
+    }
+
+    fn serve_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
+        self.serve_sockets(cgroup)
+    }
+
+    fn sockets(&self) -> Option<&Path> {
+        self.sockets()
     }
 
     fn settle(&mut self) -> Result<Settled, Error> {

@@ -100,6 +100,10 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         node_port_range: config.node_port_range.clone(),
     })?;
     let (sources, updates) = Sources::open(config.manifests.clone(), &mut store)?;
+    if let Some(cgroup) = &config.socket_lb {
+        // A name that is none is told at once, not by and by.
+        datapath::Cgroup::open(cgroup)?;
+    }
     let mut datapath = Datapath::open(&datapath::Options {
         bpffs: config.bpffs.clone(),
         instance: config.instance.clone(),

@@ -19,6 +19,11 @@ pub struct Options {
     #[arg(long = "interface", short = 'i', value_name = "NAME|PATTERN[=auto|xdp|xdp-generic|tcx]")]
     #[serde(default)]
     pub interfaces: Vec<InterfaceSpec>,
+    /// Directory of the cgroup2 file system: processes in it and below are served at their sockets, once for each
+    /// connection, on this node's own node ports and loopback too
+    #[arg(long = "socket-lb", value_name = "CGROUP")]
+    #[serde(rename = "socketLB")]
+    pub socket_lb: Option<PathBuf>,
     /// Directory of manifests to watch
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
@@ -73,6 +78,7 @@ impl Options {
         let list = |strong: Vec<_>, weak| if strong.is_empty() { weak } else { strong };
         Self {
             interfaces: if self.interfaces.is_empty() { weaker.interfaces } else { self.interfaces },
+            socket_lb: self.socket_lb.or(weaker.socket_lb),
             manifests: self.manifests.or(weaker.manifests),
             socket: self.socket.or(weaker.socket),
             instance: self.instance.or(weaker.instance),

@@ -6,6 +6,7 @@ use super::layout::{self, Half, Layout};
 use super::lock::{InstanceLock, NamespaceLock};
 use super::meta::Meta;
 use super::require;
+use super::sockets::SocketLinks;
 use super::{Error, Options};
 use crate::host;
 use std::fs;
@@ -63,6 +64,10 @@ pub(super) fn wipe(pins: &Pins) -> Result<Vec<String>, Error> {
             Some(_) => format!("detached {hook} from {name}"),
             None => format!("removed the dead link of {hook} on {name}"),
         });
+    }
+    match SocketLinks::scan(pins)?.remove()? {
+        0 => {}
+        hooks => removed.push(format!("detached {hooks} socket hooks from their cgroup")),
     }
     remove_directory(&pins.links())?;
     for name in entries(pins.root())? {

@@ -5,7 +5,8 @@
 //!
 //! 1. [`Datapath::open`] takes the locks, makes or adopts the maps and loads the programs. What is attached goes on.
 //! 2. The caller brings the maps ([`Datapath::maps`]) up to date.
-//! 3. [`Datapath::attach`] for each interface: a program that is there is replaced in one step, with no packet between.
+//! 3. [`Datapath::attach`] for each interface, and [`Datapath::serve_sockets`] for a cgroup: a program that is there is
+//!    replaced in one step, with no packet between.
 //! 4. [`Datapath::settle`] takes off what no interface needs any more, and removes the earlier maps.
 
 mod attach;
@@ -23,6 +24,7 @@ mod meta;
 mod programs;
 mod refusal;
 mod require;
+mod sockets;
 mod target;
 
 pub use attachment::{AttachError, Attachment, Mode, Role, UnknownMode, XdpState, XdpTarget};
@@ -31,6 +33,7 @@ pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
 pub use programs::PacketLog;
+pub use sockets::Cgroup;
 
 use crate::host::{HostView, Interface};
 use crate::maps::PinnedMaps;
@@ -43,8 +46,9 @@ use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
 use programs::Programs;
+use sockets::SocketLinks;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use target::Prober;
 use tracing::warn;
 
@@ -78,6 +82,7 @@ pub struct Datapath {
     programs: Programs,
     maps: PinnedMaps,
     links: Links,
+    sockets: SocketLinks,
     attachments: BTreeMap<u32, Attachment>,
     handover: Handover,
     _locks: (InstanceLock, NamespaceLock),
@@ -105,6 +110,7 @@ impl Datapath {
             programs,
             maps: PinnedMaps::open(&config, &flows)?,
             links: Links::scan(&pins)?,
+            sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
             handover,
             _locks: (instance, namespace),
@@ -137,6 +143,22 @@ impl Datapath {
     pub fn detach(&mut self, ifindex: u32) -> Result<bool, Error> {
         let managed = self.attachments.remove(&ifindex).is_some();
         Ok(!self.links.remove_all(ifindex)?.is_empty() || managed)
+    }
+
+    /// Translates what processes in a cgroup ask for at their sockets. Does nothing where that is so already; where it
+    /// fails nothing is left attached to any cgroup.
+    pub fn serve_sockets(&mut self, path: &Path) -> Result<(), Error> {
+        let cgroup = Cgroup::open(path)?;
+        if self.sockets.serves(&cgroup) {
+            return Ok(());
+        }
+        self.programs.load_sockets()?;
+        self.sockets.serve(&cgroup, &self.programs)
+    }
+
+    /// The cgroup whose processes are served at their sockets.
+    pub fn sockets(&self) -> Option<&Path> {
+        self.sockets.served()
     }
 
     /// What the programs log, to be read by the caller; once.
@@ -189,6 +211,10 @@ impl Datapath {
                 let hooks = self.links.remove_all(ifindex)?;
                 detached.extend(hooks.iter().map(|hook| format!("{hook} from interface {ifindex}")));
             }
+        }
+        if self.sockets.served().is_none() {
+            let hooks = self.sockets.remove()?;
+            detached.extend((hooks > 0).then(|| format!("{hooks} socket hooks from a cgroup")));
         }
         Ok(Settled { detached, ..self.handover.finish()? })
     }

@@ -119,9 +119,21 @@ impl Playground {
 
     /// One more argument for daemons that are started from now on; a later one of a name replaces an earlier one.
     pub fn add_daemon_argument(&mut self, argument: &str) {
-        let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
-        self.options.daemon.retain(|known| name(known) != name(argument));
+        self.drop_daemon_argument(argument.split('=').next().unwrap_or_default());
         self.options.daemon.push(argument.to_owned());
+    }
+
+    /// Daemons that are started from now on do without the arguments of this name.
+    pub fn drop_daemon_argument(&mut self, name: &str) {
+        self.options.daemon.retain(|known| known.split('=').next() != Some(name));
+    }
+
+    /// The daemons that are started from now on serve the sockets of this cgroup's processes, or nobody's.
+    pub fn serve_sockets(&mut self, cgroup: Option<&Path>) {
+        match cgroup {
+            Some(cgroup) => self.add_daemon_argument(&format!("--socket-lb={}", cgroup.display())),
+            None => self.drop_daemon_argument("--socket-lb"),
+        }
     }
 
     /// Its name.

@@ -7,3 +7,4 @@ mod locks;
 mod pinned;
 mod removal;
 mod sandbox;
+mod sockets;

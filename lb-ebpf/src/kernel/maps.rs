@@ -4,8 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, ReasonCount, Scratch, Service, ServiceKey,
-    Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
+    ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 
 const fn size(name: &str) -> u32 {
@@ -37,6 +37,11 @@ pub(super) static FRAGMENTS4: LruHashMap<FragmentKey<[u8; 4]>, Fragment> =
 #[map]
 pub(super) static FRAGMENTS6: LruHashMap<FragmentKey<[u8; 16]>, Fragment> =
     LruHashMap::with_max_entries(size(maps::FRAGMENTS6), 0);
+#[map]
+pub(super) static NODE_PORTS: HashMap<ServiceKey, Peer> =
+    HashMap::with_max_entries(size(maps::NODE_PORTS), NO_PREALLOC);
+#[map]
+pub(super) static SOCKETS: LruHashMap<SocketKey, Peer> = LruHashMap::with_max_entries(size(maps::SOCKETS), 0);
 #[map]
 pub(super) static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(size(maps::DEVICES), NO_PREALLOC);
 #[map]

@@ -15,7 +15,7 @@ const EEXIST: i32 = -17;
 /// The maps of this object.
 pub(super) struct KernelTables;
 
-fn insert_error(error: i32) -> InsertError {
+pub(super) fn insert_error(error: i32) -> InsertError {
     if error == EEXIST { InsertError::Exists } else { InsertError::Full }
 }
 
