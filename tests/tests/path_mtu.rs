@@ -28,10 +28,11 @@ fn ip(space: &NetNs, arguments: &str) {
     assert!(child.wait().expect("a child").success(), "ip {arguments}");
 }
 
-/// Makes a way narrow: the route in `space` to `to` (an address or a network of each family).
+/// Makes a way narrow: the route in `space` to `to` (an address or a network of each family). Locked, since the kernel tells
+/// BPF programs of a route's own MTU only then.
 fn narrow(space: &NetNs, to: [String; 2], way: [String; 2]) {
     for (to, way) in to.into_iter().zip(way) {
-        ip(space, &format!("route replace {to} {way} mtu {NARROW}"));
+        ip(space, &format!("route replace {to} {way} mtu lock {NARROW}"));
     }
 }
 
@@ -91,6 +92,8 @@ fn a_client_is_told_of_the_narrow_way_from_this_node_to_a_backend() {
         narrow(node, Node::Two.pod_networks().map(|network| network.to_string()), by(NODE2, "eth1"));
         for asker in traffic::askers(&fixture).into_iter().take(2) {
             for to in ways(&fixture) {
+                // The kernel tells a route's MTU only together with a neighbour that it has met.
+                traffic::many(asker.client, to, 30);
                 let before = fixture.reason("mtu-exceeded");
                 transfers(asker.client, to, &traffic::PODS, true);
                 assert!(fixture.reason("mtu-exceeded") > before, "{setup:?}: {} to {to} was told nothing", asker.name);
