@@ -198,14 +198,15 @@ fn one_table_of_packets_host_and_kernel_alike() {
                 let (client, service) = (SocketAddr::new(family.client(), port), family.cluster(service, 80));
                 let hook = if port == 7 { Hook::Ingress } else { Hook::Xdp };
                 let (verdict, seen) = both.run(hook, uplink, &frames::tcp(client, service, Flags::Syn, b""));
-                if verdict.action == Action::Drop {
-                    continue;
-                }
                 let (verdict, seen) = if verdict.action == Action::Defer {
                     both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""))
                 } else {
                     (verdict, seen)
                 };
+                if verdict.reason == Reason::NoBackend {
+                    frames::checked(&seen);
+                    continue;
+                }
                 let (source, backend, _) = frames::checked(&seen);
                 let (way, by) = match verdict.action {
                     Action::Pass => (Hook::Egress, uplink),
@@ -279,6 +280,97 @@ fn both_paths_and_the_nodes_own_processes_host_and_kernel_alike() {
                 }
             }
         }
+        both.compare_flows();
+    });
+}
+
+#[test]
+fn icmp_and_answers_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let (uplink, inside) = (both.uplink, both.inside);
+        for family in Family::BOTH {
+            let v4 = family == Family::V4;
+            let router = IpAddr::V4([203, 0, 113, 77].into());
+            let router = if v4 { router } else { IpAddr::V6([0x2001, 0xdb8, 7, 0, 0, 0, 0, 7].into()) };
+            for (service, protocol, by) in [
+                (family.cluster(SINGLE, 80), lb_common::TCP, inside),
+                (family.cluster(small::DNS, 53), lb_common::UDP, inside),
+                (family.cluster(FAR, 80), lb_common::TCP, uplink),
+                (family.cluster(ON_HOST, 80), lb_common::TCP, uplink),
+            ] {
+                let client = SocketAddr::new(family.client(), 77);
+                let make = |from, to, payload: &[u8]| match protocol {
+                    lb_common::TCP => frames::tcp(from, to, Flags::Ack, payload),
+                    _ => frames::udp(from, to, payload),
+                };
+                let (_, bytes) = both.run(Hook::Ingress, uplink, &make(client, service, b"x"));
+                let (seen, backend, _) = frames::checked(&bytes);
+                let request = make(seen, backend, b"some content, of an odd length");
+                let reply = make(service, client, b"some more content");
+                let way = if service == family.cluster(ON_HOST, 80) { Hook::Egress } else { Hook::Ingress };
+                let kinds: &[[u8; 2]] =
+                    if v4 { &[[3, 4], [3, 3], [11, 0], [12, 0]] } else { &[[1, 4], [2, 0], [3, 0], [4, 1]] };
+                for message in kinds {
+                    for embedded in [24, 31, 44, 60, 68, 200] {
+                        for from in [backend.ip(), router] {
+                            let error = frames::icmp_error(from, seen.ip(), *message, 1400, &request, embedded);
+                            both.run(Hook::Xdp, uplink, &error);
+                            both.run(way, by, &error);
+                        }
+                        let error = frames::icmp_error(client.ip(), service.ip(), *message, 0, &reply, embedded);
+                        both.run(Hook::Ingress, uplink, &error);
+                    }
+                }
+                let unknown = make(SocketAddr::new(service.ip(), 4), client, b"");
+                let error = frames::icmp_error(client.ip(), service.ip(), kinds[0], 0, &unknown, 200);
+                let (verdict, _) = both.run(Hook::Ingress, uplink, &error);
+                assert_eq!(verdict, Verdict::drop(Reason::IcmpUnrelated));
+            }
+            let client = SocketAddr::new(family.client(), 5);
+            let service = family.cluster(WEB, 80);
+            for payload in [0, 1, 2, 3, 30, 1400] {
+                let payload = vec![9; payload];
+                for port in [80, 81] {
+                    let to = SocketAddr::new(service.ip(), port);
+                    both.run(Hook::Ingress, uplink, &frames::udp(client, to, &payload));
+                }
+                for flags in [Flags::Syn, Flags::SynAck, Flags::Ack, Flags::Fin, Flags::Rst] {
+                    both.run(Hook::Ingress, uplink, &frames::tcp(client, family.cluster(EMPTY, 80), flags, &payload));
+                }
+                let mut spent = frames::tcp(client, service, Flags::Ack, &payload);
+                spent[if v4 { 22 } else { 21 }] = 1;
+                let (verdict, _) = both.run(Hook::Ingress, uplink, &spent);
+                assert_eq!((verdict.action, verdict.reason), (Action::Redirect, Reason::TtlExceeded));
+                let mut behind = frames::tcp(client, family.cluster(EMPTY, 80), Flags::Syn, &payload);
+                if v4 {
+                    behind.splice(34..34, [1; 12]);
+                    behind[14] = 0x48;
+                    let length = u16::from_be_bytes([behind[16], behind[17]]) + 12;
+                    behind[16..18].copy_from_slice(&length.to_be_bytes());
+                } else {
+                    behind.splice(54..54, [6, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                    let length = u16::from_be_bytes([behind[18], behind[19]]) + 16;
+                    behind[18..20].copy_from_slice(&length.to_be_bytes());
+                    behind[20] = 60;
+                }
+                let (verdict, _) = both.run(Hook::Ingress, uplink, &behind);
+                assert_eq!((verdict.action, verdict.reason), (Action::Redirect, Reason::NoBackend));
+            }
+            let large = frames::tcp(client, service, Flags::Ack, &[7; 1800]);
+            let (verdict, _) = both.run(Hook::Ingress, uplink, &large);
+            assert_eq!((verdict.action, verdict.reason), (Action::Redirect, Reason::MtuExceeded));
+            both.run(Hook::Ingress, uplink, &frames::echo(client.ip(), service.ip()));
+            both.run(Hook::Ingress, uplink, &frames::other(client.ip(), service.ip()));
+            for byte in [0, 6] {
+                let mut frame = frames::udp(client, SocketAddr::new(service.ip(), 99), b"");
+                frame[byte] |= 1;
+                both.run(Hook::Ingress, uplink, &frame);
+            }
+        }
+        // The rest of the tick's budget, and one more.
+        let refused = frames::udp(SocketAddr::new(Family::V4.client(), 1), Family::V4.cluster(WEB, 81), b"");
+        while both.run(Hook::Ingress, uplink, &refused).0.action == Action::Redirect {}
         both.compare_flows();
     });
 }
