@@ -3,9 +3,11 @@
 use super::options::{LogFormat, LogLevel, Options, PortRange};
 use super::pattern::InterfaceSpec;
 use ipnet::IpNet;
+use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
+    /// Addresses to lend to connections that need source translation; none of a family: one that is found.
+    pub snat_addresses: Vec<IpAddr>,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -138,6 +142,7 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
@@ -145,6 +150,7 @@ impl Config {
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
+            snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
@@ -165,6 +171,7 @@ impl Config {
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
+            ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
@@ -190,6 +197,10 @@ impl fmt::Display for Config {
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        if !self.snat_addresses.is_empty() {
+            let addresses = list(&mut self.snat_addresses.iter().map(ToString::to_string));
+            writeln!(f, "snatAddresses: {addresses}")?;
+        }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -219,6 +230,24 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         }
         if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
             return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        }
+    }
+    Ok(())
+}
+
+fn check_snat_addresses(addresses: &[IpAddr]) -> Result<(), ConfigError> {
+    let setting = "--snat-address (snatAddresses)";
+    for (index, address) in addresses.iter().enumerate() {
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(invalid(setting, format!("{address} is no address that a backend could answer to")));
+        }
+        if addresses[..index].contains(address) {
+            return Err(invalid(setting, format!("{address} is named twice: name it once")));
+        }
+        let of_family = addresses[..=index].iter().filter(|other| other.is_ipv4() == address.is_ipv4());
+        if of_family.count() > Settings::SNAT_ADDRESSES {
+            let most = Settings::SNAT_ADDRESSES;
+            return Err(invalid(setting, format!("{address} is one too many: at most {most} of each family are lent")));
         }
     }
     Ok(())
@@ -287,11 +316,12 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
+        assert_eq!(config.snat_addresses.len(), 2);
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
@@ -322,6 +352,19 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
             @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_lent_are_refused() {
+        let refuse = |addresses: &[&str]| {
+            let snat_addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Config::resolve(Options { snat_addresses, ..minimal() }).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!(refuse(&["::1"]), @"--snat-address (snatAddresses): ::1 is no address that a backend could answer to");
+        insta::assert_snapshot!(refuse(&["192.0.2.1", "192.0.2.1"]), @"--snat-address (snatAddresses): 192.0.2.1 is named twice: name it once");
+        insta::assert_snapshot!(
+            refuse(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "192.0.2.4", "192.0.2.5"]),
+            @"--snat-address (snatAddresses): 192.0.2.5 is one too many: at most 4 of each family are lent");
     }
 
     #[test]

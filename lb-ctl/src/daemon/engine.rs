@@ -92,7 +92,7 @@ impl Engine {
     /// Takes over what the maps hold.
     pub(super) fn new(parts: Parts) -> Result<Self, MapError> {
         let Parts { config, origin, store, maps, hooks, host, route_to, sources, updates, commands, catalogue } = parts;
-        let balancer = Balancer::adopt(maps, config.node_name.clone(), Instant::now())?;
+        let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
         Ok(Self {
             config,

@@ -56,6 +56,8 @@ impl Engine {
                 .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
             node_addresses: self.balancer.node_addresses(),
             snat_addresses: self.balancer.lent_addresses(),
+            // Told with the fullness of the flow tables, by others too.
+            lent_ports: None,
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),
