@@ -11,5 +11,6 @@ pub mod small;
 pub mod sniffer;
 pub mod statistics;
 pub mod traffic;
+pub mod wire;
 
 pub use fixture::{Fixture, Setup};

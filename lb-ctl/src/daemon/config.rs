@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
