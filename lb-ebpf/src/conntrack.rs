@@ -12,7 +12,11 @@
 //!  ESTABLISHED ─ FIN of one side ► FIN_WAIT ─ FIN of the other ► TIME_WAIT      any ─ RST ► CLOSE
 //! ```
 //! A SYN without ACK makes a flow in `TIME_WAIT`, `FIN_WAIT` or `CLOSE`, or one whose backend takes no new connections,
-//! choose again.
+//! choose again. A packet of a known flow goes on in every state: whether a RST counts is for its receiver to say (RFC 5961), so
+//! it only shortens the time that the flow may be silent.
+//!
+//! SCTP takes the same way with other words ([`crate::parse`] translates the chunks): `INIT` is a SYN, `INIT ACK` its
+//! answer, `SHUTDOWN` and `SHUTDOWN ACK` are FINs, `ABORT` and `SHUTDOWN COMPLETE` a RST.
 
 use crate::Address;
 use crate::checksum;

@@ -14,5 +14,6 @@ pub mod sniffer;
 pub mod socket;
 pub mod statistics;
 pub mod traffic;
+pub mod wire;
 
 pub use fixture::{Fixture, Setup};

@@ -2,7 +2,7 @@
 
 use super::types::Problem;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The daemon, its interfaces, sources, maps and counters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Status {
     pub node_addresses: Vec<IpAddr>,
     /// Addresses lent to connections that need source translation.
     pub snat_addresses: Vec<IpAddr>,
+    /// Where the ports of these addresses are nearest to being used up; absent: none is lent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent_ports: Option<LentPorts>,
     /// The way of new connections: `direct` or `stack`.
     pub path: String,
     /// How processes of this node reach Services, or why they do not.
@@ -84,6 +87,20 @@ pub struct SourceStatus {
     pub synced: bool,
     /// Objects it gave.
     pub objects: u64,
+}
+
+/// Source ports lent to connections to one backend port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LentPorts {
+    /// The backend's address and port.
+    pub backend: SocketAddr,
+    /// Its protocol.
+    pub protocol: String,
+    /// Ports that live connections hold.
+    pub used: u64,
+    /// Ports that can be lent, over all addresses of the family.
+    pub available: u64,
 }
 
 /// How full a map is.

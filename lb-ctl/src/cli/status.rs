@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, Status};
+use crate::api::{Client, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -29,6 +29,9 @@ fn text(status: &Status) -> String {
     line("Kernel", &status.kernel);
     line("Node addresses", &list(&status.node_addresses));
     line("SNAT addresses", &list(&status.snat_addresses));
+    if let Some(LentPorts { backend, protocol, used, available }) = &status.lent_ports {
+        line("SNAT ports", &format_args!("{used} of {available} lent towards {backend}/{protocol}, the fullest"));
+    }
     line(
         "Path",
         &match status.path.as_str() {
@@ -108,7 +111,13 @@ mod tests {
             adopted: true,
             kernel: "6.18.5".to_owned(),
             node_addresses: vec!["192.0.2.10".parse().unwrap()],
-            snat_addresses: Vec::new(),
+            snat_addresses: vec!["192.0.2.10".parse().unwrap()],
+            lent_ports: Some(LentPorts {
+                backend: "10.244.0.7:8080".parse().unwrap(),
+                protocol: "TCP".to_owned(),
+                used: 28_000,
+                available: 28_976,
+            }),
             path: "direct".to_owned(),
             host_clients: "by lbh0: 10.96.0.0/12 from 192.0.2.10".to_owned(),
             socket_lb: SocketStatus { cgroup: None, note: "the node's own ports are not served".to_owned() },
@@ -146,7 +155,8 @@ mod tests {
         Node:           n1
         Kernel:         6.18.5
         Node addresses: 192.0.2.10
-        SNAT addresses: <none>
+        SNAT addresses: 192.0.2.10
+        SNAT ports:     28000 of 28976 lent towards 10.244.0.7:8080/TCP, the fullest
         Path:           direct
         Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
         Datapath:       taken over from an earlier daemon

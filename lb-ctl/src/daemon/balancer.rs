@@ -47,6 +47,8 @@ pub(super) type Routing<'a> = &'a dyn Fn(IpAddr) -> Option<Route>;
 /// See the [module](self).
 pub(super) struct Balancer {
     node_name: String,
+    /// Addresses to lend, if the node has them.
+    wanted_addresses: Vec<IpAddr>,
     maps: Box<dyn LbMaps>,
     reconciler: Reconciler,
     views: Vec<ServiceView>,
@@ -63,7 +65,12 @@ pub(super) struct Balancer {
 
 impl Balancer {
     /// Takes over what the maps hold.
-    pub(super) fn adopt(maps: Box<dyn LbMaps>, node_name: String, now: Instant) -> Result<Self, MapError> {
+    pub(super) fn adopt(
+        maps: Box<dyn LbMaps>,
+        node_name: String,
+        wanted_addresses: Vec<IpAddr>,
+        now: Instant,
+    ) -> Result<Self, MapError> {
         let reconciler = Reconciler::adopt(maps.as_ref(), now)?;
         let realized = reconciler.realized();
         let adopted = realized.settings.seed != 0;
@@ -72,6 +79,7 @@ impl Balancer {
         let facts = HostFacts { settings, devices: realized.devices.clone(), ..HostFacts::default() };
         Ok(Self {
             node_name,
+            wanted_addresses,
             maps,
             reconciler,
             views: Vec::new(),
@@ -108,12 +116,13 @@ impl Balancer {
         }
         let managed = self.facts.devices.keys().copied();
         let source_to = |to| route_to(to).and_then(|route| route.prefsrc);
-        let (v4, v6) = node::lent_addresses(host, &inputs.objects, &self.node_name, managed, source_to);
+        let (v4, v6) =
+            node::lent_addresses(&self.wanted_addresses, host, &inputs.objects, &self.node_name, managed, source_to);
         self.facts.settings = Settings {
             seed: self.facts.settings.seed,
             netns_cookie: host.namespace,
-            snat4: Settings::lent(v4.map(|address| address.octets())),
-            snat6: Settings::lent(v6.map(|address| address.octets())),
+            snat4: Settings::lent(v4.into_iter().map(|address| address.octets())),
+            snat6: Settings::lent(v6.into_iter().map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
             flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
@@ -204,11 +213,17 @@ impl Balancer {
 
     /// What keeps Services, or parts of them, from being served.
     pub(super) fn problems(&self) -> Vec<Problem> {
+        let missing = self.wanted_addresses.iter().filter(|address| !self.facts.node_addresses.contains(address));
+        let missing = missing.map(|address| Problem {
+            subject: format!("SNAT address {address}"),
+            message: "no interface of this node has it, so it is not lent: add it, or name another by --snat-address"
+                .to_owned(),
+        });
         let of_views =
             self.views.iter().flat_map(|view| view.problems.iter().map(move |message| (&view.key, message.clone())));
         let refused = self.refused.iter().map(|refused| (&refused.service, refused.refusal.to_string()));
         let all = of_views.chain(refused);
-        all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).collect()
+        all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).chain(missing).collect()
     }
 
     /// The description of a Service, or `None` if there is none.

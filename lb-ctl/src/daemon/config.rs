@@ -3,9 +3,11 @@
 use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
 use ipnet::IpNet;
+use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub path: PathMode,
     /// Whether processes of this node are clients.
     pub host_clients: bool,
+    /// Addresses to lend to connections that need source translation; none of a family: one that is found.
+    pub snat_addresses: Vec<IpAddr>,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -144,6 +148,7 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
@@ -152,6 +157,7 @@ impl Config {
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
+            snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             path: options.path.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
@@ -175,6 +181,7 @@ impl Config {
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
+            ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
             ("hostClients", self.host_clients != new.host_clients),
@@ -206,6 +213,10 @@ impl fmt::Display for Config {
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
         writeln!(f, "path:          {}", self.path.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
+        if !self.snat_addresses.is_empty() {
+            let addresses = list(&mut self.snat_addresses.iter().map(ToString::to_string));
+            writeln!(f, "snatAddresses: {addresses}")?;
+        }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -235,6 +246,24 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         }
         if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
             return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        }
+    }
+    Ok(())
+}
+
+fn check_snat_addresses(addresses: &[IpAddr]) -> Result<(), ConfigError> {
+    let setting = "--snat-address (snatAddresses)";
+    for (index, address) in addresses.iter().enumerate() {
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(invalid(setting, format!("{address} is no address that a backend could answer to")));
+        }
+        if addresses[..index].contains(address) {
+            return Err(invalid(setting, format!("{address} is named twice: name it once")));
+        }
+        let of_family = addresses[..=index].iter().filter(|other| other.is_ipv4() == address.is_ipv4());
+        if of_family.count() > Settings::SNAT_ADDRESSES {
+            let most = Settings::SNAT_ADDRESSES;
+            return Err(invalid(setting, format!("{address} is one too many: at most {most} of each family are lent")));
         }
     }
     Ok(())
@@ -303,11 +332,13 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\n\
+             logLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
+        assert_eq!(config.snat_addresses.len(), 2);
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
@@ -323,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
@@ -340,6 +371,19 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
             @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_lent_are_refused() {
+        let refuse = |addresses: &[&str]| {
+            let snat_addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Config::resolve(Options { snat_addresses, ..minimal() }).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!(refuse(&["::1"]), @"--snat-address (snatAddresses): ::1 is no address that a backend could answer to");
+        insta::assert_snapshot!(refuse(&["192.0.2.1", "192.0.2.1"]), @"--snat-address (snatAddresses): 192.0.2.1 is named twice: name it once");
+        insta::assert_snapshot!(
+            refuse(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "192.0.2.4", "192.0.2.5"]),
+            @"--snat-address (snatAddresses): 192.0.2.5 is one too many: at most 4 of each family are lent");
     }
 
     #[test]

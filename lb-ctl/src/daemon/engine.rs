@@ -111,7 +111,7 @@ impl Engine {
             commands,
             catalogue,
         } = parts;
-        let balancer = Balancer::adopt(maps, config.node_name.clone(), Instant::now())?;
+        let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
         Ok(Self {
             config,

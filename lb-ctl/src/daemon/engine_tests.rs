@@ -7,8 +7,7 @@ use super::sources::Sources;
 use super::{Config, Options, config};
 use crate::api::server::Control as _;
 use crate::api::{
-    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, MapFill, ObjectName,
-    Outcome,
+    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
 };
 use crate::host::HostView;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
@@ -45,8 +44,8 @@ impl super::control::FlowSource for NoFlows {
         Ok(())
     }
 
-    fn fill(&self) -> Vec<MapFill> {
-        Vec::new()
+    fn fill(&self) -> super::control::Fullness {
+        super::control::Fullness::default()
     }
 }
 

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -53,6 +54,11 @@ pub struct Options {
     /// [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub host_clients: Option<bool>,
+    /// Address of this node to lend to connections that need source translation; repeatable, up to four of each family
+    /// [default: one of each family, found by the Node manifest or the routes]
+    #[arg(long = "snat-address", value_name = "ADDRESS")]
+    #[serde(default)]
+    pub snat_addresses: Vec<IpAddr>,
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -83,6 +89,7 @@ impl Options {
             socket: self.socket.or(weaker.socket),
             instance: self.instance.or(weaker.instance),
             node_name: self.node_name.or(weaker.node_name),
+            snat_addresses: if self.snat_addresses.is_empty() { weaker.snat_addresses } else { self.snat_addresses },
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
             path: self.path.or(weaker.path),

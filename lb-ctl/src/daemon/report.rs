@@ -61,6 +61,8 @@ impl Engine {
             path: self.config.path.name().to_owned(),
             host_clients: self.host_clients.status(),
             socket_lb: self.socket_lb(),
+            // Told with the fullness of the flow tables, by others too.
+            lent_ports: None,
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),

@@ -2,7 +2,7 @@
 
 use super::backends::{backend_address, peer_address};
 use crate::maps::{Image, MapOp};
-use lb_common::{Backend, Device, Owned, Peer, Service, ServiceKey, Settings, Slot, TCP, UDP};
+use lb_common::{Backend, Device, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -101,6 +101,7 @@ fn port(key: ServiceKey) -> String {
     match key.protocol {
         TCP => format!("{}/TCP", key.port()),
         UDP => format!("{}/UDP", key.port()),
+        SCTP => format!("{}/SCTP", key.port()),
         number => format!("{}/{number}", key.port()),
     }
 }
