@@ -2,6 +2,7 @@
 
 use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
+use crate::datapath::TcMode;
 use ipnet::IpNet;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use std::fmt;
@@ -41,6 +42,8 @@ pub struct Config {
     pub node_port_range: RangeInclusive<u16>,
     /// The way of new flows.
     pub path: PathMode,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
     /// Whether processes of this node are clients.
     pub host_clients: bool,
     /// Where the bpf file system is.
@@ -151,6 +154,7 @@ impl Config {
             service_cidrs,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             path: options.path.unwrap_or_default(),
+            tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
@@ -173,6 +177,7 @@ impl Config {
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
+            ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
@@ -199,6 +204,7 @@ impl fmt::Display for Config {
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
         writeln!(f, "path:          {}", self.path.name())?;
+        writeln!(f, "tc:            {}", self.tc.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
@@ -297,7 +303,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+             nodePortRange: 1-2\npath: stack\ntc: clsact\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
@@ -305,7 +311,7 @@ mod tests {
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
-        assert_eq!((config.path, config.host_clients), (PathMode::Stack, false));
+        assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
     }
 
     #[test]
@@ -316,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");

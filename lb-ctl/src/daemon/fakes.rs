@@ -79,6 +79,7 @@ impl Hooks for FakeHooks {
                 mode,
                 xdp: XdpState::Off { why: String::new() },
                 tcx: true,
+                clsact: false,
                 role: Role::LocalClients,
                 target: XdpTarget::Yes,
                 own_mac: None,

@@ -229,7 +229,11 @@ fn hooks_of(attachment: &Attachment) -> Vec<String> {
         XdpState::Generic { .. } => Some("xdp-generic"),
         XdpState::Off { .. } => None,
     };
-    let tcx: &[&str] = if attachment.tcx { &["tcx-ingress", "tcx-egress"] } else { &[] };
+    let tcx: &[&str] = match (attachment.tcx, attachment.clsact) {
+        (false, _) => &[],
+        (true, false) => &["tcx-ingress", "tcx-egress"],
+        (true, true) => &["clsact-ingress", "clsact-egress"],
+    };
     xdp.iter().chain(tcx).map(|hook| (*hook).to_owned()).collect()
 }
 

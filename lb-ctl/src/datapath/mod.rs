@@ -15,6 +15,7 @@ mod bpffs;
 mod cleanup;
 pub mod conntrack;
 mod error;
+mod filters;
 mod handover;
 mod layout;
 mod links;
@@ -25,7 +26,7 @@ mod refusal;
 mod require;
 mod target;
 
-pub use attachment::{AttachError, Attachment, Mode, Role, UnknownMode, XdpState, XdpTarget};
+pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
@@ -60,6 +61,8 @@ pub struct Options {
     pub instance: String,
     /// How many flows of each family must fit.
     pub max_flows: u32,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Default for Options {
             bpffs: PathBuf::from(DEFAULT_BPFFS),
             instance: DEFAULT_INSTANCE.to_owned(),
             max_flows: DEFAULT_MAX_FLOWS,
+            tc: TcMode::Auto,
         }
     }
 }
@@ -104,7 +108,7 @@ impl Datapath {
         Ok(Self {
             programs,
             maps: PinnedMaps::open(&config, &flows)?,
-            links: Links::scan(&pins)?,
+            links: Links::open(&pins, options)?,
             attachments: BTreeMap::new(),
             handover,
             _locks: (instance, namespace),
