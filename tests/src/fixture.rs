@@ -42,7 +42,15 @@ pub struct Fixture {
 impl Fixture {
     /// Builds it. The binary is the one that the tests' own package builds.
     pub fn new(binary: &str, setup: Setup) -> Self {
-        let playground = bare(binary, setup);
+        Self::with(binary, setup, &[])
+    }
+
+    /// The same, with more arguments for the daemon.
+    pub fn with(binary: &str, setup: Setup, arguments: &[&str]) -> Self {
+        let mut playground = bare(binary, setup);
+        for argument in arguments {
+            playground.add_daemon_argument(argument);
+        }
         let mut fixture = Self { playground, cluster: NODE };
         let started = fixture.playground.start_daemon(&interfaces(setup));
         if let Err(error) = started.and_then(|()| fixture.playground.apply_everything().map(drop)) {

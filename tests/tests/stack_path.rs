@@ -138,6 +138,8 @@ fn a_new_setting_leaves_connections_on_their_path() {
     assert_eq!(fixture.status().expect("the daemon answers").snat_addresses, NODE.addresses());
 }
 
+const DATAGRAMS: u64 = 20;
+
 /// Both ways are counted once, by whatever hooks the packets pass.
 #[test]
 fn no_packet_counts_twice() {
@@ -147,7 +149,6 @@ fn no_packet_counts_twice() {
     {
         let fixture = Fixture::new(BINARY, setup);
         let visitor = fixture.pod("visitor").expect("runs").client();
-        const DATAGRAMS: u64 = 20;
         for client in [fixture.client(), visitor] {
             let before = (fixture.reason("forwarded"), fixture.reason("replied"));
             let socket = client.datagrams(fixture.cluster_udp()[0]).expect("a socket");
