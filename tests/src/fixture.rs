@@ -42,7 +42,16 @@ pub struct Fixture {
 impl Fixture {
     /// Builds it. The binary is the one that the tests' own package builds.
     pub fn new(binary: &str, setup: Setup) -> Self {
-        Self::start(bare(binary, setup), setup)
+        Self::with(binary, setup, &[])
+    }
+
+    /// The same, with more arguments for the daemon.
+    pub fn with(binary: &str, setup: Setup, arguments: &[&str]) -> Self {
+        let mut playground = bare(binary, setup);
+        for argument in arguments {
+            playground.add_daemon_argument(argument);
+        }
+        Self::start(playground, setup)
     }
 
     /// Starts the daemon in a playground that is built, and applies the Service.

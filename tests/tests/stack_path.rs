@@ -2,6 +2,7 @@
 //! firewall.
 
 use lb_ctl::playground::PodNetwork::{Bridged, Routed};
+use lb_ctl::playground::offload::Offload;
 use lb_ctl::playground::topology::{NODE, Node};
 use lb_tests::fixture::{Fixture, Setup, node_port};
 use lb_tests::{needs_datapath, traffic};
@@ -49,6 +50,20 @@ fn bridged_pods_behind_a_stateful_firewall_need_the_bridge_to_show_it_their_fram
     let pods: Vec<_> = answers.map(|answer| answer.map_or_else(|_| "none".to_owned(), |answer| answer.pod)).collect();
     assert!(pods.iter().all(|pod| pod == "web-3" || pod == "none"), "{pods:?}");
     assert!(pods.iter().any(|pod| pod == "none"), "{pods:?}");
+}
+
+/// What is translated at egress may be several segments with a checksum still to be made, by a device or by the kernel.
+#[test]
+fn checksums_are_right_when_resolved_in_software_behind_the_egress() {
+    needs_datapath!();
+    let fixture = Fixture::new(BINARY, Setup { wire: "tcx", ..STACK });
+    let node = fixture.node_space(Node::One);
+    let cables = fixture.pods().filter(|pod| pod.place().node == Node::One).map(|pod| pod.place().node_link());
+    for link in cables.chain(["eth0".to_owned(), "eth1".to_owned()]) {
+        Offload::TxChecksum.set(node, &link, false).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let worked = traffic::tcp(&fixture, 200_000).and_then(|()| traffic::udp(&fixture));
+    worked.unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn nft(fixture: &Fixture, rules: &str) {
@@ -138,6 +153,8 @@ fn a_new_setting_leaves_connections_on_their_path() {
     assert_eq!(fixture.status().expect("the daemon answers").snat_addresses, NODE.addresses());
 }
 
+const DATAGRAMS: u64 = 20;
+
 /// Both ways are counted once, by whatever hooks the packets pass.
 #[test]
 fn no_packet_counts_twice() {
@@ -147,7 +164,6 @@ fn no_packet_counts_twice() {
     {
         let fixture = Fixture::new(BINARY, setup);
         let visitor = fixture.pod("visitor").expect("runs").client();
-        const DATAGRAMS: u64 = 20;
         for client in [fixture.client(), visitor] {
             let before = (fixture.reason("forwarded"), fixture.reason("replied"));
             let socket = client.datagrams(fixture.cluster_udp()[0]).expect("a socket");

@@ -70,7 +70,7 @@ pub struct InterfaceStatus {
     pub index: u32,
     /// The mode asked for.
     pub wanted: String,
-    /// What is attached: `xdp`, `xdp-generic`, `tcx-ingress`, `tcx-egress`.
+    /// What is attached: `xdp`, `xdp-generic`, `tcx-ingress`, `tcx-egress`, or `clsact-ingress`, `clsact-egress`.
     pub attached: Vec<String>,
     /// Why it is not a better mode, or why nothing is attached; empty: all is well.
     pub note: String,

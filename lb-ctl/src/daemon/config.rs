@@ -2,6 +2,7 @@
 
 use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
+use crate::datapath::TcMode;
 use ipnet::IpNet;
 use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
@@ -45,6 +46,8 @@ pub struct Config {
     pub node_port_range: RangeInclusive<u16>,
     /// The way of new flows.
     pub path: PathMode,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
     /// Whether processes of this node are clients.
     pub host_clients: bool,
     /// Addresses to lend to connections that need source translation; none of a family: one that is found.
@@ -160,6 +163,7 @@ impl Config {
             snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             path: options.path.unwrap_or_default(),
+            tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
@@ -184,6 +188,7 @@ impl Config {
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
+            ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
@@ -212,6 +217,7 @@ impl fmt::Display for Config {
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
         writeln!(f, "path:          {}", self.path.name())?;
+        writeln!(f, "tc:            {}", self.tc.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
         if !self.snat_addresses.is_empty() {
             let addresses = list(&mut self.snat_addresses.iter().map(ToString::to_string));
@@ -332,8 +338,8 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\n\
-             logLevel: debug\nlogFormat: json\n",
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\n\
+             stateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
@@ -343,7 +349,7 @@ mod tests {
         assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
-        assert_eq!((config.path, config.host_clients), (PathMode::Stack, false));
+        assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
     }
 
     #[test]
@@ -354,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `hostClients`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");

@@ -83,6 +83,7 @@ impl Hooks for FakeHooks {
                 mode,
                 xdp: XdpState::Off { why: String::new() },
                 tcx: true,
+                clsact: false,
                 role: Role::LocalClients,
                 target: XdpTarget::Yes,
                 own_mac: None,

@@ -13,8 +13,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-/// MTU of the pair before any interface is managed.
+/// MTU of the pair before any interface is managed, and its limits: what IPv6 needs, and what a veth takes.
 const MTU: u32 = 1500;
+const MTU_LIMITS: (u32, u32) = (1280, 65_535);
 /// How long a failure counts.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -80,6 +81,7 @@ impl HostClients {
                 }
                 self.pair = Some(pair);
                 self.is_due = true;
+                self.retry = None;
                 self.told(Part::Pair, None);
             }
             Err(error) => {
@@ -121,7 +123,7 @@ impl HostClients {
     ) {
         let own = self.pair.map(|pair| [pair.inner, pair.outer]).unwrap_or_default();
         let mtu = managed.filter(|interface| !own.contains(&interface.index)).map(|interface| interface.mtu).max();
-        let mtu = mtu.unwrap_or(MTU);
+        let mtu = mtu.unwrap_or(MTU).clamp(MTU_LIMITS.0, MTU_LIMITS.1);
         let is_whole = self.pair.is_some_and(|pair| {
             [(pair.inner, pair.inner_mac), (pair.outer, pair.outer_mac)].iter().all(|(index, mac)| {
                 let end = host.interfaces.get(index);

@@ -147,7 +147,7 @@ impl Interfaces {
             match hooks.attach(interface, mode) {
                 Ok(attachment) => {
                     self.refused.remove(&index);
-                    log_attached(&attachment);
+                    log_attached(&attachment, &self.line(&attachment));
                 }
                 Err(refusal) => {
                     let message = refusal.to_string();
@@ -174,12 +174,8 @@ impl Interfaces {
 
     /// A line for each interface that is managed, refused or waited for.
     pub(super) fn status(&self, hooks: &dyn Hooks, host: &HostView) -> Vec<InterfaceStatus> {
-        let mut lines: Vec<InterfaceStatus> = hooks.attachments().into_iter().map(attached_line).collect();
-        let outer = self.pair.and_then(|(_, outer)| lines.iter_mut().find(|line| line.index == outer));
-        if let Some(line) = outer {
-            "host".clone_into(&mut line.role);
-            "the daemon's own: processes of this node come in by it".clone_into(&mut line.note);
-        }
+        let mut lines: Vec<InterfaceStatus> =
+            hooks.attachments().into_iter().map(|attachment| self.line(attachment)).collect();
         lines.extend(self.refused.iter().map(|(index, refused)| InterfaceStatus {
             name: refused.interface.name.clone(),
             index: *index,
@@ -203,6 +199,16 @@ impl Interfaces {
         lines
     }
 
+    /// The line of a managed interface.
+    fn line(&self, attachment: &Attachment) -> InterfaceStatus {
+        let mut line = attached_line(attachment);
+        if self.pair.is_some_and(|(_, outer)| outer == attachment.ifindex) {
+            "host".clone_into(&mut line.role);
+            "the daemon's own: processes of this node come in by it".clone_into(&mut line.note);
+        }
+        line
+    }
+
     /// What an operator should look at.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let problem = |refused: &Refused| Problem {
@@ -221,9 +227,8 @@ fn detach(hooks: &mut dyn Hooks, interface: &Interface) -> bool {
     true
 }
 
-fn log_attached(attachment: &Attachment) {
+fn log_attached(attachment: &Attachment, line: &InterfaceStatus) {
     let hooks = hooks_of(attachment).join(",");
-    let line = attached_line(attachment);
     info!(
         interface = attachment.name,
         ifindex = attachment.ifindex,
@@ -242,7 +247,11 @@ fn hooks_of(attachment: &Attachment) -> Vec<String> {
         XdpState::Generic { .. } => Some("xdp-generic"),
         XdpState::Off { .. } => None,
     };
-    let tcx: &[&str] = if attachment.tcx { &["tcx-ingress", "tcx-egress"] } else { &[] };
+    let tcx: &[&str] = match (attachment.tcx, attachment.clsact) {
+        (false, _) => &[],
+        (true, false) => &["tcx-ingress", "tcx-egress"],
+        (true, true) => &["clsact-ingress", "clsact-egress"],
+    };
     xdp.iter().chain(tcx).map(|hook| (*hook).to_owned()).collect()
 }
 

@@ -108,6 +108,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         bpffs: config.bpffs.clone(),
         instance: config.instance.clone(),
         max_flows: config.max_flows,
+        tc: config.tc,
     })?;
     // The programs log only if the subscriber that is installed by now wants to hear it.
     let packet_log = (config.log_level >= LogLevel::Debug).then(|| datapath.packet_log()).flatten();

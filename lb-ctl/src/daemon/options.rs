@@ -2,6 +2,7 @@
 //! setting is declared once. What they mean together is [`super::Config`].
 
 use super::pattern::InterfaceSpec;
+use crate::datapath::TcMode;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::de::Error as _;
@@ -50,6 +51,10 @@ pub struct Options {
     /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathMode>,
+    /// How programs come to the TC hooks: TCX where the kernel has it (Linux 6.6), else filters on a clsact qdisc
+    /// [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub tc: Option<TcMode>,
     /// Whether processes of this node reach Services, by a veth pair (lbh0, lbh1) and routes of the daemon's own
     /// [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
@@ -93,6 +98,7 @@ impl Options {
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
             path: self.path.or(weaker.path),
+            tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),

@@ -7,7 +7,7 @@ use super::lock::{InstanceLock, NamespaceLock};
 use super::meta::Meta;
 use super::require;
 use super::sockets::SocketLinks;
-use super::{Error, Options};
+use super::{Error, Options, filters};
 use crate::host;
 use std::fs;
 
@@ -21,7 +21,7 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
     }
     let pins = Pins::new(options);
     let lock = InstanceLock::take_existing(&pins, &options.instance)?;
-    let mut removed = remove_pair(&options.instance)?;
+    let mut removed = remove_unpinned(&options.instance)?;
     let Some(_lock) = lock else { return Ok(removed) };
     removed.extend(wipe(&pins)?);
     let root = pins.root();
@@ -34,12 +34,20 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
-/// Removes the pair by which processes of this node reach Services, unless a daemon serves this namespace.
-fn remove_pair(instance: &str) -> Result<Vec<String>, Error> {
+/// Removes what is known without pins, unless a daemon serves this namespace: filters, and the pair by which processes of
+/// this node reach Services.
+fn remove_unpinned(instance: &str) -> Result<Vec<String>, Error> {
     let Ok(_lock) = NamespaceLock::take() else { return Ok(Vec::new()) };
-    let removed = host::pair::remove(instance)?;
-    let what = || format!("removed {} and {} with their routes", host::pair::INNER, host::pair::OUTER);
-    Ok(removed.then(what).into_iter().collect())
+    let mut removed = Vec::new();
+    let owner = filters::owner(instance);
+    for (ifindex, hook) in filters::scan(&owner).map_err(Error::Filters)? {
+        filters::remove(&owner, ifindex, hook).map_err(Error::Filters)?;
+        removed.push(format!("removed the filter {owner} in place of {hook} from interface {ifindex}"));
+    }
+    if host::pair::remove(instance)? {
+        removed.push(format!("removed {} and {} with their routes", host::pair::INNER, host::pair::OUTER));
+    }
+    Ok(removed)
 }
 
 /// Removes everything but the directory itself, which carries the lock.

@@ -100,6 +100,9 @@ pub enum Error {
         /// The last lines of the verifier's log, each on a line of its own.
         log: String,
     },
+    /// Filters could not be listed or removed.
+    #[error("the filters of lb-ctl on clsact qdiscs cannot be listed or removed: {0}")]
+    Filters(io::Error),
     /// The daemon's veth pair could not be removed.
     #[error(transparent)]
     Pair(#[from] host::pair::PairError),

@@ -16,6 +16,7 @@ mod bpffs;
 mod cleanup;
 pub mod conntrack;
 mod error;
+mod filters;
 mod handover;
 mod layout;
 mod links;
@@ -27,7 +28,7 @@ mod require;
 mod sockets;
 mod target;
 
-pub use attachment::{AttachError, Attachment, Mode, Role, UnknownMode, XdpState, XdpTarget};
+pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
@@ -64,6 +65,8 @@ pub struct Options {
     pub instance: String,
     /// How many flows of each family must fit.
     pub max_flows: u32,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
 }
 
 impl Default for Options {
@@ -72,6 +75,7 @@ impl Default for Options {
             bpffs: PathBuf::from(DEFAULT_BPFFS),
             instance: DEFAULT_INSTANCE.to_owned(),
             max_flows: DEFAULT_MAX_FLOWS,
+            tc: TcMode::Auto,
         }
     }
 }
@@ -109,7 +113,7 @@ impl Datapath {
         Ok(Self {
             programs,
             maps: PinnedMaps::open(&config, &flows)?,
-            links: Links::scan(&pins)?,
+            links: Links::open(&pins, options)?,
             sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
             handover,

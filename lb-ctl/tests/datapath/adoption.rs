@@ -60,7 +60,7 @@ fn killed_daemon(sandbox: &Sandbox, max_flows: u32, after: Duration) {
 fn play_daemon() {
     let bpffs = std::env::var(BPFFS).expect(BPFFS).into();
     let max_flows = std::env::var(FLOWS).map_or(MAX_FLOWS, |flows| flows.parse().expect(FLOWS));
-    let options = Options { bpffs, instance: "one".to_owned(), max_flows };
+    let options = Options { bpffs, instance: "one".to_owned(), max_flows, ..Options::default() };
     let mut datapath = Datapath::open(&options).expect("a datapath");
     datapath.attach(&interface("lbe0"), Mode::Xdp).expect("attached");
     datapath.attach(&interface("lbe2"), Mode::Tcx).expect("attached");

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod attaching;
+mod filters;
 mod host;
 mod locks;
 mod pinned;
