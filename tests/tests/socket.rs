@@ -94,6 +94,11 @@ fn loopback(family: Family) -> IpAddr {
     if family == Family::V4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() }
 }
 
+/// By which Linux understands the machine itself.
+fn unspecified(family: Family) -> IpAddr {
+    if family == Family::V4 { [0; 4].into() } else { [0; 16].into() }
+}
+
 fn backends(family: Family, ids: &[u32], form: Form) -> BTreeSet<SocketAddr> {
     ids.iter().map(|id| form(SocketAddr::new(family.backend(*id), TARGET_PORT))).collect()
 }
@@ -110,7 +115,8 @@ fn every_call_goes_where_the_table_says() {
         let stranger = SocketAddr::new(family.client(), 80);
         let either = &[LOCAL_1, LOCAL_2][..];
         let (refused, left) = (Some(Reason::NoServicePort), None);
-        let cases: [Case<'_>; 27] = [
+        let nowhere = |port| SocketAddr::new(unspecified(family), port);
+        let cases: [Case<'_>; 29] = [
             (Connect, TCP, host, web, Ok(either)),
             (Connect, TCP, pod, web, Ok(either)),
             (Connect, TCP, host, family.cluster(FAR, 80), Ok(&[REMOTE])),
@@ -118,6 +124,8 @@ fn every_call_goes_where_the_table_says() {
             (Connect, TCP, pod, node(NODE_PORT), Ok(either)),
             (Connect, TCP, host, own(NODE_PORT), Ok(either)),
             (Connect, TCP, pod, own(NODE_PORT), Err(left)),
+            (Connect, TCP, host, nowhere(NODE_PORT), Ok(either)),
+            (Connect, TCP, pod, nowhere(NODE_PORT), Err(left)),
             (Connect, TCP, host, own(22), Err(left)),
             (Connect, TCP, host, node(22), Err(left)),
             (Connect, TCP, host, family.cluster(WEB, 81), Err(refused)),
