@@ -34,13 +34,15 @@ pub const TWIN: u32 = 7;
 /// A backend that is a socket of this node.
 pub const ON_HOST: u32 = 8;
 
-/// The node port of [`DNS`].
+/// [`DNS`] on the node's own addresses.
 pub const DNS_NODE_PORT: u32 = 9;
 
 /// The port of all backends.
 pub const TARGET_PORT: u16 = 8080;
 /// The node port of [`WEB`].
 pub const NODE_PORT: u16 = 30080;
+/// The node port of [`DNS`].
+pub const UDP_NODE_PORT: u16 = 30053;
 
 /// The family to build addresses of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +150,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             (WEB, 80, TCP, &[LOCAL_1, LOCAL_2]),
             (DNS, 53, UDP, &[LOCAL_1, LOCAL_2]),
             (WEB_NODE_PORT, NODE_PORT, TCP, &[LOCAL_1, LOCAL_2]),
-            (DNS_NODE_PORT, NODE_PORT, UDP, &[LOCAL_1, LOCAL_2]),
+            (DNS_NODE_PORT, UDP_NODE_PORT, UDP, &[LOCAL_1, LOCAL_2]),
             (FAR, 80, TCP, &[REMOTE]),
             (EMPTY, 80, TCP, &[]),
             (SINGLE, 80, TCP, &[LOCAL_1]),
