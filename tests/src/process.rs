@@ -9,6 +9,7 @@ use lb_ctl::playground::netns::NetNs;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ enum Order {
 pub struct Told {
     /// The socket.
     pub socket: usize,
+    /// The kernel's number for it (`SO_COOKIE`).
+    pub cookie: u64,
     /// Its own address.
     pub local: SocketAddr,
     /// Whom the process is shown: the peer of a connection, or the sender of a datagram.
@@ -161,13 +164,15 @@ impl Sockets {
 
     fn connection(&self, socket: usize, answer: Option<Answer>) -> io::Result<Told> {
         let stream = &self.connections[socket];
-        Ok(Told { socket, local: stream.local_addr()?, shown: Some(stream.peer_addr()?), answer })
+        let shown = Some(stream.peer_addr()?);
+        Ok(Told { socket, cookie: cookie(stream)?, local: stream.local_addr()?, shown, answer })
     }
 
     fn open(&mut self, opened: UdpSocket) -> io::Result<Told> {
         opened.set_read_timeout(Some(PATIENCE))?;
         let told = Told {
             socket: self.datagrams.len(),
+            cookie: cookie(&opened)?,
             local: opened.local_addr()?,
             shown: opened.peer_addr().ok(),
             answer: None,
@@ -182,8 +187,25 @@ impl Sockets {
         let (length, from) = receiver.recv_from(&mut buffer)?;
         let head = buffer[..length].split(|byte| *byte == b'\n').next().unwrap_or_default();
         let answer = Some(serde_json::from_slice(head)?);
-        Ok(Told { socket, local: receiver.local_addr()?, shown: Some(from), answer })
+        Ok(Told { socket, cookie: cookie(receiver)?, local: receiver.local_addr()?, shown: Some(from), answer })
     }
+}
+
+/// The kernel's number for a socket.
+fn cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// `GET /` over a connection that is kept open.

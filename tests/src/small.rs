@@ -47,6 +47,8 @@ pub const DNS_NODE_PORT: u32 = 11;
 pub const TARGET_PORT: u16 = 8080;
 /// The node port of [`WEB`].
 pub const NODE_PORT: u16 = 30080;
+/// The node port of [`DNS`].
+pub const UDP_NODE_PORT: u16 = 30053;
 
 /// The family to build addresses of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +156,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             (WEB, 80, TCP, &[LOCAL_1, LOCAL_2]),
             (DNS, 53, UDP, &[LOCAL_1, LOCAL_2]),
             (WEB_NODE_PORT, NODE_PORT, TCP, &[LOCAL_1, LOCAL_2]),
-            (DNS_NODE_PORT, NODE_PORT, UDP, &[LOCAL_1, LOCAL_2]),
+            (DNS_NODE_PORT, UDP_NODE_PORT, UDP, &[LOCAL_1, LOCAL_2]),
             (FAR, 80, TCP, &[REMOTE]),
             (EMPTY, 80, TCP, &[]),
             (SINGLE, 80, TCP, &[LOCAL_1]),

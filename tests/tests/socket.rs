@@ -4,7 +4,7 @@ use lb_common::{BackendSet, HostPair, Reason, SCTP, TCP, UDP};
 use lb_ebpf::socket;
 use lb_tests::memory::Memory;
 use lb_tests::small::{
-    self, DNS, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NAMESPACE, NODE_PORT, REMOTE, TARGET_PORT, WEB,
+    self, DNS, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NAMESPACE, NODE_PORT, REMOTE, TARGET_PORT, UDP_NODE_PORT, WEB,
 };
 use lb_tests::socket::Call;
 use std::collections::BTreeSet;
@@ -94,6 +94,11 @@ fn loopback(family: Family) -> IpAddr {
     if family == Family::V4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() }
 }
 
+/// By which Linux understands the machine itself.
+fn unspecified(family: Family) -> IpAddr {
+    if family == Family::V4 { [0; 4].into() } else { [0; 16].into() }
+}
+
 fn backends(family: Family, ids: &[u32], form: Form) -> BTreeSet<SocketAddr> {
     ids.iter().map(|id| form(SocketAddr::new(family.backend(*id), TARGET_PORT))).collect()
 }
@@ -110,7 +115,8 @@ fn every_call_goes_where_the_table_says() {
         let stranger = SocketAddr::new(family.client(), 80);
         let either = &[LOCAL_1, LOCAL_2][..];
         let (refused, left) = (Some(Reason::NoServicePort), None);
-        let cases: [Case<'_>; 27] = [
+        let nowhere = |port| SocketAddr::new(unspecified(family), port);
+        let cases: [Case<'_>; 29] = [
             (Connect, TCP, host, web, Ok(either)),
             (Connect, TCP, pod, web, Ok(either)),
             (Connect, TCP, host, family.cluster(FAR, 80), Ok(&[REMOTE])),
@@ -118,6 +124,8 @@ fn every_call_goes_where_the_table_says() {
             (Connect, TCP, pod, node(NODE_PORT), Ok(either)),
             (Connect, TCP, host, own(NODE_PORT), Ok(either)),
             (Connect, TCP, pod, own(NODE_PORT), Err(left)),
+            (Connect, TCP, host, nowhere(NODE_PORT), Ok(either)),
+            (Connect, TCP, pod, nowhere(NODE_PORT), Err(left)),
             (Connect, TCP, host, own(22), Err(left)),
             (Connect, TCP, host, node(22), Err(left)),
             (Connect, TCP, host, family.cluster(WEB, 81), Err(refused)),
@@ -127,15 +135,15 @@ fn every_call_goes_where_the_table_says() {
             (Connect, TCP, host, SocketAddr::new(family.backend(LOCAL_1), TARGET_PORT), Err(left)),
             (Connect, UDP, host, dns, Err(left)),
             (Connect, UDP, pod, dns, Err(left)),
-            (Connect, UDP, host, node(NODE_PORT), Err(left)),
+            (Connect, UDP, host, node(UDP_NODE_PORT), Err(left)),
             (Connect, UDP, host, family.cluster(WEB, 54), Err(left)),
             (Connect, SCTP, host, web, Err(left)),
             (Connect, 0, host, web, Err(left)),
             (Send, UDP, host, dns, Ok(either)),
             (Send, UDP, pod, dns, Ok(either)),
-            (Send, UDP, host, node(NODE_PORT), Ok(either)),
-            (Send, UDP, host, own(NODE_PORT), Ok(either)),
-            (Send, UDP, pod, own(NODE_PORT), Err(left)),
+            (Send, UDP, host, node(UDP_NODE_PORT), Ok(either)),
+            (Send, UDP, host, own(UDP_NODE_PORT), Ok(either)),
+            (Send, UDP, pod, own(UDP_NODE_PORT), Err(left)),
             (Send, UDP, host, family.cluster(WEB, 54), Err(refused)),
             (Send, SCTP, host, dns, Err(left)),
         ];
@@ -247,7 +255,7 @@ fn a_connected_udp_socket_of_the_node_gets_the_cluster_address_where_packets_are
         let cluster = form(family.cluster(DNS, 53));
         for own in [family.node(), loopback(family)] {
             let tables = tables_with_pair();
-            let to = form(SocketAddr::new(own, NODE_PORT));
+            let to = form(SocketAddr::new(own, UDP_NODE_PORT));
             assert_eq!(Asking::UDP.call(Hook::Connect, to, &tables), (Reason::SocketTranslated, cluster));
             assert_eq!(Asking::UDP.call(Hook::Show, cluster, &tables).1, to, "the process asked for the node port");
             assert!(tables.services.borrow().is_empty(), "the packets count the connection");

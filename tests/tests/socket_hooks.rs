@@ -3,8 +3,10 @@
 use aya::EbpfLoader;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use lb_common::maps::MAPS;
+use lb_common::{Peer, SocketKey, TCP, UDP};
 use lb_ctl::datapath;
 use lb_ctl::playground::topology::{Dual, NODE, NODE_INSIDE, NODE_PORT, NODE_PORT_UDP, Node, POD_PORT};
+use lb_ebpf::pick;
 use lb_tests::cgroup::Cgroup;
 use lb_tests::fixture::{self, Fixture, Setup, interfaces};
 use lb_tests::process::{Process, Told};
@@ -149,6 +151,36 @@ fn processes_are_served_at_their_sockets() {
 
 fn gateways() -> [IpAddr; 2] {
     Node::One.gateway().addresses()
+}
+
+/// The pod that the core on the host chooses for a socket.
+fn chosen(seed: u64, cookie: u64, protocol: u8, to: SocketAddr) -> &'static str {
+    let (family, address) = match to.ip() {
+        IpAddr::V4(v4) => (4, std::array::from_fn(|index| v4.octets().get(index).copied().unwrap_or(0))),
+        IpAddr::V6(v6) => (6, v6.octets()),
+    };
+    let peer = Peer::new(family, protocol, address, to.port().to_be_bytes());
+    // A backend set is in order of address, as the pods are in order of name.
+    traffic::PODS[pick::place(pick::of_socket(seed, &SocketKey { cookie, peer }), 3) as usize]
+}
+
+#[test]
+fn the_kernel_chooses_as_the_core_does_on_the_host() {
+    needs_datapath!();
+    let cgroup = Cgroup::new("choice");
+    let fixture = fixture(&cgroup);
+    let seed = fixture.seed();
+    let mut process = on_node(&fixture, &cgroup);
+    for (tcp, udp) in fixture.cluster().into_iter().zip(fixture.cluster_udp()) {
+        for _ in 0..20 {
+            let opened = process.connect(tcp).expect("the Service answers");
+            let told = process.get(opened.socket).expect("the Service answers");
+            assert_eq!(told.answer.expect("asked").pod, chosen(seed, told.cookie, TCP, tcp));
+            let socket = process.bind(any(udp)).expect("a socket").socket;
+            let told = process.send(socket, udp).expect("the Service answers");
+            assert_eq!(told.answer.expect("asked").pod, chosen(seed, told.cookie, UDP, udp));
+        }
+    }
 }
 
 #[test]
@@ -321,7 +353,7 @@ fn a_cgroup_that_goes_is_told_and_one_that_returns_is_served() {
     look();
     let status = fixture.status().expect("the daemon answers");
     assert!(status.problems.iter().any(|problem| problem.subject == "socket-lb"), "{:?}", status.problems);
-    assert!(!status.ready);
+    assert!(!status.ready && status.socket_lb.cgroup.is_none());
     std::fs::create_dir(&child).expect("root makes cgroups");
     look();
     let deadline = Instant::now() + Duration::from_secs(5);

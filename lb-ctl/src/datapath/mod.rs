@@ -149,10 +149,10 @@ impl Datapath {
         Ok(!self.links.remove_all(ifindex)?.is_empty() || managed)
     }
 
-    /// Translates what processes in a cgroup ask for at their sockets. Does nothing where that is so already; where it
-    /// fails nothing is left attached to any cgroup.
+    /// Translates what processes in a cgroup ask for at their sockets. Does nothing where that is so already. A cgroup that
+    /// takes only some of the hooks keeps none.
     pub fn serve_sockets(&mut self, path: &Path) -> Result<(), Error> {
-        let cgroup = Cgroup::open(path)?;
+        let cgroup = Cgroup::open(path).inspect_err(|_| self.sockets.lose())?;
         if self.sockets.serves(&cgroup) {
             return Ok(());
         }

@@ -97,6 +97,11 @@ impl SocketLinks {
         self.served.as_deref()
     }
 
+    /// The cgroup that was served has gone.
+    pub(super) fn lose(&mut self) {
+        self.served = None;
+    }
+
     /// Whether every hook is on this cgroup, by this daemon's programs.
     pub(super) fn serves(&self, cgroup: &Cgroup) -> bool {
         let is_there = |hook| self.held.get(&hook).is_some_and(|link| link.cgroup().is_ok_and(|id| id == cgroup.id));
