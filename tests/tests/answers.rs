@@ -19,6 +19,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 /// Longer than any answer takes, and shorter than TCP waits before it tries again.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
+/// Datagrams of a flood: many times what may be answered, and done in well under a second.
+const FLOOD: u64 = 30_000;
+
 /// A Service that no pod fits.
 const NOBODY: &str = "apiVersion: v1
 kind: Service
@@ -182,7 +185,6 @@ fn a_spent_ttl_is_reported_by_the_service() {
 #[test]
 fn a_flood_is_answered_in_moderation() {
     needs_datapath!();
-    const FLOOD: u64 = 30_000;
     let fixture = Fixture::new(BINARY, Setup::DEMO);
     let [to, _] = fixture.cluster().map(|service| SocketAddr::new(service.ip(), 9));
     let started = Instant::now();

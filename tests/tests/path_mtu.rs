@@ -13,13 +13,15 @@ use lb_ctl::playground::{Client, PodNetwork};
 use lb_tests::fixture::{Fixture, Setup, node_port};
 use lb_tests::{needs_datapath, traffic};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 /// Between the smallest MTU of IPv6 and the 1500 of every cable.
 const NARROW: u32 = 1300;
 const LENGTH: u64 = 300_000;
+/// A client behind the client's namespace.
+const FAR: Dual = Dual { v4: Ipv4Addr::new(203, 0, 113, 2), v6: Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2) };
 
 fn ip(space: &NetNs, arguments: &str) {
     let mut command = Command::new("ip");
@@ -146,10 +148,6 @@ fn a_client_is_told_of_a_narrow_way_behind_the_next_node() {
 #[test]
 fn a_backend_is_told_of_a_narrow_way_in_front_of_the_client() {
     needs_datapath!();
-    const FAR: Dual = Dual {
-        v4: std::net::Ipv4Addr::new(203, 0, 113, 2),
-        v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2),
-    };
     for setup in SETUPS {
         let fixture = Fixture::new(BINARY, setup);
         // The client's namespace becomes a router, with the real client behind it.
