@@ -168,11 +168,12 @@ pub fn ipv6<P: Packet>(packet: &P) -> Result<Wire<[u8; 16]>, Reason> {
             FRAGMENT_HEADER => 0,
             _ => break,
         };
-        let [following, units, a, b, i, j, k, l]: [u8; 8] = packet.load(IP_OFFSET + offset).ok_or(Reason::Malformed)?;
+        let header: [u8; 8] = packet.load(IP_OFFSET + offset).ok_or(Reason::Malformed)?;
+        let [following, units, high, low, id_bytes @ ..] = header;
         if unit == 0 {
             // What an inner one says is added: a first fragment stays one.
-            piece |= u16::from_be_bytes([a, b]);
-            id = u32::from_be_bytes([i, j, k, l]);
+            piece |= u16::from_be_bytes([high, low]);
+            id = u32::from_be_bytes(id_bytes);
         }
         // RFC 8200: in 8-byte units without the first 8 bytes; RFC 4302: in 4-byte units without the first two. A fragment
         // header is 8 bytes.
