@@ -125,7 +125,7 @@ reasons! {
     32 IcmpUnrelated "icmp-unrelated"
         "An ICMP or ICMPv6 message to an owned address that is neither an echo request nor an error about a known flow; it was dropped." "";
     33 SctpFragment "sctp-fragment"
-        "A fragmented SCTP packet whose port would have to change: its checksum (CRC32c) covers all fragments, of which only the first was seen; it was dropped."
+        "A fragmented SCTP packet whose port would have to change: its checksum covers all fragments, of which only the first was seen; it was dropped."
         "Let the Service's port be the targetPort, or lower the sender's MTU: SCTP fragments by itself.";
 }
 

@@ -203,11 +203,12 @@ fn extension_headers<P: Packet>(packet: &P, at: usize, next: u8, length: usize) 
             FRAGMENT_HEADER => 0,
             _ => break,
         };
-        let [following, units, a, b, i, j, k, l]: [u8; 8] = packet.load(at + chain.offset).ok_or(Reason::Malformed)?;
+        let header: [u8; 8] = packet.load(at + chain.offset).ok_or(Reason::Malformed)?;
+        let [following, units, high, low, id_bytes @ ..] = header;
         if unit == 0 {
             // What an inner one says is added: a first fragment stays one.
-            fragment |= u16::from_be_bytes([a, b]);
-            chain.id = u32::from_be_bytes([i, j, k, l]);
+            fragment |= u16::from_be_bytes([high, low]);
+            chain.id = u32::from_be_bytes(id_bytes);
         }
         chain.named_at = chain.offset;
         // RFC 8200: in 8-byte units without the first 8 bytes; RFC 4302: in 4-byte units without the first two. A fragment

@@ -1,4 +1,4 @@
-//! The checksum of SCTP (CRC32c, RFC 9260 appendix A), brought up to date by difference.
+//! The checksum of SCTP (`CRC32c`, RFC 9260 appendix A), brought up to date by difference.
 //!
 //! It covers the ports but no addresses. A CRC is linear: it changes by the CRC (from zero, without complement) of the
 //! changed bits followed by as many zeros as there are bytes behind them. As a polynomial that is the change times a power of
@@ -6,7 +6,7 @@
 
 use crate::env::{Env, Step};
 
-/// The polynomial of CRC32c without x^32, lowest power in the highest bit, as in all that follows.
+/// The polynomial of `CRC32c` without x^32, lowest power in the highest bit, as in all that follows.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// x^(8 * 2^k) modulo the polynomial, by k: what 2^k bytes of zeros multiply by.
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// CRC32c as written, bit by bit.
+    /// `CRC32c` as written, bit by bit.
     fn full(bytes: &[u8]) -> u32 {
         let mut crc = !0u32;
         for byte in bytes {

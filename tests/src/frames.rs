@@ -64,7 +64,7 @@ fn raw(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// CRC32c of an SCTP packet (RFC 9260, appendix A), bit by bit; its own four bytes count as zeros.
+/// `CRC32c` of an SCTP packet (RFC 9260, appendix A), bit by bit; its own four bytes count as zeros.
 pub fn crc32c(packet: &[u8]) -> u32 {
     let counted = packet.iter().enumerate().map(|(index, byte)| if (8..12).contains(&index) { 0 } else { *byte });
     !counted.fold(!0, |crc, byte| {

@@ -94,12 +94,14 @@ fn a_chain_that_is_too_long_or_cut_short_is_left_alone() {
     assert_eq!(ipv6(&Frame::new(beyond)), Err(Reason::Malformed), "an extension header longer than the packet");
 }
 
+/// What a piece says of itself: that it is whole, the first, or a later one.
+const WHOLE: [bool; 3] = [true, false, false];
+const FIRST: [bool; 3] = [false, true, false];
+const LATER: [bool; 3] = [false, false, true];
+
 #[test]
 fn fragments_are_told_from_whole_packets() {
     let kinds = |piece: Piece| [piece.is_whole(), piece.is_first(), piece.is_later()];
-    const WHOLE: [bool; 3] = [true, false, false];
-    const FIRST: [bool; 3] = [false, true, false];
-    const LATER: [bool; 3] = [false, false, true];
     let ports = |later: bool| if later { [[0; 2]; 2] } else { [40_000u16.to_be_bytes(), 80u16.to_be_bytes()] };
     for (bytes, kind) in [
         ([0x00, 0x00], WHOLE),

@@ -78,8 +78,10 @@ fn ways(fixture: &Fixture) -> Vec<SocketAddr> {
     fixture.cluster().into_iter().chain(node_port()).collect()
 }
 
-const SETUPS: [Setup; 2] =
-    [Setup::DEMO, Setup { wire: "tcx", pods: PodNetwork::Routed, rp_filter: 1, firewall: true, napi: false, ..Setup::DEMO }];
+const SETUPS: [Setup; 2] = [
+    Setup::DEMO,
+    Setup { wire: "tcx", pods: PodNetwork::Routed, rp_filter: 1, firewall: true, napi: false, ..Setup::DEMO },
+];
 
 #[test]
 fn a_client_is_told_of_the_narrow_way_from_this_node_to_a_backend() {

@@ -593,10 +593,12 @@ fn headers_that_are_kept_host_and_kernel_alike() {
     });
 }
 
+/// Ports of each address that are lent in the next test.
+const PORTS: u16 = 400;
+
 #[test]
 fn the_last_free_port_is_found_and_then_none_host_and_kernel_alike() {
     needs_datapath!();
-    const PORTS: u16 = 400;
     let lends = |image: &mut Image| {
         image.settings.snat_port_first = 2000;
         image.settings.snat_port_last = 2000 + PORTS - 1;

@@ -94,6 +94,9 @@ fn a_port_that_nobody_confirmed_is_taken_from_its_flow_when_none_is_free() {
     node.connect(client(Family::V4, 51), service);
 }
 
+/// What takes a node its means to lend.
+type Spoil<'a> = &'a dyn Fn(&mut Node);
+
 #[test]
 fn nothing_leaves_untranslated() {
     let no_address = |node: &mut Node| node.tables.image.settings.snat4 = [[0; 4]; 4];
@@ -101,7 +104,7 @@ fn nothing_leaves_untranslated() {
     let empty_range = |node: &mut Node| node.tables.image.settings.snat_port_last = 1;
     let no_room = |node: &mut Node| node.tables.flows4.limit(Table::New, 0);
     let no_room_for_the_second = |node: &mut Node| node.tables.flows4.limit(Table::New, 1);
-    let cases: [(&dyn Fn(&mut Node), Reason); 5] = [
+    let cases: [(Spoil<'_>, Reason); 5] = [
         (&no_address, Reason::NoSnatAddress),
         (&no_ports, Reason::SnatExhausted),
         (&empty_range, Reason::SnatExhausted),

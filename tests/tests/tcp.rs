@@ -105,7 +105,7 @@ fn every_state_lasts_as_long_as_it_should() {
             }
             let backend = backend.expect("the client has sent something");
             // A tick is 2^30 ns. Both entries are exact to one tick.
-            let ticks = u64::from(seconds) * 1_000_000_000 >> 30;
+            let ticks = (u64::from(seconds) * 1_000_000_000) >> 30;
             node.around.tick += ticks as u32 + if late { 3 } else { 0 };
             let reply = frames::tcp(backend, client, Flags::Ack, b"");
             let expected = if late { Reason::NotOurs } else { Reason::Replied };

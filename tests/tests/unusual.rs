@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
+/// MTU of jumbo frames.
+const MTU: u32 = 9000;
 /// Length of the Ethernet header.
 const IP: usize = 14;
 
@@ -74,7 +76,9 @@ fn unusual_frames(setup: Setup) {
 
         let before = fixture.reason("vlan-tag");
         let plain = frames::udp(client(50_002), service, b"tagged");
-        frames::TAGS.iter().for_each(|tags| wire.send(&frames::tagged(&plain, tags)));
+        for tags in frames::TAGS {
+            wire.send(&frames::tagged(&plain, tags));
+        }
         assert_eq!(wire.within(Duration::from_millis(200), &is_answer), None, "{way}: a tagged frame is not ours");
         assert_eq!(fixture.reason("vlan-tag") - before, frames::TAGS.len() as u64, "{way}");
 
@@ -87,7 +91,9 @@ fn unusual_frames(setup: Setup) {
         }
         assert_eq!(wire.within(Duration::from_millis(200), &is_answer), None, "{way}: two of three went astray");
         assert_eq!(fixture.reason("fragment") - before, 2, "{way}");
-        order.iter().for_each(|piece| wire.send(piece));
+        for piece in &order {
+            wire.send(piece);
+        }
         let pieces: Vec<_> = (0..3).filter_map(|_| wire.next(&is_answer)).collect();
         assert_eq!(pieces.len(), 3, "{way}: the answer comes in pieces too");
         let (from, to, payload) = frames::checked(&frames::reassembled(&pieces));
@@ -117,7 +123,6 @@ fn unusual_frames_are_read_right_behind_tcx() {
 #[test]
 fn jumbo_frames_pass_native_xdp() {
     needs_datapath!();
-    const MTU: u32 = 9000;
     let fixture = Fixture::new(BINARY, Setup::DEMO);
     let node = fixture.node_space(Node::One);
     let widen = |space, link: &str| Links::open(space).and_then(|links| links.set_mtu(link, MTU)).expect("an MTU");

@@ -247,7 +247,9 @@ where
             for batch in map.batches() {
                 let batch = batch.map_err(failed(name, "read"))?;
                 entries += batch.len() as u64;
-                batch.iter().for_each(|(key, flow)| lent.count(key, flow, now));
+                for (key, flow) in &batch {
+                    lent.count(key, flow, now);
+                }
             }
             Ok(Fill { map: name, entries, capacity: map.entries() })
         };

@@ -288,21 +288,21 @@ fn lent_ports_are_counted_by_the_backend_port_they_are_lent_towards() {
         let path = sandbox.maps("one", "flows-").join("FLOWS4");
         let map = Map::HashMap(MapData::from_pin(path).expect("the map"));
         let mut map: HashMap<_, Key, Entry> = map.try_into().expect("a hash");
-        let mut lend = |backend_port: u16, port: u16, flags, tick| {
+        let mut put = |backend_port: u16, port: u16, flags, tick| {
             let (backend, node) = ([10, 244, 2, 3], [192, 0, 2, 1]);
             let key = FlowKey::new(TCP, backend, backend_port.to_be_bytes(), node, port.to_be_bytes());
             map.insert(key, Entry { flags, ..entry(tick) }, 0).expect("written");
         };
         let lent = Entry::REPLY | Entry::SNAT | Entry::ANSWERED | Entry::CONFIRMED;
         for port in 0..9 {
-            lend(8080, port, lent, now);
-            lend(9090, port, if port < 5 { lent } else { lent | Entry::RST }, now);
-            lend(7070, port, if port < 5 { lent } else { lent & !Entry::SNAT }, now);
-            lend(6060, port, lent & !Entry::REPLY, now);
+            put(8080, port, lent, now);
+            put(9090, port, if port < 5 { lent } else { lent | Entry::RST }, now);
+            put(7070, port, if port < 5 { lent } else { lent & !Entry::SNAT }, now);
+            put(6060, port, lent & !Entry::REPLY, now);
         }
-        lend(8080, 99, lent, now - 25_000);
-        let (_, lent) = datapath.maps().flow_tables().fill(now).expect("counted");
-        assert_eq!(lent.fullest(), Some((("10.244.2.3:8080".parse().expect("an address"), TCP), 9)));
+        put(8080, 99, lent, now - 25_000);
+        let (_, ports) = datapath.maps().flow_tables().fill(now).expect("counted");
+        assert_eq!(ports.fullest(), Some((("10.244.2.3:8080".parse().expect("an address"), TCP), 9)));
     });
 }
 
@@ -319,8 +319,8 @@ fn a_sweep_takes_what_has_expired_and_nothing_else() {
         let mut sweep = conntrack::Sweep::default();
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 20);
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 0);
-        let (fill, lent) = tables.fill(now).expect("counted");
-        assert_eq!(lent.fullest(), None, "these flows keep their own source");
+        let (fill, ports) = tables.fill(now).expect("counted");
+        assert_eq!(ports.fullest(), None, "these flows keep their own source");
         assert_eq!((fill[0].map, fill[0].entries, fill[0].capacity), ("FLOWS4", 30, 2 * MAX_FLOWS));
         let left: Vec<_> = tables.iter().map(|entry| entry.expect("an entry")).collect();
         assert_eq!(left.len(), 30);
