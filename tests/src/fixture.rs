@@ -39,9 +39,13 @@ pub struct Fixture {
 impl Fixture {
     /// Builds it. The binary is the one that the tests' own package builds.
     pub fn new(binary: &str, setup: Setup) -> Self {
-        let playground = bare(binary, setup);
+        Self::start(bare(binary, setup), &interfaces(setup))
+    }
+
+    /// Starts a daemon that manages `interfaces` of a playground, and applies the Service.
+    pub fn start(playground: Playground, interfaces: &[&str]) -> Self {
         let mut fixture = Self { playground, cluster: NODE };
-        let started = fixture.playground.start_daemon(&interfaces(setup));
+        let started = fixture.playground.start_daemon(interfaces);
         if let Err(error) = started.and_then(|()| fixture.playground.apply_everything().map(drop)) {
             panic!("{error}\n{}", fixture.playground.log());
         }
@@ -121,9 +125,14 @@ pub fn node_port_udp() -> [SocketAddr; 2] {
 
 /// The playground of `setup` without a daemon.
 pub fn bare(binary: &str, setup: Setup) -> Playground {
+    bare_with(binary, setup, Vec::new())
+}
+
+/// The same for a daemon with further arguments.
+pub fn bare_with(binary: &str, setup: Setup, daemon_arguments: Vec<String>) -> Playground {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
-    let mut options = Options::new(name, Path::new(binary));
+    let mut options = Options { daemon_arguments, ..Options::new(name, Path::new(binary)) };
     (options.pods, options.pod_napi, options.rp_filter) = (setup.pods, setup.napi, setup.rp_filter);
     let playground = Playground::build(options).expect("a playground");
     if setup.firewall {

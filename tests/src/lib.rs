@@ -1,8 +1,10 @@
 //! What crosses crates: packet fixtures, in-memory tables for the core, namespaces, real clients and servers.
 
+pub mod cgroup;
 pub mod fixture;
 pub mod frames;
 pub mod kernel;
+pub mod matrix;
 pub mod memory;
 pub mod node;
 pub mod ping;

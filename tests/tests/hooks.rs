@@ -4,7 +4,7 @@ use lb_ctl::playground::PodNetwork::Bridged;
 use lb_ctl::playground::links::Links;
 use lb_ctl::playground::topology::{NODE, Node};
 use lb_tests::fixture::{Fixture, Setup, node_port};
-use lb_tests::sniffer::Sniffer;
+use lb_tests::sniffer::{Arrival, Sniffer};
 use lb_tests::{needs_datapath, traffic};
 use std::net::SocketAddr;
 
@@ -26,7 +26,8 @@ fn share_of_the_stack(setup: Setup) -> (usize, u64) {
         for _ in 0..20 {
             let mut connection = fixture.client().connect(to).expect("the Service answers");
             connection.upload(20_000).expect("the pod reads");
-            seen += sniffer.arrived(index, to.ip());
+            let ours = |arrival: &Arrival| arrival.index == index && arrival.destination == to.ip();
+            seen += sniffer.arrivals().iter().filter(|arrival| ours(arrival)).count();
         }
     }
     (seen, fixture.reason("forwarded") - before)

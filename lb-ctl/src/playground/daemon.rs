@@ -69,6 +69,7 @@ impl Playground {
         for interface in interfaces {
             command.args(["--interface", interface]);
         }
+        command.args(&self.options().daemon_arguments);
         Ok(command)
     }
 

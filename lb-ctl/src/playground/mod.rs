@@ -61,12 +61,15 @@ pub struct Options {
     pub pod_napi: bool,
     /// `rp_filter` of the node.
     pub rp_filter: u8,
+    /// Further arguments of the daemon.
+    pub daemon_arguments: Vec<String>,
 }
 
 impl Options {
     /// The playground of the demo: routed pods with NAPI.
     pub fn new(name: Name, binary: impl Into<PathBuf>) -> Self {
-        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0 }
+        let (pods, binary) = (PodNetwork::Routed, binary.into());
+        Self { name, binary, pods, pod_napi: true, rp_filter: 0, daemon_arguments: Vec::new() }
     }
 }
 

@@ -1,0 +1,204 @@
+//! The node of one environment: two wires, pods with and without NAPI, and a Service for each single backend, so that who
+//! answers is known before.
+
+use super::{Cell, Environment, Firewall, Hook, Network, Path, RpFilter};
+use crate::cgroup::Cgroup;
+use crate::fixture::{self, Fixture, Setup};
+use crate::sniffer::Sniffer;
+use lb_ctl::api;
+use lb_ctl::playground::links::Links;
+use lb_ctl::playground::manifests::NAMESPACE;
+use lb_ctl::playground::offload::Offload;
+use lb_ctl::playground::topology::{Dual, NODE, Node, POD_PORT, SERVICE_PORT, SERVICE_PORT_UDP};
+use lb_ctl::playground::{Error, PodNetwork};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::Command;
+use tokio::runtime::{Builder, Runtime};
+
+/// Where the server of the node itself listens.
+pub const HOST_PORT: u16 = 9000;
+
+/// A backend with a Service of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Name in its answers.
+    pub name: &'static str,
+    /// Number in its node ports.
+    number: u16,
+}
+
+/// A pod of the node with NAPI.
+pub const WITH_NAPI: Target = Target { name: "web-1", number: 1 };
+/// A pod of the node without.
+pub const WITHOUT_NAPI: Target = Target { name: "web-2", number: 2 };
+/// A pod of the second node.
+pub const REMOTE: Target = Target { name: "web-3", number: 3 };
+/// The node itself.
+pub const HOST: Target = Target { name: "the-node", number: 4 };
+
+impl Target {
+    const ALL: [Target; 4] = [WITH_NAPI, WITHOUT_NAPI, REMOTE, HOST];
+
+    /// Name of its Service.
+    pub fn service(self) -> String {
+        format!("at-{}", self.name)
+    }
+
+    /// Node port of its TCP port.
+    pub fn node_port(self) -> u16 {
+        30_100 + self.number
+    }
+
+    /// Node port of its UDP port.
+    pub fn node_port_udp(self) -> u16 {
+        30_200 + self.number
+    }
+
+    fn manifests(self, address: Dual) -> String {
+        let (service, node) = (self.service(), if self == REMOTE { Node::Two } else { Node::One }.name());
+        let port = if self == HOST { HOST_PORT } else { POD_PORT };
+        let mut text = format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{ name: {service}, namespace: {NAMESPACE} }}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  ports:
+  - {{ name: tcp, port: {SERVICE_PORT}, targetPort: {port}, nodePort: {} }}
+  - {{ name: udp, port: {SERVICE_PORT_UDP}, targetPort: {port}, nodePort: {}, protocol: UDP }}
+",
+            self.node_port(),
+            self.node_port_udp(),
+        );
+        for address in address.addresses() {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            write!(
+                text,
+                "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {service}-{}
+  namespace: {NAMESPACE}
+  labels: {{ kubernetes.io/service-name: {service} }}
+addressType: {family}
+endpoints:
+- {{ addresses: ['{address}'], nodeName: {node} }}
+ports:
+- {{ name: tcp, port: {port} }}
+- {{ name: udp, port: {port}, protocol: UDP }}
+",
+                family.to_lowercase(),
+            )
+            .expect("a String takes all");
+        }
+        text
+    }
+}
+
+/// What the binary under test can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    path: bool,
+    sockets: bool,
+}
+
+impl Abilities {
+    /// Asks the daemon's own help.
+    pub fn of(binary: &str) -> Self {
+        let output = Command::new(binary).args(["daemon", "--help"]).output().expect("the binary starts");
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        Self { path: help.contains("--path"), sockets: help.contains("--socket-lb") }
+    }
+
+    /// What a cell needs that is not there.
+    pub fn missing(self, cell: &Cell) -> Option<&'static str> {
+        match cell {
+            Cell { hook: Hook::Socket, .. } if !self.sockets => Some("the daemon has no --socket-lb"),
+            Cell { path: Path::Stack, .. } if !self.path => Some("the daemon has no --path"),
+            Cell { asker: super::Asker::Host, .. } if !self.path => Some("the daemon makes no veth pair for the host"),
+            _ => None,
+        }
+    }
+}
+
+/// A node set up as an environment wants, with the daemon running and all Services applied.
+pub struct Stage {
+    /// The node.
+    pub fixture: Fixture,
+    /// `ClusterIPs` by Service.
+    pub clusters: BTreeMap<String, Dual>,
+    /// Sees what XDP has not finished.
+    pub sniffer: Sniffer,
+    /// The interface to the client, and the one to the second node.
+    pub wires: [u32; 2],
+    runtime: Runtime,
+    api: api::Client,
+    /// Left after the processes in it have ended.
+    _cgroup: Option<Cgroup>,
+}
+
+impl Stage {
+    /// Sets it up.
+    pub fn new(binary: &str, environment: Environment) -> Result<Self, Error> {
+        let setup = Setup {
+            pods: if environment.network == Network::Routed { PodNetwork::Routed } else { PodNetwork::Bridged },
+            rp_filter: u8::from(environment.rp_filter == RpFilter::Strict),
+            firewall: environment.firewall == Firewall::Stateful,
+            ..Setup::DEMO
+        };
+        let mut arguments = Vec::new();
+        if environment.path == Path::Stack {
+            arguments.extend(["--path".to_owned(), "stack".to_owned()]);
+        }
+        let mut cgroup = None;
+        if environment.hook == Hook::Socket {
+            let entered = Cgroup::enter(&format!("lbtest-{}", std::process::id())).map_err(Error::broken)?;
+            arguments.extend(["--socket-lb".to_owned(), entered.path().display().to_string()]);
+            cgroup = Some(entered);
+        }
+        let mut playground = fixture::bare_with(binary, setup, arguments);
+        // The cable to the second node stands for a wire too, and one pod is as a pod is by default: without NAPI.
+        Offload::TxChecksum.set(playground.node_space(Node::Two), "eth0", false)?;
+        Offload::Gro.set(playground.pod(WITHOUT_NAPI.name)?.space(), "eth0", false)?;
+        playground.serve_on(Node::One, HOST.name, HOST_PORT)?;
+        let wires = match environment.hook {
+            Hook::Native => ["eth0=xdp", "eth1=xdp", "veth*"],
+            Hook::Generic => ["eth0=xdp-generic", "eth1=xdp-generic", "veth*"],
+            // Socket hooks beside the fastest packet hooks, which must find nothing left to do.
+            Hook::Tcx | Hook::Socket => ["eth0=tcx", "eth1=tcx", "veth*"],
+        };
+        let fixture = Fixture::start(playground, &wires);
+        let mut manifests = String::new();
+        for target in Target::ALL {
+            let address = if target == HOST { NODE } else { fixture.pod(target.name)?.address() };
+            manifests += &target.manifests(address);
+        }
+        fixture.apply(&manifests)?;
+        let cluster = |target: Target| Ok((target.service(), fixture.cluster_address_of(&target.service())?));
+        let clusters = Target::ALL.into_iter().map(cluster).collect::<Result<_, Error>>()?;
+        let node = fixture.node_space(Node::One);
+        let links = Links::open(node)?;
+        let wires = [links.index("eth0")?, links.index("eth1")?];
+        let sniffer = Sniffer::open(node)?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::broken)?;
+        let api = api::Client::new(fixture.socket());
+        Ok(Self { fixture, clusters, sniffer, wires, runtime, api, _cgroup: cgroup })
+    }
+
+    /// What passed through a port of a Service, by name.
+    pub fn traffic(&self, target: Target, port: &str) -> Result<api::description::Counters, Error> {
+        let described = self.runtime.block_on(self.api.describe(NAMESPACE, &target.service())).map_err(Error::broken)?;
+        let port = described.ports.into_iter().find(|described| described.name == port);
+        port.map(|port| port.traffic).ok_or_else(|| Error::broken("the port is not described"))
+    }
+
+    /// The counted reasons: packets, and whether they were dropped.
+    pub fn reasons(&self) -> Result<BTreeMap<String, (u64, bool)>, Error> {
+        let status = self.runtime.block_on(self.api.status()).map_err(Error::broken)?;
+        Ok(status.counters.into_iter().map(|line| (line.reason, (line.packets, line.drop))).collect())
+    }
+}
