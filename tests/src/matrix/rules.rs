@@ -41,7 +41,8 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         applies: |cell| {
-            let switched = cell.network == Network::Bridge && cell.asker == Asker::Pod && cell.backend == Backend::Local;
+            let switched =
+                cell.network == Network::Bridge && cell.asker == Asker::Pod && cell.backend == Backend::Local;
             let stateful = cell.firewall == Firewall::Stateful && cell.protocol == Protocol::Tcp;
             cell.hook == Hook::Tcx && cell.path == Path::Stack && switched && stateful
         },

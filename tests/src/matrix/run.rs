@@ -6,11 +6,10 @@ use crate::sniffer::Arrival;
 use lb_ctl::api::description::Counters;
 use lb_ctl::playground::content::Hash;
 use lb_ctl::playground::echo::Answer;
-use lb_ctl::playground::topology::{
-    CLIENT, Dual, NODE, NODE_INSIDE, Node, SERVICE_PORT, SERVICE_PORT_UDP,
-};
+use lb_ctl::playground::topology::{CLIENT, Dual, NODE, NODE_INSIDE, Node, SERVICE_PORT, SERVICE_PORT_UDP};
 use lb_ctl::playground::{Client, Error};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Bytes sent each way over TCP.
@@ -39,11 +38,24 @@ struct Sent {
     datagrams: u64,
 }
 
-/// Packets that came off wires: all, and those that XDP had not translated.
+/// Packets that came off wires in one direction: all, and those that XDP had not translated.
 #[derive(Clone, Copy, Default)]
-struct Wires {
+struct Share {
     counted: u64,
     untouched: u64,
+}
+
+impl Share {
+    /// Whether most packets were translated by XDP, or most were not.
+    fn is_right(self, by_xdp: bool) -> bool {
+        self.counted == 0 || by_xdp == (self.untouched * 2 < self.counted)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.untouched, self.counted)
+    }
 }
 
 impl Stage {
@@ -67,26 +79,26 @@ impl Stage {
     }
 
     fn take_all(&self, cell: &Cell) -> Result<String, Error> {
-        let mut wires = Wires::default();
+        let (mut counted, mut by_tcx) = (0, 0);
         let mut frontends: Vec<&str> = Vec::new();
         for way in self.ways(cell)? {
-            let seen = self.take(cell, &way).map_err(|error| {
-                Error::broken(format_args!("{} to the {} {} of {}: {error}", way.asker, way.frontend, way.to, way.target.name))
+            let shares = self.take(cell, &way).map_err(|error| {
+                Error::broken(format_args!(
+                    "{} to the {} {} of {}: {error}",
+                    way.asker, way.frontend, way.to, way.target.name
+                ))
             })?;
-            wires.counted += seen.counted;
-            wires.untouched += seen.untouched;
+            counted += shares.iter().map(|share| share.counted).sum::<u64>();
+            by_tcx += shares.iter().map(|share| share.untouched.min(share.counted)).sum::<u64>();
             if !frontends.contains(&way.frontend) {
                 frontends.push(way.frontend);
             }
         }
         let frontends = frontends.join(", ");
-        Ok(match (cell.hook, wires.counted) {
+        Ok(match (cell.hook, counted) {
             (Hook::Socket, _) => format!("{frontends}; at the socket"),
             (_, 0) => format!("{frontends}; by TCX, nothing came off a wire"),
-            (_, all) => {
-                let by_tcx = wires.untouched.min(all);
-                format!("{frontends}; off wires {} by XDP, {by_tcx} by TCX", all - by_tcx)
-            }
+            _ => format!("{frontends}; off wires {} by XDP, {by_tcx} by TCX", counted - by_tcx),
         })
     }
 
@@ -97,9 +109,7 @@ impl Stage {
             (Asker::Outside, Backend::Remote) => &[("outside", REMOTE)],
             (Asker::Pod, Backend::Local) => &[("visitor", WITH_NAPI), ("visitor", WITHOUT_NAPI)],
             (Asker::Pod, Backend::Remote) => &[("visitor", REMOTE), (WITHOUT_NAPI.name, REMOTE)],
-            (Asker::Pod, Backend::Itself) => {
-                &[(WITH_NAPI.name, WITH_NAPI), (WITHOUT_NAPI.name, WITHOUT_NAPI)]
-            }
+            (Asker::Pod, Backend::Itself) => &[(WITH_NAPI.name, WITH_NAPI), (WITHOUT_NAPI.name, WITHOUT_NAPI)],
             (Asker::Host, Backend::Local) => &[("the node", WITH_NAPI), ("the node", WITHOUT_NAPI)],
             (Asker::Host, Backend::Remote) => &[("the node", REMOTE)],
             (Asker::Host, Backend::Itself) => &[("the node", HOST)],
@@ -147,27 +157,27 @@ impl Stage {
         frontends
     }
 
-    /// Sends over a way, until who did the work is as it should be.
-    fn take(&self, cell: &Cell, way: &Way<'_>) -> Result<Wires, Error> {
+    /// Sends over a way, until who did the work is as it should be: XDP leaves the first packets to TCX, and while a
+    /// neighbour is not known all of them.
+    fn take(&self, cell: &Cell, way: &Way<'_>) -> Result<[Share; 2], Error> {
+        let by_xdp = is_for_xdp(cell, way);
         let mut attempt = 1;
         loop {
-            let wires = self.attempt(cell, way)?;
-            let by_xdp = wires.untouched * 2 < wires.counted;
-            if wires.counted == 0 || by_xdp == is_for_xdp(cell, way) {
-                return Ok(wires);
+            let shares = self.attempt(cell, way)?;
+            if shares.iter().all(|share| share.is_right(by_xdp)) {
+                return Ok(shares);
             }
             if attempt == ATTEMPTS {
-                let Wires { counted, untouched } = wires;
+                let ([requests, replies], should) = (shares, if by_xdp { "few" } else { "most" });
                 return Err(Error::broken(format_args!(
-                    "of {counted} packets off wires the stack saw {untouched} untranslated, which should be {}",
-                    if by_xdp { "most" } else { "few" }
+                    "the stack saw {requests} requests and {replies} replies untranslated, which should be {should}",
                 )));
             }
             attempt += 1;
         }
     }
 
-    fn attempt(&self, cell: &Cell, way: &Way<'_>) -> Result<Wires, Error> {
+    fn attempt(&self, cell: &Cell, way: &Way<'_>) -> Result<[Share; 2], Error> {
         let port = if cell.protocol == Protocol::Tcp { "tcp" } else { "udp" };
         let (before, translated) = (self.traffic(way.target, port)?, self.socket_calls()?);
         self.sniffer.arrivals();
@@ -190,7 +200,7 @@ impl Stage {
                     "{expected} calls were made, {translated} translated at the socket, {packets} packets on their way"
                 )));
             }
-            return Ok(Wires::default());
+            return Ok([Share::default(); 2]);
         }
         check_counters(cell, sent, &before, &after)?;
         let requests = if cell.asker == Asker::Outside { after.packets - before.packets } else { 0 };
@@ -198,13 +208,14 @@ impl Stage {
         let replies_come_off_a_wire = cell.backend == Backend::Remote && cell.path == Path::Direct;
         let replies = if replies_come_off_a_wire { after.reply_packets - before.reply_packets } else { 0 };
         let backend = of(cell, self.fixture.pod(way.target.name)?.address());
-        let untouched = arrivals.iter().filter(|arrival| {
-            let Arrival { index, source, destination } = **arrival;
-            let request = source == way.own && destination == way.to.ip();
-            let reply = replies_come_off_a_wire && source == backend;
-            self.wires.contains(&index) && (request || reply)
-        });
-        Ok(Wires { counted: requests + replies, untouched: untouched.count() as u64 })
+        let on_wires = arrivals.iter().filter(|arrival| self.wires.contains(&arrival.index));
+        let (mut seen_requests, mut seen_replies) = (0, 0);
+        for Arrival { source, destination, .. } in on_wires {
+            seen_requests += u64::from(*source == way.own && *destination == way.to.ip());
+            seen_replies += u64::from(replies_come_off_a_wire && *source == backend);
+        }
+        let requests = Share { counted: requests, untouched: seen_requests };
+        Ok([requests, Share { counted: replies, untouched: seen_replies }])
     }
 
     /// Two connections, several requests over one of them, and content each way.

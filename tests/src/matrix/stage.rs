@@ -191,7 +191,8 @@ impl Stage {
 
     /// What passed through a port of a Service, by name.
     pub fn traffic(&self, target: Target, port: &str) -> Result<api::description::Counters, Error> {
-        let described = self.runtime.block_on(self.api.describe(NAMESPACE, &target.service())).map_err(Error::broken)?;
+        let described =
+            self.runtime.block_on(self.api.describe(NAMESPACE, &target.service())).map_err(Error::broken)?;
         let port = described.ports.into_iter().find(|described| described.name == port);
         port.map(|port| port.traffic).ok_or_else(|| Error::broken("the port is not described"))
     }
