@@ -2,7 +2,7 @@
 
 use lb_common::maps::SETTINGS;
 use lb_ctl::playground::topology::{Dual, NODE, NODE_PORT, NODE_PORT_UDP, Node, SERVICE_PORT, SERVICE_PORT_UDP};
-use lb_ctl::playground::{Name, Options, Playground, PodNetwork};
+use lb_ctl::playground::{Error, Name, Options, Playground, PodNetwork};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -104,9 +104,10 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             let status = self.playground.cli(&["status"], "");
             let flows = self.playground.cli(&["conntrack", "list"], "");
-            let told = |told| match told {
-                Ok(text) => text,
-                Err(error) => lb_ctl::playground::Error::to_string(&error),
+            const LINES: usize = 60;
+            let told = |told: Result<String, Error>| match told {
+                Ok(text) => text.lines().take(LINES).collect::<Vec<_>>().join("\n"),
+                Err(error) => error.to_string(),
             };
             eprintln!("--- log\n{}\n--- status\n{}\n--- flows\n{}", self.playground.log(), told(status), told(flows));
         }

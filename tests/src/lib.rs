@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod fixture;
 pub mod frames;
+pub mod iproute;
 pub mod kernel;
 pub mod matrix;
 pub mod memory;

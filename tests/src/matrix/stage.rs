@@ -55,7 +55,8 @@ impl Target {
         30_200 + self.number
     }
 
-    fn manifests(self, address: Dual) -> String {
+    /// Its Service with its only endpoint at `address`.
+    pub fn manifests(self, address: Dual) -> String {
         let (service, node) = (self.service(), if self == REMOTE { Node::Two } else { Node::One }.name());
         let port = if self == HOST { HOST_PORT } else { POD_PORT };
         let mut text = format!(
