@@ -3,13 +3,14 @@
 use lb_ctl::playground::netns::NetNs;
 use std::process::Command;
 
-/// Runs `ip` with these words in `space`; it must succeed.
-pub fn ip(space: &NetNs, words: &str) {
+/// Runs `ip` with these words in `space`; it must succeed. What it printed.
+pub fn ip(space: &NetNs, words: &str) -> String {
     let mut command = Command::new("ip");
     command.args(words.split_whitespace());
     let output = space.run(|| command.output()).expect("a namespace of our own");
     let output = output.expect("ip is installed: cargo xtask setup");
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The same in both families: `{v4|v6}` stands for what differs.
