@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Lines of status and flows that a failing test shows.
+const TOLD: usize = 60;
+
 /// What a test may vary.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -104,9 +107,8 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             let status = self.playground.cli(&["status"], "");
             let flows = self.playground.cli(&["conntrack", "list"], "");
-            const LINES: usize = 60;
             let told = |told: Result<String, Error>| match told {
-                Ok(text) => text.lines().take(LINES).collect::<Vec<_>>().join("\n"),
+                Ok(text) => text.lines().take(TOLD).collect::<Vec<_>>().join("\n"),
                 Err(error) => error.to_string(),
             };
             eprintln!("--- log\n{}\n--- status\n{}\n--- flows\n{}", self.playground.log(), told(status), told(flows));

@@ -205,10 +205,12 @@ fn a_neighbour_that_fails_and_returns_is_found_without_the_daemon() {
     }
 }
 
+/// The remote pod.
+const POD: &str = "{10.244.2.13/32|fd00:244:2::d/128}";
+
 #[test]
 fn a_route_that_refuses_has_its_own_reason() {
     needs_datapath!();
-    const POD: &str = "{10.244.2.13/32|fd00:244:2::d/128}";
     // Clients outside are judged by XDP, pods by TCX.
     let fixture = two_gateways("xdp");
     let to = serve(&fixture, REMOTE, fixture.pod(REMOTE.name).expect("runs").address());

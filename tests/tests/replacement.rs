@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 /// How long anything may take that others are waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The pod that dies.
+const DYING: &str = "web-2";
 
 /// A client that asks over and over again, a connection or a socket for each request.
 struct Load {
@@ -119,7 +122,6 @@ fn all_backends_are_replaced_under_load_and_no_request_fails() {
 #[test]
 fn a_udp_client_keeps_its_port_when_its_backend_dies() {
     needs_datapath!();
-    const DYING: &str = "web-2";
     for wire in ["xdp", "tcx"] {
         let mut fixture = Fixture::new(BINARY, Setup { wire, ..Setup::DEMO });
         let mut sockets: Vec<(String, Datagrams, u16)> = Vec::new();

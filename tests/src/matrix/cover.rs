@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 type Pair = [(usize, u8); 2];
 
 /// The pairs of values in the cells of an environment that can be.
-fn pairs(environment: &Environment) -> BTreeSet<Pair> {
+fn pairs(environment: Environment) -> BTreeSet<Pair> {
     let mut pairs = BTreeSet::new();
     for cell in environment.cells().iter().filter(|cell| rules::not_applicable(cell).is_none()) {
         let values = cell.coordinates();
@@ -22,7 +22,7 @@ fn pairs(environment: &Environment) -> BTreeSet<Pair> {
 /// next one adds the most.
 pub fn environments() -> Vec<Environment> {
     let mut left: Vec<(Environment, BTreeSet<Pair>)> =
-        Environment::all().into_iter().map(|environment| (environment, pairs(&environment))).collect();
+        Environment::all().into_iter().map(|environment| (environment, pairs(environment))).collect();
     let mut missing: BTreeSet<Pair> = left.iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
     let mut chosen = Vec::new();
     let first = Cell::all().first().map(Cell::environment);
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn a_short_run_meets_every_pair_of_values_in_few_environments() {
         let chosen = environments();
-        let of = |environments: &[Environment]| environments.iter().flat_map(pairs).collect::<BTreeSet<_>>();
+        let of = |environments: &[Environment]| environments.iter().copied().flat_map(pairs).collect::<BTreeSet<_>>();
         assert_eq!(of(&chosen), of(&Environment::all()));
         assert!(chosen.len() <= 12, "{} of {} environments", chosen.len(), Environment::all().len());
         assert_eq!(chosen, environments(), "always the same");

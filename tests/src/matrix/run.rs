@@ -182,10 +182,10 @@ impl Stage {
         let (before, translated) = (self.traffic(way.target, port)?, self.socket_calls()?);
         self.sniffer.arrivals();
         let sent = match (cell.protocol, cell.hook) {
-            (Protocol::Tcp, _) => self.tcp(cell, way)?,
-            (Protocol::Udp, Hook::Socket) => self.datagrams(cell, way, false)?,
+            (Protocol::Tcp, _) => tcp(cell, way)?,
+            (Protocol::Udp, Hook::Socket) => datagrams(cell, way, false)?,
             (Protocol::Udp, _) => {
-                let (connected, not) = (self.datagrams(cell, way, true)?, self.datagrams(cell, way, false)?);
+                let (connected, not) = (datagrams(cell, way, true)?, datagrams(cell, way, false)?);
                 Sent { flows: connected.flows + not.flows, datagrams: connected.datagrams + not.datagrams }
             }
         };
@@ -218,59 +218,59 @@ impl Stage {
         Ok([requests, Share { counted: replies, untouched: seen_replies }])
     }
 
-    /// Two connections, several requests over one of them, and content each way.
-    fn tcp(&self, cell: &Cell, way: &Way<'_>) -> Result<Sent, Error> {
-        let mut connection = way.client.connect(way.to)?;
-        let peer = connection.peer()?;
-        if peer != way.to {
-            return Err(Error::broken(format_args!("the client is told that its peer is {peer}")));
-        }
-        self.check(cell, way, &connection.get()?)?;
-        let (received, hash) = (connection.upload(LENGTH)?, Hash::of_content(LENGTH, LENGTH));
-        if (received.length, received.hash) != (LENGTH, hash.value()) {
-            return Err(Error::broken(format_args!("{} other bytes arrived than were sent", received.length)));
-        }
-        if connection.download(LENGTH)? != (LENGTH, hash) {
-            return Err(Error::broken("other bytes came back than were sent"));
-        }
-        let last = connection.get()?;
-        if last.request != 4 {
-            return Err(Error::broken(format_args!("the fourth request was the server's {}.", last.request)));
-        }
-        self.check(cell, way, &last)?;
-        self.check(cell, way, &way.client.get(way.to)?)?;
-        Ok(Sent { flows: 2, datagrams: 0 })
-    }
-
-    /// Several datagrams over one socket.
-    fn datagrams(&self, cell: &Cell, way: &Way<'_>, connected: bool) -> Result<Sent, Error> {
-        let socket = if connected { way.client.datagrams(way.to) } else { way.client.unconnected_datagrams(way.to) }?;
-        let payloads: [&[u8]; 5] = [b"one", b"two", b"", &LARGE, b"five"];
-        for payload in payloads {
-            self.check(cell, way, &socket.exchange(payload)?)?;
-        }
-        Ok(Sent { flows: 1, datagrams: payloads.len() as u64 })
-    }
-
-    /// Whether the right backend answered, and saw the address that it should.
-    fn check(&self, cell: &Cell, way: &Way<'_>, answer: &Answer) -> Result<(), Error> {
-        let translated = match cell.asker {
-            Asker::Outside => cell.backend == Backend::Remote,
-            Asker::Pod => cell.backend == Backend::Itself && cell.hook != Hook::Socket,
-            // One of its addresses, as its routes choose.
-            Asker::Host => true,
-        };
-        let nodes = [NODE, NODE_INSIDE, Node::One.gateway()].map(|node| of(cell, node));
-        let is_right = if translated { nodes.contains(&answer.client) } else { answer.client == way.own };
-        if answer.pod != way.target.name || !is_right {
-            return Err(Error::broken(format_args!("{} answered, and saw {}", answer.pod, answer.client)));
-        }
-        Ok(())
-    }
-
     fn socket_calls(&self) -> Result<u64, Error> {
         Ok(counted(&self.reasons()?, "socket-translated"))
     }
+}
+
+/// Two connections, several requests over one of them, and content each way.
+fn tcp(cell: &Cell, way: &Way<'_>) -> Result<Sent, Error> {
+    let mut connection = way.client.connect(way.to)?;
+    let peer = connection.peer()?;
+    if peer != way.to {
+        return Err(Error::broken(format_args!("the client is told that its peer is {peer}")));
+    }
+    check(cell, way, &connection.get()?)?;
+    let (received, hash) = (connection.upload(LENGTH)?, Hash::of_content(LENGTH, LENGTH));
+    if (received.length, received.hash) != (LENGTH, hash.value()) {
+        return Err(Error::broken(format_args!("{} other bytes arrived than were sent", received.length)));
+    }
+    if connection.download(LENGTH)? != (LENGTH, hash) {
+        return Err(Error::broken("other bytes came back than were sent"));
+    }
+    let last = connection.get()?;
+    if last.request != 4 {
+        return Err(Error::broken(format_args!("the fourth request was the server's {}.", last.request)));
+    }
+    check(cell, way, &last)?;
+    check(cell, way, &way.client.get(way.to)?)?;
+    Ok(Sent { flows: 2, datagrams: 0 })
+}
+
+/// Several datagrams over one socket.
+fn datagrams(cell: &Cell, way: &Way<'_>, connected: bool) -> Result<Sent, Error> {
+    let socket = if connected { way.client.datagrams(way.to) } else { way.client.unconnected_datagrams(way.to) }?;
+    let payloads: [&[u8]; 5] = [b"one", b"two", b"", &LARGE, b"five"];
+    for payload in payloads {
+        check(cell, way, &socket.exchange(payload)?)?;
+    }
+    Ok(Sent { flows: 1, datagrams: payloads.len() as u64 })
+}
+
+/// Whether the right backend answered, and saw the address that it should.
+fn check(cell: &Cell, way: &Way<'_>, answer: &Answer) -> Result<(), Error> {
+    let translated = match cell.asker {
+        Asker::Outside => cell.backend == Backend::Remote,
+        Asker::Pod => cell.backend == Backend::Itself && cell.hook != Hook::Socket,
+        // One of its addresses, as its routes choose.
+        Asker::Host => true,
+    };
+    let nodes = [NODE, NODE_INSIDE, Node::One.gateway()].map(|node| of(cell, node));
+    let is_right = if translated { nodes.contains(&answer.client) } else { answer.client == way.own };
+    if answer.pod != way.target.name || !is_right {
+        return Err(Error::broken(format_args!("{} answered, and saw {}", answer.pod, answer.client)));
+    }
+    Ok(())
 }
 
 /// Whether the datapath counted what was sent, each packet once.
