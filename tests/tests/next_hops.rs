@@ -79,8 +79,8 @@ fn await_answer(client: Client<'_>, to: SocketAddr) -> Result<(), Error> {
 /// Packets that a namespace has sent by a link.
 fn sent_by(space: &NetNs, link: &str) -> u64 {
     let text = space.run(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("a namespace").expect("procfs");
-    let line = text.lines().find_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'));
-    let packets = line.and_then(|line| line.split_whitespace().nth(9)?.parse().ok());
+    let counters = text.lines().find_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'));
+    let packets = counters.and_then(|line| line.split_whitespace().nth(9)?.parse().ok());
     packets.unwrap_or_else(|| panic!("{link} is not in {text}"))
 }
 
