@@ -128,14 +128,9 @@ pub fn node_port_udp() -> [SocketAddr; 2] {
 
 /// The playground of `setup` without a daemon.
 pub fn bare(binary: &str, setup: Setup) -> Playground {
-    bare_with(binary, setup, Vec::new())
-}
-
-/// The same for a daemon with further arguments.
-pub fn bare_with(binary: &str, setup: Setup, daemon_arguments: Vec<String>) -> Playground {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
-    let mut options = Options { daemon_arguments, ..Options::new(name, Path::new(binary)) };
+    let mut options = Options::new(name, Path::new(binary));
     (options.pods, options.pod_napi, options.rp_filter) = (setup.pods, setup.napi, setup.rp_filter);
     let playground = Playground::build(options).expect("a playground");
     if setup.firewall {

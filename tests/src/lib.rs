@@ -1,6 +1,5 @@
 //! What crosses crates: packet fixtures, in-memory tables for the core, namespaces, real clients and servers.
 
-pub mod cgroup;
 pub mod fixture;
 pub mod frames;
 pub mod iproute;

@@ -66,10 +66,10 @@ impl Playground {
         for network in SERVICE_CIDRS {
             command.args(["--service-cidr", network]);
         }
+        command.args(&self.options().daemon);
         for interface in interfaces {
             command.args(["--interface", interface]);
         }
-        command.args(&self.options().daemon_arguments);
         Ok(command)
     }
 

@@ -61,15 +61,14 @@ pub struct Options {
     pub pod_napi: bool,
     /// `rp_filter` of the node.
     pub rp_filter: u8,
-    /// Further arguments of the daemon.
-    pub daemon_arguments: Vec<String>,
+    /// More arguments of the daemon.
+    pub daemon: Vec<String>,
 }
 
 impl Options {
     /// The playground of the demo: routed pods with NAPI.
     pub fn new(name: Name, binary: impl Into<PathBuf>) -> Self {
-        let (pods, binary) = (PodNetwork::Routed, binary.into());
-        Self { name, binary, pods, pod_napi: true, rp_filter: 0, daemon_arguments: Vec::new() }
+        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0, daemon: Vec::new() }
     }
 }
 
@@ -116,6 +115,13 @@ impl Playground {
     /// How it was asked to be.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// One more argument for daemons that are started from now on; a later one of a name replaces an earlier one.
+    pub fn add_daemon_argument(&mut self, argument: &str) {
+        let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
+        self.options.daemon.retain(|known| name(known) != name(argument));
+        self.options.daemon.push(argument.to_owned());
     }
 
     /// Its name.

@@ -3,6 +3,7 @@
 //! A cell is run on a [`stage::Stage`], which is set up once for all cells of one [`Environment`]; what is not possible is
 //! told by one table of rules ([`rules`]), and [`cover`] chooses the environments that are enough for a short run.
 
+mod cgroup;
 pub mod cover;
 pub mod rules;
 pub mod run;

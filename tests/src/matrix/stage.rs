@@ -1,8 +1,8 @@
 //! The node of one environment: two wires, pods with and without NAPI, and a Service for each single backend, so that who
 //! answers is known before.
 
+use super::cgroup::Cgroup;
 use super::{Cell, Environment, Firewall, Hook, Network, Path, RpFilter};
-use crate::cgroup::Cgroup;
 use crate::fixture::{self, Fixture, Setup};
 use crate::sniffer::Sniffer;
 use lb_ctl::api;
@@ -151,17 +151,15 @@ impl Stage {
             firewall: environment.firewall == Firewall::Stateful,
             ..Setup::DEMO
         };
-        let mut arguments = Vec::new();
+        // Entered first: what is started from here on is in it too.
+        let cgroup = (environment.hook == Hook::Socket).then(Cgroup::enter).transpose().map_err(Error::broken)?;
+        let mut playground = fixture::bare(binary, setup);
         if environment.path == Path::Stack {
-            arguments.extend(["--path".to_owned(), "stack".to_owned()]);
+            playground.add_daemon_argument("--path=stack");
         }
-        let mut cgroup = None;
-        if environment.hook == Hook::Socket {
-            let entered = Cgroup::enter(&format!("lbtest-{}", std::process::id())).map_err(Error::broken)?;
-            arguments.extend(["--socket-lb".to_owned(), entered.path().display().to_string()]);
-            cgroup = Some(entered);
+        if let Some(cgroup) = &cgroup {
+            playground.add_daemon_argument(&format!("--socket-lb={}", cgroup.path().display()));
         }
-        let mut playground = fixture::bare_with(binary, setup, arguments);
         // The cable to the second node stands for a wire too, and one pod is as a pod is by default: without NAPI.
         Offload::TxChecksum.set(playground.node_space(Node::Two), "eth0", false)?;
         Offload::Gro.set(playground.pod(WITHOUT_NAPI.name)?.space(), "eth0", false)?;
@@ -169,7 +167,7 @@ impl Stage {
         let wires = match environment.hook {
             Hook::Native => ["eth0=xdp", "eth1=xdp", "veth*"],
             Hook::Generic => ["eth0=xdp-generic", "eth1=xdp-generic", "veth*"],
-            // Socket hooks beside the fastest packet hooks, which must find nothing left to do.
+            // Beside socket hooks, packet hooks must find nothing left to do.
             Hook::Tcx | Hook::Socket => ["eth0=tcx", "eth1=tcx", "veth*"],
         };
         let fixture = Fixture::start(playground, &wires);

@@ -1,4 +1,4 @@
-//! A cgroup of a test's own, so that socket hooks see its clients and nobody else.
+//! A cgroup of the test's own, so that socket hooks see its clients, which are threads of the test itself, and nobody else.
 
 use std::fs;
 use std::io;
@@ -8,25 +8,24 @@ use std::time::{Duration, Instant};
 
 /// A child cgroup (version 2) that this process is in until it is dropped.
 #[derive(Debug)]
-pub struct Cgroup {
+pub(super) struct Cgroup {
     path: PathBuf,
     before: PathBuf,
 }
 
 impl Cgroup {
     /// Makes one below the cgroup this process is in, and moves the process there. What it starts is there too.
-    pub fn enter(name: &str) -> io::Result<Self> {
+    pub(super) fn enter() -> io::Result<Self> {
         let own = own()?;
-        // Where a test that was killed has left us, we are beside it, not in it.
-        let path = own.join(name);
-        fs::create_dir_all(&path)?;
+        let path = own.join(format!("lb-ctl-matrix-{}", std::process::id()));
+        fs::create_dir(&path)?;
         let cgroup = Self { path, before: own };
         join(&cgroup.path)?;
         Ok(cgroup)
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
