@@ -25,19 +25,19 @@ pub const RULES: &[Rule] = &[
         cells: 128,
     },
     Rule {
-        applies: |cell| cell.asker == Asker::Host && cell.backend == Backend::Itself && cell.hook != Hook::Socket,
-        reason: "a packet from the node to itself with an address of its own at both ends is a martian: socket hooks serve it",
-        cells: 192,
-    },
-    Rule {
-        applies: |cell| is_xdp(cell) && cell.asker != Asker::Outside && cell.backend != Backend::Remote,
-        reason: "nothing of it comes off a wire, so XDP has no part in it: see the cell of tcx",
+        applies: |cell| is_xdp(cell) && cell.asker == Asker::Host,
+        reason: "a process of the node gets its replies by the daemon's veth pair, which TCX alone can send by: see the cell of tcx",
         cells: 384,
     },
     Rule {
-        applies: |cell| is_xdp(cell) && cell.asker != Asker::Outside && cell.path == Path::Stack,
-        reason: "through the stack a reply is translated where its request came in, which is no wire: see the cell of tcx",
-        cells: 128,
+        applies: |cell| is_xdp(cell) && cell.asker == Asker::Pod && cell.backend != Backend::Remote,
+        reason: "nothing of it comes off a wire, so XDP has no part in it: see the cell of tcx",
+        cells: 256,
+    },
+    Rule {
+        applies: |cell| is_xdp(cell) && cell.asker == Asker::Pod && cell.path == Path::Stack,
+        reason: "through the stack a reply is translated where it leaves the node, which XDP cannot: see the cell of tcx",
+        cells: 64,
     },
     Rule {
         applies: |cell| {

@@ -204,8 +204,8 @@ impl Stage {
         }
         check_counters(cell, sent, &before, &after)?;
         let requests = if cell.asker == Asker::Outside { after.packets - before.packets } else { 0 };
-        // Through the stack, a reply is translated where its request came in, and never where it comes in itself.
-        let replies_come_off_a_wire = cell.backend == Backend::Remote && cell.path == Path::Direct;
+        // Through the stack, a reply is translated where it leaves.
+        let replies_come_off_a_wire = cell.backend == Backend::Remote && !is_through_stack(cell);
         let replies = if replies_come_off_a_wire { after.reply_packets - before.reply_packets } else { 0 };
         let backend = of(cell, self.fixture.pod(way.target.name)?.address());
         let on_wires = arrivals.iter().filter(|arrival| self.wires.contains(&arrival.index));
@@ -259,14 +259,16 @@ fn datagrams(cell: &Cell, way: &Way<'_>, connected: bool) -> Result<Sent, Error>
 
 /// Whether the right backend answered, and saw the address that it should.
 fn check(cell: &Cell, way: &Way<'_>, answer: &Answer) -> Result<(), Error> {
-    let translated = match cell.asker {
-        Asker::Outside => cell.backend == Backend::Remote,
-        Asker::Pod => cell.backend == Backend::Itself && cell.hook != Hook::Socket,
-        // One of its addresses, as its routes choose.
-        Asker::Host => true,
-    };
     let nodes = [NODE, NODE_INSIDE, Node::One.gateway()].map(|node| of(cell, node));
-    let is_right = if translated { nodes.contains(&answer.client) } else { answer.client == way.own };
+    let is_right = match (cell.asker, cell.backend) {
+        _ if cell.hook == Hook::Socket && cell.asker == Asker::Pod => answer.client == way.own,
+        (Asker::Outside, Backend::Remote) | (Asker::Pod, Backend::Itself) => nodes.contains(&answer.client),
+        // By the daemon's veth pair the node cannot come to itself with an address of its own.
+        (Asker::Host, Backend::Itself) if cell.hook != Hook::Socket => answer.client == way.to.ip(),
+        // One of its addresses, as its routes choose.
+        (Asker::Host, _) => nodes.contains(&answer.client),
+        _ => answer.client == way.own,
+    };
     if answer.pod != way.target.name || !is_right {
         return Err(Error::broken(format_args!("{} answered, and saw {}", answer.pod, answer.client)));
     }
@@ -291,17 +293,25 @@ fn check_counters(cell: &Cell, sent: Sent, before: &Counters, after: &Counters) 
     )))
 }
 
+/// Whether the host's stack carries it: where the daemon is told so, and the client's address is kept. (The stack takes
+/// no packet from outside with a source of the node's own.)
+fn is_through_stack(cell: &Cell) -> bool {
+    let is_kept = !matches!((cell.asker, cell.backend), (Asker::Outside, Backend::Remote) | (_, Backend::Itself));
+    cell.path == Path::Stack && is_kept && cell.asker != Asker::Host
+}
+
 /// Whether XDP, and not TCX behind it, should finish what comes off wires.
 fn is_for_xdp(cell: &Cell, way: &Way<'_>) -> bool {
     // The pod to which packets off a wire go.
     let pod = if cell.asker == Asker::Pod { way.asker } else { way.target.name };
     match cell.hook {
+        Hook::Tcx | Hook::Socket => false,
+        // TCX alone can tell whether a checksum is complete.
+        Hook::Native | Hook::Generic if is_through_stack(cell) => false,
         Hook::Generic => true,
-        Hook::Native if cell.path == Path::Stack => true,
         // Native XDP sends to neither a bridge nor a pod without NAPI.
         Hook::Native if cell.asker == Asker::Outside && cell.backend == Backend::Remote => true,
         Hook::Native => cell.network == Network::Routed && pod != WITHOUT_NAPI.name,
-        Hook::Tcx | Hook::Socket => false,
     }
 }
 
