@@ -207,7 +207,7 @@ impl Stage {
         // Through the stack, a reply is translated where it leaves.
         let replies_come_off_a_wire = cell.backend == Backend::Remote && !is_through_stack(cell);
         let replies = if replies_come_off_a_wire { after.reply_packets - before.reply_packets } else { 0 };
-        let backend = of(cell, self.fixture.pod(way.target.name)?.address());
+        let backend = of(cell, way.target.address(&self.fixture)?);
         let on_wires = arrivals.iter().filter(|arrival| self.wires.contains(&arrival.index));
         let (mut seen_requests, mut seen_replies) = (0, 0);
         for Arrival { source, destination, .. } in on_wires {

@@ -10,7 +10,7 @@ use lb_ctl::playground::links::Links;
 use lb_ctl::playground::manifests::NAMESPACE;
 use lb_ctl::playground::offload::Offload;
 use lb_ctl::playground::topology::{Dual, NODE, Node, POD_PORT, SERVICE_PORT, SERVICE_PORT_UDP};
-use lb_ctl::playground::{Error, PodNetwork};
+use lb_ctl::playground::{Error, Playground, PodNetwork};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
@@ -53,6 +53,11 @@ impl Target {
     /// Node port of its UDP port.
     pub fn node_port_udp(self) -> u16 {
         30_200 + self.number
+    }
+
+    /// Its addresses in a playground.
+    pub fn address(self, playground: &Playground) -> Result<Dual, Error> {
+        if self == HOST { Ok(NODE) } else { Ok(playground.pod(self.name)?.address()) }
     }
 
     /// Its Service with its only endpoint at `address`.
@@ -173,8 +178,7 @@ impl Stage {
         let fixture = Fixture::start(playground, &wires);
         let mut manifests = String::new();
         for target in Target::ALL {
-            let address = if target == HOST { NODE } else { fixture.pod(target.name)?.address() };
-            manifests += &target.manifests(address);
+            manifests += &target.manifests(target.address(&fixture)?);
         }
         fixture.apply(&manifests)?;
         let cluster = |target: Target| Ok((target.service(), fixture.cluster_address_of(&target.service())?));
