@@ -2,7 +2,7 @@
 //! answers is known before.
 
 use super::cgroup::Cgroup;
-use super::{Cell, Environment, Firewall, Hook, Network, Path, RpFilter};
+use super::{Asker, Cell, Environment, Firewall, Hook, Network, Path, RpFilter};
 use crate::fixture::{self, Fixture, Setup};
 use crate::sniffer::Sniffer;
 use lb_ctl::api;
@@ -125,7 +125,9 @@ impl Abilities {
         match cell {
             Cell { hook: Hook::Socket, .. } if !self.sockets => Some("the daemon has no --socket-lb"),
             Cell { path: Path::Stack, .. } if !self.path => Some("the daemon has no --path"),
-            Cell { asker: super::Asker::Host, .. } if !self.path => Some("the daemon makes no veth pair for the host"),
+            Cell { asker: Asker::Host, hook, .. } if *hook != Hook::Socket && !self.path => {
+                Some("the daemon makes no veth pair for the host")
+            }
             _ => None,
         }
     }
