@@ -55,9 +55,9 @@ fn every_cell_of_the_matrix_is_green() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/matrix.txt");
     fs::write(&path, &text).expect("target/matrix.txt can be written");
     // Past the runner's capture: the matrix is there to be read, also when all is well.
-    write!(
+    writeln!(
         io::stdout(),
-        "{text}{} of {} cells: {good} ok, {failed} FAIL, {not_applicable} n/a, {not_built} not built yet\n",
+        "{text}{} of {} cells: {good} ok, {failed} FAIL, {not_applicable} n/a, {not_built} not built yet",
         outcomes.len(),
         Cell::all().len()
     )

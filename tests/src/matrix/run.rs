@@ -261,12 +261,13 @@ fn datagrams(cell: &Cell, way: &Way<'_>, connected: bool) -> Result<Sent, Error>
 fn check(cell: &Cell, way: &Way<'_>, answer: &Answer) -> Result<(), Error> {
     let nodes = [NODE, NODE_INSIDE, Node::One.gateway()].map(|node| of(cell, node));
     let is_right = match (cell.asker, cell.backend) {
-        _ if cell.hook == Hook::Socket && cell.asker == Asker::Pod => answer.client == way.own,
-        (Asker::Outside, Backend::Remote) | (Asker::Pod, Backend::Itself) => nodes.contains(&answer.client),
         // By the daemon's veth pair the node cannot come to itself with an address of its own.
         (Asker::Host, Backend::Itself) if cell.hook != Hook::Socket => answer.client == way.to.ip(),
-        // One of its addresses, as its routes choose.
-        (Asker::Host, _) => nodes.contains(&answer.client),
+        (Asker::Pod, Backend::Itself) if cell.hook == Hook::Socket => answer.client == way.own,
+        // One of the node's, as its routes choose; or lent.
+        (Asker::Host, _) | (Asker::Outside, Backend::Remote) | (Asker::Pod, Backend::Itself) => {
+            nodes.contains(&answer.client)
+        }
         _ => answer.client == way.own,
     };
     if answer.pod != way.target.name || !is_right {
