@@ -2,13 +2,16 @@
 
 use lb_common::maps::SETTINGS;
 use lb_ctl::playground::topology::{Dual, NODE, NODE_PORT, NODE_PORT_UDP, Node, SERVICE_PORT, SERVICE_PORT_UDP};
-use lb_ctl::playground::{Name, Options, Playground, PodNetwork};
+use lb_ctl::playground::{Error, Name, Options, Playground, PodNetwork};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Lines of status and flows that a failing test shows.
+const TOLD: usize = 60;
 
 /// What a test may vary.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +54,13 @@ impl Fixture {
         for argument in arguments {
             playground.add_daemon_argument(argument);
         }
-        Self::start(playground, setup)
+        Self::start(playground, &interfaces(setup))
     }
 
-    /// Starts the daemon in a playground that is built, and applies the Service.
-    pub fn start(playground: Playground, setup: Setup) -> Self {
+    /// Starts a daemon that manages `interfaces` of a playground, and applies the Service.
+    pub fn start(playground: Playground, interfaces: &[&str]) -> Self {
         let mut fixture = Self { playground, cluster: NODE };
-        let started = fixture.playground.start_daemon(&interfaces(setup));
+        let started = fixture.playground.start_daemon(interfaces);
         if let Err(error) = started.and_then(|()| fixture.playground.apply_everything().map(drop)) {
             panic!("{error}\n{}", fixture.playground.log());
         }
@@ -116,9 +119,9 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             let status = self.playground.cli(&["status"], "");
             let flows = self.playground.cli(&["conntrack", "list"], "");
-            let told = |told| match told {
-                Ok(text) => text,
-                Err(error) => lb_ctl::playground::Error::to_string(&error),
+            let told = |told: Result<String, Error>| match told {
+                Ok(text) => text.lines().take(TOLD).collect::<Vec<_>>().join("\n"),
+                Err(error) => error.to_string(),
             };
             eprintln!("--- log\n{}\n--- status\n{}\n--- flows\n{}", self.playground.log(), told(status), told(flows));
         }

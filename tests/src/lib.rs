@@ -3,7 +3,9 @@
 pub mod cgroup;
 pub mod fixture;
 pub mod frames;
+pub mod iproute;
 pub mod kernel;
+pub mod matrix;
 pub mod memory;
 pub mod node;
 pub mod ping;

@@ -31,7 +31,7 @@ const ENOUGH: usize = 60;
 fn fixture(cgroup: &Cgroup) -> Fixture {
     let mut playground = fixture::bare(BINARY, Setup::DEMO);
     playground.serve_sockets(Some(cgroup.path()));
-    Fixture::start(playground, Setup::DEMO)
+    Fixture::start(playground, &interfaces(Setup::DEMO))
 }
 
 fn on_node(fixture: &Fixture, cgroup: &Cgroup) -> Process {
@@ -346,7 +346,7 @@ fn a_cgroup_that_goes_is_told_and_one_that_returns_is_served() {
     std::fs::create_dir(&child).expect("root makes cgroups");
     let mut playground = fixture::bare(BINARY, Setup::DEMO);
     playground.serve_sockets(Some(&child));
-    let fixture = Fixture::start(playground, Setup::DEMO);
+    let fixture = Fixture::start(playground, &interfaces(Setup::DEMO));
     std::fs::remove_dir(&child).expect("nobody is in it");
     // Whatever is applied makes the daemon look.
     let look = || fixture.apply_everything().expect("the CLI applies");
