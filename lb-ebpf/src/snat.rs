@@ -28,8 +28,10 @@ pub fn address<A: Address>(settings: &Settings, count: u32, hash: u64) -> A {
 
 /// Finds a source tuple for `flow`, whose addresses are set, and inserts the reply's entry. The client's own port is kept
 /// with the client's own address; else the ports of all `addresses` lent are probed from a place that the hash gives, first a
-/// few, then, as far as this CPU's budget reaches, all. Returns whether it took that.
+/// few, then, as far as this CPU's budget reaches, all. Returns whether it took that. Only the client's own port will do
+/// where the packet at hand `keeps_port`.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; a record of them would take its room on the stack")]
 pub fn lend<A: Address, T: Tables + AddressTables<A>, E: Env>(
     tables: &T,
     env: &E,
@@ -38,11 +40,16 @@ pub fn lend<A: Address, T: Tables + AddressTables<A>, E: Env>(
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
     hash: u64,
+    keeps_port: bool,
 ) -> Result<bool, Reason> {
+    if keeps_port && flow.flags & Flow::<A>::SNAT != 0 {
+        return Err(Reason::SctpFragment);
+    }
     if flow.flags & Flow::<A>::SNAT == 0 {
         match claim(tables, key, flow, false) {
             Ok(()) => return Ok(false),
             Err(InsertError::Full) => return Err(Reason::TableFull),
+            Err(InsertError::Exists) if keeps_port => return Err(Reason::SctpFragment),
             Err(InsertError::Exists) => addresses = 1,
         }
     }
