@@ -123,28 +123,50 @@ impl<A: Address, T: Tables + AddressTables<A>> Step for Probe<'_, A, T> {
     }
 }
 
-/// Claims the tuple that `flow` rewrites to, by inserting the reply's entry. An entry whose flow is over, or that belongs to
-/// this very flow, is replaced; one that nobody has confirmed too, if `displaces`. Not inlined: it has a stack frame of
-/// its own.
-#[inline(never)]
+/// Claims the tuple that `flow` rewrites to, by inserting the reply's entry, if whoever holds it makes way.
+#[inline(always)]
 fn claim<A: Address, T: AddressTables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
     displaces: bool,
 ) -> Result<(), InsertError> {
+    if makes_way(tables, key, flow, displaces) { insert(tables, key, flow) } else { Err(InsertError::Exists) }
+}
+
+/// Whether the tuple that `flow` rewrites to may be claimed. A flow that is over, or that nobody has confirmed if `displaces`,
+/// is forgotten; of this very flow, the entry that is to be replaced. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn makes_way<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, displaces: bool) -> bool {
+    let Some(scratch) = tables.scratch() else {
+        return false;
+    };
+    let wanted = &mut scratch.mirror_key;
+    conntrack::write_partner(key.protocol, flow, wanted);
+    let Some((table, holder)) = conntrack::find(tables, wanted) else {
+        return true;
+    };
+    if holder.is_partner(key) {
+        tables.delete(table, wanted);
+    } else if holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_unconfirmed()) {
+        // Both entries: by the other one, its client would go on with a source that is no longer its own.
+        conntrack::forget(tables, table, wanted, holder);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Inserts the reply's entry of `flow`. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn insert<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+) -> Result<(), InsertError> {
     let Some(scratch) = tables.scratch() else {
         return Err(InsertError::Full);
     };
-    conntrack::write_partner(key.protocol, flow, &mut scratch.mirror_key);
-    if let Some((table, holder)) = conntrack::find(tables, &scratch.mirror_key) {
-        let yields =
-            holder.is_partner(key) || holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_unconfirmed());
-        if !yields {
-            return Err(InsertError::Exists);
-        }
-        tables.delete(table, &scratch.mirror_key);
-    }
     conntrack::note_deltas(key, flow);
     conntrack::mirror(key, flow, scratch);
     tables.insert(Table::New, &scratch.mirror_key, &scratch.mirror)

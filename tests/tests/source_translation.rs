@@ -231,3 +231,20 @@ fn a_flood_gets_one_search_a_tick() {
     node.around.tick += 1;
     assert_eq!(node.ingress(UPLINK, &syn(second)).0.reason, Reason::ForwardedSnatScarce);
 }
+
+#[test]
+fn who_loses_a_source_to_another_connection_is_forgotten_with_it() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (from, first, second) = (client(family, 40_000), family.cluster(SINGLE, 80), family.cluster(TWIN, 80));
+        let (_, backend) = node.connect(from, first);
+        node.forwarded(INSIDE, &frames::tcp(backend, from, Flags::Fin, b""));
+        node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Fin, b""));
+        assert_eq!(node.connect(from, second).0, from, "what is over gives its source back");
+        assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0), "nothing is left of the first");
+        let (seen, _) = node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Ack, b"late"));
+        assert_ne!(seen, from, "that is the second connection's source now");
+        let data = frames::tcp(backend, from, Flags::Ack, b"");
+        assert_eq!(node.forwarded(INSIDE, &data), (second, from));
+    }
+}
