@@ -275,6 +275,8 @@ where
     flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
     flow.tick = env.tick();
     flow.flags = 0;
+    // Of a connection whose entry was lost this may be the end already.
+    flow.flags = conntrack::flags_of(&wire, flow);
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
