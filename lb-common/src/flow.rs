@@ -203,9 +203,10 @@ impl<A: Copy> Flow<A> {
         self.state(protocol).is_over() || self.is_expired(protocol, now)
     }
 
-    /// Whether nobody has proven yet that it is more than a first packet.
-    pub const fn is_unconfirmed(&self) -> bool {
-        self.flags & Self::CONFIRMED == 0
+    /// Whether its tuple may be given to another flow where no better one is found: nobody has proven yet that it is more than
+    /// a first packet, or a RST was seen. (It may be forged, so the connection may go on.)
+    pub const fn is_doubtful(&self) -> bool {
+        self.flags & (Self::CONFIRMED | Self::RST) != Self::CONFIRMED
     }
 }
 
@@ -262,14 +263,14 @@ impl State {
         ((self.timeout_seconds() as u64 * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
     }
 
-    /// Whether the connection is over and only waits for stray packets.
+    /// Whether the connection is over by what both sides have said, and only waits for stray packets.
     pub const fn is_over(self) -> bool {
-        matches!(self, State::TimeWait | State::Closed | State::ShutdownAckSent)
+        matches!(self, State::TimeWait | State::ShutdownAckSent)
     }
 
     /// Whether it has begun to end: a new one may begin in its place.
     pub const fn is_ending(self) -> bool {
-        self.is_over() || matches!(self, State::HalfClosed | State::ShutdownSent)
+        self.is_over() || matches!(self, State::HalfClosed | State::ShutdownSent | State::Closed)
     }
 
     /// The name as `conntrack -L` users know it.

@@ -13,7 +13,8 @@ use lb_common::{Flow, FlowKey, Reason, Settings};
 
 /// How many tuples are probed for one new flow, as many as netfilter does: a flood must not buy much work with a packet.
 const PROBES: u32 = 128;
-/// The last few probes may take a tuple from a flow that nobody has confirmed: a flood then evicts only its like.
+/// The last few probes may take a tuple from a flow that is in doubt, since nobody has confirmed it or it was reset: a flood
+/// then evicts only its like.
 const DISPLACING: u32 = 8;
 /// How often in a tick each CPU may go on to search all that is lent, first for what is free and then for what it may
 /// take. Where nothing is either, that takes about 5 ms for the default range of one address (measured, 28,976 ports looked up
@@ -134,7 +135,7 @@ fn claim<A: Address, T: AddressTables<A>>(
     if makes_way(tables, key, flow, displaces) { insert(tables, key, flow) } else { Err(InsertError::Exists) }
 }
 
-/// Whether the tuple that `flow` rewrites to may be claimed. A flow that is over, or that nobody has confirmed if `displaces`,
+/// Whether the tuple that `flow` rewrites to may be claimed. A flow that is over, or that is in doubt if `displaces`,
 /// is forgotten; of this very flow, the entry that is to be replaced. Not inlined: it has a stack frame of its own.
 #[inline(never)]
 fn makes_way<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, displaces: bool) -> bool {
@@ -148,7 +149,7 @@ fn makes_way<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow
     };
     if holder.is_partner(key) {
         tables.delete(table, wanted);
-    } else if holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_unconfirmed()) {
+    } else if holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_doubtful()) {
         // Both entries: by the other one, its client would go on with a source that is no longer its own.
         conntrack::forget(tables, table, wanted, holder);
     } else {
