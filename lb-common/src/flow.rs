@@ -94,6 +94,17 @@ impl NextHop {
     }
 }
 
+/// Whom a packet is handed to on the link that it leaves by, as `bpf_redirect_neigh` takes it (`struct bpf_redir_neigh`,
+/// include/uapi/linux/bpf.h): the value of the map [`crate::maps::NEIGHBOUR`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Neighbour {
+    /// `AF_INET` or `AF_INET6`; a gateway may be of another family than its packets (RFC 5549).
+    pub family: u32,
+    /// An IPv4 address stands in the first four bytes.
+    pub address: [u8; 16],
+}
+
 /// One direction of a flow: the value of the flow maps. `A` is `[u8; 4]` or `[u8; 16]`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,6 +330,7 @@ record!(
     FlowKey<[u8; 4]> = 16,
     FlowKey<[u8; 16]> = 40,
     NextHop = 24,
+    Neighbour = 20,
     Flow<[u8; 4]> = 56,
     Flow<[u8; 16]> = 80,
     Scratch<[u8; 4]> = 136,

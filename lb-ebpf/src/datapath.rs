@@ -184,7 +184,9 @@ where
     // The decision holds for one tick. The way out is asked for first, since XDP may have to leave the packet to TCX as
     // it came; the tick then stays, so that TCX asks again.
     let is_new_tick = flow.tick != now;
-    if is_new_tick {
+    // Without a neighbour the kernel sends, to whom it names for this very packet.
+    let asks = is_new_tick || !(flow.hop.is_through_stack() || flow.hop.has_neighbour());
+    if asks {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
             return refuse::<A>(answer);
@@ -206,7 +208,7 @@ where
             reason = Reason::ForwardedTableFull;
         }
     }
-    finish(packet, tables, env, wire, flow, is_new_tick, reason)
+    finish(packet, tables, env, wire, flow, asks, reason)
 }
 
 /// The first packet of a flow, to an address of ours.
@@ -461,7 +463,7 @@ where
 /// neighbour entry honest, which our own frames would never do.
 #[inline(always)]
 pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
-    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && (has_asked || !hop.has_neighbour()) {
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {

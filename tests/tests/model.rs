@@ -435,6 +435,25 @@ fn xdp_leaves_what_it_cannot_finish_untouched_and_uncounted() {
 }
 
 #[test]
+fn whoever_has_no_neighbour_asks_for_the_way_with_every_packet() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
+        let unresolved = |ifindex| Route::Via(NextHop { macs: [0; 12], ..small::hop(ifindex) });
+        for by in [INSIDE, UPLINK, INSIDE] {
+            // One of several gateways, and then another: the kernel sends to the one that it named last.
+            node.around.routes.insert(family.backend(LOCAL_1), unresolved(by));
+            let (verdict, _) = node.ingress(UPLINK, &frames::tcp(client, service, Flags::Syn, b""));
+            assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectNeighbour, by));
+        }
+        node.around.routes.insert(family.backend(LOCAL_1), Route::Via(small::hop(INSIDE)));
+        let syn = frames::tcp(client, service, Flags::Syn, b"");
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour, "it has asked once more");
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::Redirect);
+    }
+}
+
+#[test]
 fn the_kernel_sends_often_enough_to_keep_its_neighbours_honest() {
     let mut node = Node::new();
     let (client, service) = (client(Family::V4, 1), Family::V4.cluster(SINGLE, 80));
