@@ -22,18 +22,18 @@ pub(crate) struct Args {
 /// Builds everything, with its toolchain if that is missing.
 pub(crate) fn run(route: Route, args: &Args) -> anyhow::Result<()> {
     setup::run(route)?;
-    bpf(route)?;
+    bpf(route, workspace::DATAPATH)?;
     let binary = lb_ctl(args.release)?;
     step(format_args!("built {}", workspace::relative(&binary)));
     Ok(())
 }
 
-/// Builds the BPF object.
-pub(crate) fn bpf(route: Route) -> anyhow::Result<()> {
-    step("building the BPF object");
+/// Builds a BPF object.
+pub(crate) fn bpf(route: Route, name: &str) -> anyhow::Result<()> {
+    step(format_args!("building the BPF object {name}"));
     let start = Instant::now();
-    process::run(&mut route.cargo("build")).context("the BPF object does not build")?;
-    let object = workspace::bpf_object();
+    process::run(&mut route.cargo("build", name)).with_context(|| format!("the BPF object {name} does not build"))?;
+    let object = workspace::bpf_object(name);
     let bytes = fs::metadata(&object).with_context(|| format!("no object at {}", object.display()))?.len();
     step(format_args!(
         "built {} ({} KiB, {:.1} s)",
