@@ -1,17 +1,22 @@
 //! The bench: what lb-ctl costs against yardsticks and peers, in one run on one machine. Run by `cargo xtask bench`.
 
+mod check;
+mod document;
 mod manifests;
 mod measure;
 mod node;
 mod packets;
+mod plot;
 mod report;
 mod statistics;
+mod targets;
 mod wrapper;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Parser;
-use std::fmt;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fmt, fs};
 
 use crate::packets::Bench;
 use crate::report::Report;
@@ -42,25 +47,91 @@ struct Args {
     /// The BPF object of the yardsticks.
     #[arg(long)]
     yardsticks: PathBuf,
+    /// The workspace: figures are written to target/bench.json in it.
+    #[arg(long)]
+    workspace: PathBuf,
     /// A minute or two: fewer flows, Services and rounds.
     #[arg(long)]
     quick: bool,
-    /// Where to write the figures.
+    /// Compare with the committed figures.
     #[arg(long)]
-    json: PathBuf,
+    check: bool,
+    /// Write docs/performance.json, docs/performance.md and its plots.
+    #[arg(long)]
+    write_docs: bool,
+    /// Measure only this part.
+    #[arg(long, value_parser = ["packet", "path", "control"])]
+    only: Vec<String>,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    ensure!(nix::unistd::geteuid().is_root(), "the bench makes network namespaces and loads BPF programs: run it as root");
+impl Args {
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether all is well.
+fn run(args: &Args) -> anyhow::Result<bool> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the bench makes network namespaces and loads BPF programs: run `cargo xtask bench` as root, or with sudo installed"
+    );
+    if args.check {
+        return compare(args);
+    }
     let extent = if args.quick { Extent::quick() } else { Extent::full() };
     let mut report = Report::new(extent.name);
+    if args.wants("packet") {
+        packets(args, &extent, &mut report)?;
+    }
+    println!("{}\n{}", report.table(), targets::table(&report));
+    let path = args.workspace.join("target/bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    say(format_args!("written to {}", path.display()));
+    if args.write_docs {
+        document::write(&report, &args.workspace.join("docs"))?;
+        say("docs/performance.md is written");
+    }
+    Ok(true)
+}
+
+fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
     // As many entries as the table of confirmed flows has.
     let wrapper = Wrapper::load(&args.yardsticks, extent.max_flows * 2)?;
-    Bench { wrapper, extent: &extent }.all(&args.lb_ctl, &mut report)?;
-    println!("{}", report.table());
-    std::fs::write(&args.json, serde_json::to_string_pretty(&report)?)?;
-    Ok(())
+    Bench { wrapper, extent }.all(&args.lb_ctl, report)
+}
+
+/// Measures twice and compares with the committed figures.
+fn compare(args: &Args) -> anyhow::Result<bool> {
+    let path = args.workspace.join("docs/performance.json");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: `cargo xtask bench --write-docs` writes it", path.display()))?;
+    let committed: Report = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let extent = Extent::check();
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let mut report = Report::new(extent.name);
+        packets(args, &extent, &mut report)?;
+        runs.push(report);
+    }
+    let (compared, slips) = check::slips(&committed, &runs);
+    ensure!(compared > 0, "{} has no figure that could be compared", path.display());
+    for check::Slip { what, ratios, margin } in &slips {
+        println!("SLIPPED: {what}: from {:.3} x to {:.3} x, noise explains {margin:.3}", ratios.0, ratios.1);
+    }
+    println!("{compared} ratios compared with those of {}: {} slipped", committed.date, slips.len());
+    Ok(slips.is_empty())
 }
 
 impl Extent {
@@ -85,6 +156,11 @@ impl Extent {
             // So that the table of confirmed flows has 2.5 entries for each of the most flows.
             max_flows: 5 << 17,
         }
+    }
+
+    fn check() -> Self {
+        // Tables as large as those of the committed figures: their size shows.
+        Self { name: "check", services: vec![10], max_flows: Self::full().max_flows, ..Self::quick() }
     }
 }
 

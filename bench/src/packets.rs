@@ -16,7 +16,6 @@ use crate::statistics;
 use crate::wrapper::{Hook, Packets, Wrapper};
 use crate::{Extent, say};
 
-const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 

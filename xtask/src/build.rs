@@ -46,18 +46,23 @@ pub(crate) fn bpf(route: Route, name: &str) -> anyhow::Result<()> {
 
 /// Builds the binary `lb-ctl` and returns its path.
 pub(crate) fn lb_ctl(release: bool) -> anyhow::Result<PathBuf> {
-    step("building lb-ctl");
+    binary("lb-ctl", release)
+}
+
+/// Builds the binary that has the name of its package and returns its path.
+pub(crate) fn binary(name: &str, release: bool) -> anyhow::Result<PathBuf> {
+    step(format_args!("building {name}"));
     let mut command = process::host_cargo();
-    command.args(["build", "--package=lb-ctl"]);
+    command.args(["build", "--package", name]);
     if release {
         command.arg("--release");
     }
     let artifacts = artifacts(&mut command)?;
     artifacts
         .into_iter()
-        .find(|artifact| artifact.target.name == "lb-ctl" && artifact.target.is("bin"))
+        .find(|artifact| artifact.target.name == name && artifact.target.is("bin"))
         .and_then(|artifact| artifact.executable)
-        .context("cargo built no binary lb-ctl")
+        .with_context(|| format!("cargo built no binary {name}"))
 }
 
 /// What cargo says of one thing it built.

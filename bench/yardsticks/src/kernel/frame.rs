@@ -51,13 +51,11 @@ impl Frame {
         FlowKey { addresses: self.get(ADDRESSES), ports: self.get(PORTS), protocol: u32::from(self.get::<u8>(PROTOCOL)) }
     }
 
+    /// In the words in which it is hashed: a word written in pieces and read whole waits for its pieces.
     #[inline(always)]
     pub(super) fn service(self) -> ServiceKey {
-        ServiceKey {
-            address: self.get(DESTINATION),
-            port: self.get(DESTINATION_PORT),
-            protocol: u16::from(self.get::<u8>(PROTOCOL)),
-        }
+        let port = u32::from(self.get::<u16>(DESTINATION_PORT));
+        ServiceKey { address: self.get(DESTINATION), port: port | u32::from(self.get::<u8>(PROTOCOL)) << 16 }
     }
 
     /// The flow that this packet would open.

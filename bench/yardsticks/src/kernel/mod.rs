@@ -36,13 +36,12 @@ struct Flow {
     zero: u32,
 }
 
-/// Address, port and protocol of a service.
-#[repr(C, align(8))]
+/// Address, and port and protocol, of a service.
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct ServiceKey {
     address: u32,
-    port: u16,
-    protocol: u16,
+    port: u32,
 }
 
 #[repr(C, align(8))]
@@ -54,6 +53,7 @@ struct Count {
 
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1 << 16, 0);
+/// The services' numbers.
 #[map]
 static SERVICES: HashMap<ServiceKey, u64> = HashMap::with_max_entries(1 << 16, 0);
 #[map]
