@@ -1,6 +1,7 @@
 //! The bench: what lb-ctl costs against yardsticks and peers, in one run on one machine. Run by `cargo xtask bench`.
 
 mod check;
+mod control;
 mod document;
 mod manifests;
 mod measure;
@@ -36,6 +37,10 @@ pub(crate) struct Extent {
     pub(crate) services: Vec<u32>,
     /// Flows that the maps are made for.
     pub(crate) max_flows: u32,
+    /// Numbers of Services for the control plane.
+    pub(crate) control: Vec<u32>,
+    /// How often an endpoint is changed.
+    pub(crate) changes: u32,
 }
 
 #[derive(Parser)]
@@ -95,6 +100,10 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     if args.wants("packet") {
         packets(args, &extent, &mut report)?;
     }
+    if args.wants("control") {
+        let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
+        control::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
+    }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
     fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -143,6 +152,8 @@ impl Extent {
             flows: vec![1, 1024, 65_536],
             services: vec![10, 10_000],
             max_flows: 1 << 18,
+            control: vec![0, 1000],
+            changes: 40,
         }
     }
 
@@ -155,6 +166,8 @@ impl Extent {
             services: vec![10, 1000, 10_000, 100_000],
             // So that the table of confirmed flows has 2.5 entries for each of the most flows.
             max_flows: 5 << 17,
+            control: vec![0, 100, 1000, 10_000],
+            changes: 300,
         }
     }
 

@@ -78,16 +78,18 @@ impl Node {
         // So that the machine's own configuration is not read.
         fs::write(&config, "")?;
         let log = File::create(directory.join("bench.log"))?;
+        fs::create_dir(self.manifests())?;
         let mut command = Command::new(&self.binary);
         command.arg("daemon").arg("--config").arg(config).arg("--socket").arg(&self.socket);
         command.args(["--instance", "bench", "--node-name", Role::One.name()]);
         command.args(["--max-flows", &max_flows.to_string(), "--log-level", "warn"]);
         command.arg("--bpffs").arg(self.playground.name().bpffs()).arg("--state-dir").arg(directory);
+        command.arg("--manifests").arg(self.manifests());
         for (flag, value) in [
             ("--interface", "eth0=xdp"),
             ("--interface", "eth1=xdp"),
             ("--interface", "veth*"),
-            ("--service-cidr", "10.96.0.0/12"),
+            ("--service-cidr", "10.96.0.0/11"),
             ("--service-cidr", "fd00:10:96::/112"),
         ] {
             command.args([flag, value]);
@@ -142,6 +144,11 @@ impl Node {
     /// Socket of the daemon's API.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The directory that the daemon watches.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.playground.directory().join("manifests")
     }
 
     /// The interface that clients come in by.
