@@ -26,6 +26,8 @@ const ENDPOINTS: u32 = 10;
 const MAX_FLOWS: u32 = lb_common::maps::DEFAULT_MAX_FLOWS;
 /// The Service whose endpoint changes, by the API, the CLI or the watched directory: these stand behind all others.
 const WATCHED: u32 = 1 << 20;
+/// For how long it is watched doing nothing.
+const IDLE: Duration = Duration::from_secs(5);
 /// For how long a change may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,9 +82,10 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
         add("apply: CPU beyond the parse", "s", used - parse.0, used - parse.0);
     }
 
-    let before = settled(daemon)?;
-    std::thread::sleep(Duration::from_secs(3));
-    let idle = (cpu(daemon)? - before) / 3.0 * 100.0;
+    settled(daemon)?;
+    let before = exact_cpu(daemon)?;
+    std::thread::sleep(IDLE);
+    let idle = (exact_cpu(daemon)? - before).max(0.0) / IDLE.as_secs_f64() * 100.0;
     add("idle CPU", "%", idle, idle);
     let resident = resident_megabytes(daemon)?;
     add("resident memory", "MB", resident, resident);
@@ -219,8 +222,18 @@ fn cpu_of<T>(work: impl FnOnce() -> T) -> anyhow::Result<(f64, T)> {
     Ok((now()? - start, done))
 }
 
-/// Seconds of CPU that the threads of a process have used (`/proc/PID/task/TID/schedstat`: nanoseconds).
+/// Seconds of CPU that a process has used, its threads that have ended included (`/proc/PID/stat`, fields 14 and 15, in ticks
+/// of a hundredth).
 fn cpu(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(')').context("the kernel tells no times")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    Ok(ticks as f64 / 100.0)
+}
+
+/// Seconds of CPU that the threads of a process have used (`/proc/PID/task/TID/schedstat`): exact, while no thread ends.
+fn exact_cpu(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();

@@ -7,6 +7,7 @@ mod manifests;
 mod measure;
 mod node;
 mod packets;
+mod path;
 mod plot;
 mod report;
 mod statistics;
@@ -39,6 +40,8 @@ pub(crate) struct Extent {
     pub(crate) max_flows: u32,
     /// Numbers of Services for the control plane.
     pub(crate) control: Vec<u32>,
+    /// Numbers of Services for the whole path.
+    pub(crate) path: Vec<u32>,
     /// How often an endpoint is changed.
     pub(crate) changes: u32,
 }
@@ -104,6 +107,10 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
         control::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
     }
+    if args.wants("path") {
+        let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
+        path::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
+    }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
     fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
@@ -153,6 +160,7 @@ impl Extent {
             services: vec![10, 10_000],
             max_flows: 1 << 18,
             control: vec![0, 1000],
+            path: vec![10],
             changes: 40,
         }
     }
@@ -167,6 +175,7 @@ impl Extent {
             // So that the table of confirmed flows has 2.5 entries for each of the most flows.
             max_flows: 5 << 17,
             control: vec![0, 100, 1000, 10_000],
+            path: vec![10, 1000, 10_000],
             changes: 300,
         }
     }

@@ -41,8 +41,15 @@ pub(crate) struct Node {
 
 impl Node {
     /// Makes the namespaces and starts the daemon with maps for `max_flows` flows. The clients' interface and that to the
-    /// backends are in XDP mode, the peers' NAPI is on, all neighbours are permanent.
+    /// backends are in XDP mode, the peers' NAPI is on, neighbours are permanent.
     pub(crate) fn start(binary: &Path, max_flows: u32) -> anyhow::Result<Self> {
+        let mut node = Self::bare(binary)?;
+        node.start_daemon(max_flows)?;
+        Ok(node)
+    }
+
+    /// The same without a daemon.
+    pub(crate) fn bare(binary: &Path) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
         let playground = Playground::build(Options::new(name, binary))?;
@@ -67,9 +74,7 @@ impl Node {
         }
         let (uplink, inside) = (links.index("eth0")?, links.index("eth1")?);
         let socket = playground.directory().join("bench.sock");
-        let mut node = Self { daemon: None, binary: binary.to_owned(), socket, uplink, inside, playground };
-        node.start_daemon(max_flows)?;
-        Ok(node)
+        Ok(Self { daemon: None, binary: binary.to_owned(), socket, uplink, inside, playground })
     }
 
     fn start_daemon(&mut self, max_flows: u32) -> anyhow::Result<()> {

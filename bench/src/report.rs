@@ -144,7 +144,11 @@ impl Row {
 
 /// A number with as many digits as it deserves.
 pub(crate) fn number(value: f64) -> String {
-    if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        1.0.. => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
+    }
 }
 
 impl Machine {

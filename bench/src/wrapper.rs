@@ -1,8 +1,8 @@
 //! Runs a program many times on packets of many flows, by the wrapper in [`lb_yardsticks`].
 
 use anyhow::{Context, bail};
-use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW};
 use std::fs;
@@ -142,6 +142,41 @@ impl Wrapper {
         ran.context("the kernel does not run the wrapper")
     }
 
+    /// Attaches a yardstick to an interface of the calling thread's namespace, for as long as this lives.
+    pub(crate) fn attach(&mut self, name: &str, interface: &str) -> anyhow::Result<()> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("there is no yardstick {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        program.attach(interface, XdpMode::Driver).with_context(|| format!("cannot attach {name} to {interface}"))?;
+        Ok(())
+    }
+
+    /// Frames that arrived where `xdp_count` is attached.
+    pub(crate) fn arrived(&mut self) -> anyhow::Result<u64> {
+        // Packets and bytes.
+        let map: PerCpuArray<_, [u64; 2]> = PerCpuArray::try_from(self.ebpf.map_mut("STATS").context("no map STATS")?)?;
+        Ok(map.get(&0, 0)?.iter().map(|count| count[0]).sum())
+    }
+
+    /// Sends real frames by the interface `ifindex` of the calling thread's namespace. The checksum in the frame's IPv4 header
+    /// must be that of addresses of zero, where they change from packet to packet.
+    pub(crate) fn send(&mut self, ifindex: u32, packets: &Packets, count: u32) -> anyhow::Result<Vec<f64>> {
+        /// As a NIC's driver would hand them on (`NAPI_POLL_WEIGHT`).
+        const BATCH: u32 = 64;
+        let program = self.yardstick(Hook::Xdp, "send")?;
+        let map = self.ebpf.map_mut("XDP_TARGET").context("the object has no map XDP_TARGET")?;
+        ProgramArray::try_from(map)?.set(0, &program, 0).context("the wrapper cannot call the program")?;
+        self.control()?.set(0, Control { ifindex, ..packets.control() }, 0)?;
+        let options = TestRunOptions {
+            data_in: Some(&packets.frame),
+            repeat: count,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        let wrapper: &Xdp = self.ebpf.program("xdp_wrapper").context("no wrapper")?.try_into()?;
+        wrapper.test_run(options).context("the kernel does not run the generator")?;
+        self.windows(count)
+    }
+
     /// The windows of a run of `count` packets.
     fn windows(&mut self, count: u32) -> anyhow::Result<Vec<f64>> {
         let times: Array<_, u64> = Array::try_from(self.ebpf.map_mut("TIMES").context("no map TIMES")?)?;
@@ -186,7 +221,7 @@ impl Packets {
             address,
             port,
             services: self.services,
-            zero: 0,
+            ifindex: 0,
         }
     }
 }

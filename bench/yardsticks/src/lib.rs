@@ -55,8 +55,8 @@ pub struct Control {
     pub port: u32,
     /// So many addresses from [`Control::address`] on are taken at random, in place of one.
     pub services: u32,
-    /// Padding; zero.
-    pub zero: u32,
+    /// The interface that the generator sends by; otherwise zero.
+    pub ifindex: u32,
 }
 
 const _: () = assert!(core::mem::size_of::<Control>() == HEAD + 48);

@@ -1,7 +1,8 @@
 //! The wrapper, for XDP and for TC: see [`lb_yardsticks`].
 
+use super::frame::Frame;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -24,6 +25,12 @@ static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 fn set<T>(at: usize, value: T) {
     // SAFETY: `prepare` checked the bounds for every offset within the head.
     unsafe { (at as *mut T).write_unaligned(value) }
+}
+
+/// The two words of an address, added up.
+#[inline(always)]
+fn words(address: u32) -> u32 {
+    (address & 0xffff) + (address >> 16)
 }
 
 /// Makes the frame ready for the next packet; false if it is too short.
@@ -60,6 +67,13 @@ fn prepare(data: usize, end: usize) -> bool {
     if control.place == Place::Source4 as u32 {
         set(data + 26, u64::from(fixed) << 32 | u64::from(address));
         set(data + 34, control.port << 16 | port);
+        if control.ifindex != 0 {
+            // It will be looked at. The template's checksum is that of a source and destination of zero.
+            let template = control.head[3] as u32 & 0xffff;
+            let sum = (!template & 0xffff) + words(address) + words(fixed);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            set(data + 24, !((sum & 0xffff) + (sum >> 16)) as u16);
+        }
     } else if control.place == Place::Destination4 as u32 {
         set(data + 26, u64::from(address) << 32 | u64::from(fixed));
         set(data + 34, port << 16 | control.port);
@@ -89,4 +103,27 @@ fn tc_wrapper(ctx: TcContext) -> i32 {
         unsafe { TC_TARGET.tail_call(&ctx, 0) };
     }
     DROP
+}
+
+/// The generator's end: sends the frame by the interface that the harness named.
+#[xdp(frags)]
+fn xdp_send(_: XdpContext) -> u32 {
+    match CONTROL.get(0) {
+        // SAFETY: a helper that takes plain numbers.
+        Some(control) => unsafe { bpf_redirect(control.ifindex, 0) as u32 },
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Where frames arrive: counts and drops them, and hands on what others send (neighbour discovery).
+#[xdp(frags)]
+fn xdp_count(ctx: XdpContext) -> u32 {
+    const UDP: u32 = 17;
+    match Frame::parse(ctx.data(), ctx.data_end()) {
+        Some(frame) if frame.key().protocol == UDP => {
+            super::count(0, ctx.data_end() - ctx.data());
+            xdp_action::XDP_DROP
+        }
+        _ => xdp_action::XDP_PASS,
+    }
 }
