@@ -27,7 +27,8 @@ pub(crate) fn slips(committed: &Report, runs: &[Report]) -> (usize, Vec<Slip>) {
         let Some(then) = same(committed) else { continue };
         let now: Vec<_> = runs.iter().filter_map(same).collect();
         let medians = now.iter().map(|ratio| ratio.median);
-        let (least, most) = medians.fold((f64::MAX, f64::MIN), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
+        let (least, most) =
+            medians.fold((f64::MAX, f64::MIN), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
         let noise = now.iter().map(|ratio| ratio.noise).fold(0.0, f64::max);
         // Three standard errors: of hundreds of rows not one may slip by chance.
         let margin = (most - least) + 3.0 * noise.hypot(then.noise);

@@ -125,7 +125,8 @@ fn changes(node: &mut Node, wrapper: &mut Wrapper, way: Way, samples: u32) -> an
     probe.wait_for(node, wrapper, endpoint(0))?;
     let mut times = Vec::new();
     for index in 1..=samples {
-        let text = if way == Way::Directory { whole(index) } else { manifests::slice(number, 0, Some(endpoint(index))) };
+        let text =
+            if way == Way::Directory { whole(index) } else { manifests::slice(number, 0, Some(endpoint(index))) };
         let socket = node.socket().to_owned();
         let start = Instant::now();
         let seen = std::thread::scope(|scope| -> anyhow::Result<Duration> {

@@ -124,8 +124,11 @@ fn text(report: &Report, by_hand: &str) -> String {
 
 /// Rows that differ in the number of flows only become columns.
 fn packets(report: &Report, hook: &str) -> String {
-    let rows: Vec<&Row> =
-        report.rows.iter().filter(|row| row.part == Part::Packet && row.place == hook && row.to == "yardstick").collect();
+    let rows: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| row.part == Part::Packet && row.place == hook && row.to == "yardstick")
+        .collect();
     let mut flows: Vec<u32> = rows.iter().map(|row| row.flows).filter(|flows| *flows > 0).collect();
     flows.sort_unstable();
     flows.dedup();

@@ -113,7 +113,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
-    fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, serde_json::to_string_pretty(&report)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     say(format_args!("written to {}", path.display()));
     if args.write_docs {
         document::write(&report, &args.workspace.join("docs"))?;

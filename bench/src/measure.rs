@@ -108,7 +108,10 @@ impl Member<'_> {
                 self.expected,
                 self.count,
                 run.verdict,
-                after.iter().map(|(reason, count)| (reason, count - before[reason])).filter(|(_, n)| *n > 0)
+                after
+                    .iter()
+                    .map(|(reason, count)| (reason, count - before[reason]))
+                    .filter(|(_, n)| *n > 0)
                     .collect::<Vec<_>>()
             );
             thread::sleep(pause);

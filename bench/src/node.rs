@@ -55,10 +55,7 @@ impl Node {
         let playground = Playground::build(Options::new(name, binary))?;
         let space = playground.node_space(Role::One);
         let links = Links::open(space)?;
-        for (to, gateway) in [
-            ("10.200.0.0/14", IpAddr::from(NODE2.v4)),
-            ("fd00:200::/32", IpAddr::from(NODE2.v6)),
-        ] {
+        for (to, gateway) in [("10.200.0.0/14", IpAddr::from(NODE2.v4)), ("fd00:200::/32", IpAddr::from(NODE2.v6))] {
             links.route(to.parse().context("a network")?, Some(gateway), "eth1")?;
         }
         // The frames that are sent through the programs are addressed to it.
@@ -199,9 +196,9 @@ impl Node {
 
     /// Waits until the last of so many Services is in the maps.
     pub(crate) fn wait_for_services(&mut self, services: u32) -> anyhow::Result<()> {
-        let last = services.checked_sub(1).map_or(manifests::HOT4, |last| {
-            Ipv4Addr::from_bits(manifests::FIRST.to_bits() + last)
-        });
+        let last = services
+            .checked_sub(1)
+            .map_or(manifests::HOT4, |last| Ipv4Addr::from_bits(manifests::FIRST.to_bits() + last));
         let owned = self.map("OWNED4")?;
         let owned: aya::maps::HashMap<_, [u8; 4], lb_common::Owned> = owned.try_into()?;
         self.wait("the Services are not in the maps", |_| owned.get(&last.octets(), 0).is_ok())

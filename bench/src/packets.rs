@@ -210,7 +210,8 @@ impl Bench<'_> {
                         Expected::All(Reason::Forwarded)
                     },
                 };
-                let mut all = Measured { own: Default::default(), floor: Default::default(), share: 1.0, frame: Vec::new() };
+                let mut all =
+                    Measured { own: Default::default(), floor: Default::default(), share: 1.0, frame: Vec::new() };
                 if !clears {
                     // Fills it.
                     member.run(&mut self.wrapper)?;
@@ -273,7 +274,11 @@ impl Bench<'_> {
             // The first of this name is the one with the fewest Services.
             let fewest = members.iter().position(|other| other.name == member.name).map(|index| &measured[index]);
             let ratio = fewest.map(|fewest| statistics::ratio((&own.own, &own.floor), (&fewest.own, &fewest.floor)));
-            report.add(Row { ratio, to: "fewest Services".to_owned(), ..row(member, own, member.packets.flows, services) });
+            report.add(Row {
+                ratio,
+                to: "fewest Services".to_owned(),
+                ..row(member, own, member.packets.flows, services)
+            });
         }
         Ok(())
     }
@@ -281,9 +286,8 @@ impl Bench<'_> {
     fn record(&self, members: &[Member<'_>], measured: &[Measured], flows: u32, services: u32, report: &mut Report) {
         let yardstick = members.iter().position(|member| member.name == "full").map(|index| &measured[index]);
         for (member, measured) in members.iter().zip(measured) {
-            let ratio = yardstick.map(|full| {
-                statistics::ratio((&measured.own, &measured.floor), (&full.own, &full.floor))
-            });
+            let ratio =
+                yardstick.map(|full| statistics::ratio((&measured.own, &measured.floor), (&full.own, &full.floor)));
             report.add(Row { ratio, to: "yardstick".to_owned(), ..row(member, measured, flows, services) });
         }
     }

@@ -68,10 +68,8 @@ struct Contender {
 
 /// Measures all of it.
 pub(crate) fn all(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    let mut contenders = vec![
-        Contender::new(Who::Floor, 0, binary, wrapper)?,
-        Contender::new(Who::Routing, 0, binary, wrapper)?,
-    ];
+    let mut contenders =
+        vec![Contender::new(Who::Floor, 0, binary, wrapper)?, Contender::new(Who::Routing, 0, binary, wrapper)?];
     let iptables = ["iptables-legacy-restore", "iptables-restore"].into_iter().find(|program| exists(program));
     if iptables.is_none() {
         report.skip("whole path, iptables: iptables is not installed (`cargo xtask bench --setup`)");
@@ -135,7 +133,8 @@ impl Contender {
             }
             Who::Nftables => feed(&node, "nft", &["-f", "-"], &nftables(services))?,
             Who::Iptables => {
-                let program = if exists("iptables-legacy-restore") { "iptables-legacy-restore" } else { "iptables-restore" };
+                let program =
+                    if exists("iptables-legacy-restore") { "iptables-legacy-restore" } else { "iptables-restore" };
                 feed(&node, program, &[], &iptables(services))?;
             }
         }
@@ -276,8 +275,11 @@ fn iptables(number: u32) -> String {
     );
     for (index, (address, protocol, port, endpoints)) in services(number).enumerate() {
         writeln!(chains, ":KUBE-SVC-{index} - [0:0]").expect("a String takes all");
-        writeln!(rules, "-A KUBE-SERVICES -d {address}/32 -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-{index}")
-            .expect("a String takes all");
+        writeln!(
+            rules,
+            "-A KUBE-SERVICES -d {address}/32 -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-{index}"
+        )
+        .expect("a String takes all");
         for (place, endpoint) in endpoints.iter().enumerate() {
             let left = endpoints.len() - place;
             let chance = if left > 1 {

@@ -52,11 +52,8 @@ pub(crate) fn bars(title: &str, unit: &str, places: &[String], series: &[Series]
             let Some(value) = value else { continue };
             let (x, y) = (ROOM[0] + step * (index as f64 + 0.1) + width * number as f64, height(*value, top));
             let tall = HEIGHT - ROOM[3] - y;
-            writeln!(
-                svg,
-                r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{tall:.1}" fill="{colour}"/>"#
-            )
-            .ok();
+            writeln!(svg, r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{tall:.1}" fill="{colour}"/>"#)
+                .ok();
         }
         legend(&mut svg, number, name, colour);
     }
@@ -117,6 +114,10 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(svg.contains(&format!("60.0,{:.1}", ROOM[1])), "10 is the ceiling of 10\n{svg}");
         assert!(svg.contains("a &amp; b"));
-        assert_eq!(bars("t", "ns", &places, &series).matches("fill=\"#0072b2\"/>").count(), 3, "two bars and the legend");
+        assert_eq!(
+            bars("t", "ns", &places, &series).matches("fill=\"#0072b2\"/>").count(),
+            3,
+            "two bars and the legend"
+        );
     }
 }

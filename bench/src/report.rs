@@ -121,14 +121,14 @@ impl Report {
 }
 
 impl Row {
-    const HEADER: &str =
-        "where          what                                  flows services        best      median    ratio  (best)  ±";
+    const HEADER: &str = "where          what                                  flows services        best      median    ratio  (best)  ±";
 
     fn line(&self) -> String {
         let ratio = self.ratio.map_or_else(String::new, |ratio| {
             format!("{:>8.2} {:>7.2}  {:.3}  x {}", ratio.median, ratio.best, ratio.noise, self.to)
         });
-        let share = if self.share < 0.9995 { format!("  ({:.1} % of packets)", self.share * 100.0) } else { String::new() };
+        let share =
+            if self.share < 0.9995 { format!("  ({:.1} % of packets)", self.share * 100.0) } else { String::new() };
         format!(
             "{:<14} {:<36} {:>7} {:>8} {:>11} {:>11} {:<3}{ratio}{share}",
             self.place,
@@ -164,7 +164,12 @@ impl Machine {
             processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             kernel: answer("uname", &["-r"]),
             memory_gib: kib >> 20,
-            load: fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned(),
+            load: fs::read_to_string("/proc/loadavg")
+                .unwrap_or_default()
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 }

@@ -119,14 +119,20 @@ pub(crate) fn all(report: &Report) -> Vec<Target> {
     limit("new flow, with room", 750.0, "ns", best(xdp("new flow, with room", 0)));
     limit("new flow, while the table evicts", 1300.0, "ns", best(xdp("new flow, while the table evicts", 0)));
     let control = |name: &str, services| report.find(Part::Control, "daemon", name, 0, services);
-    let services = report.rows.iter().filter(|row| row.part == Part::Control).map(|row| row.services).max().unwrap_or(0);
+    let services =
+        report.rows.iter().filter(|row| row.part == Part::Control).map(|row| row.services).max().unwrap_or(0);
     limit(
         &format!("{services} Services x 10 endpoints to programmed maps, CPU beyond one typed parse"),
         1.5,
         "s",
         best(control("apply: CPU beyond the parse", services)),
     );
-    limit(&format!("daemon's memory with {services} Services"), 200.0, "MB", best(control("resident memory", services)));
+    limit(
+        &format!("daemon's memory with {services} Services"),
+        200.0,
+        "MB",
+        best(control("resident memory", services)),
+    );
     limit("daemon's memory when idle without Services", 20.0, "MB", best(control("resident memory", 0)));
     limit("daemon's CPU when idle", 0.1, "%", best(control("idle CPU", services)));
     let change = control("one endpoint, to its effect on a packet: p50", services);

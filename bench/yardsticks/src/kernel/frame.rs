@@ -48,7 +48,11 @@ impl Frame {
 
     #[inline(always)]
     pub(super) fn key(self) -> FlowKey {
-        FlowKey { addresses: self.get(ADDRESSES), ports: self.get(PORTS), protocol: u32::from(self.get::<u8>(PROTOCOL)) }
+        FlowKey {
+            addresses: self.get(ADDRESSES),
+            ports: self.get(PORTS),
+            protocol: u32::from(self.get::<u8>(PROTOCOL)),
+        }
     }
 
     /// In the words in which it is hashed: a word written in pieces and read whole waits for its pieces.

@@ -40,8 +40,7 @@ fn tc_full(ctx: TcContext) -> i32 {
     frame.rewrite(flow);
     frame.swap_macs();
     // SAFETY: the context of this program; the helper checks the offset.
-    let answer =
-        unsafe { bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(flow.delta), PSEUDO_HDR) };
+    let answer = unsafe { bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(flow.delta), PSEUDO_HDR) };
     if answer == 0 { back(&ctx) } else { DROP }
 }
 
