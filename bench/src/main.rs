@@ -67,9 +67,21 @@ struct Args {
     /// Write docs/performance.json, docs/performance.md and its plots.
     #[arg(long)]
     write_docs: bool,
+    /// Measure this build of the datapath on packets, in place of the one that the daemon attached: another that has the same
+    /// maps.
+    #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
+    datapath: Option<PathBuf>,
+    /// Numbers of flows to measure.
+    #[arg(long, value_delimiter = ',', value_parser = flows)]
+    flows: Vec<u32>,
     /// Measure only this part.
     #[arg(long, value_parser = ["packet", "path", "control"])]
     only: Vec<String>,
+}
+
+fn flows(text: &str) -> Result<u32, String> {
+    let flows: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if flows.is_power_of_two() { Ok(flows) } else { Err(format!("{flows} is no power of two")) }
 }
 
 impl Args {
@@ -98,7 +110,10 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     if args.check {
         return compare(args);
     }
-    let extent = if args.quick { Extent::quick() } else { Extent::full() };
+    let mut extent = if args.quick { Extent::quick() } else { Extent::full() };
+    if !args.flows.is_empty() {
+        extent.flows.clone_from(&args.flows);
+    }
     let mut report = Report::new(extent.name);
     if args.wants("packet") {
         packets(args, &extent, &mut report)?;
@@ -126,7 +141,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
     // As many entries as the table of confirmed flows has.
     let wrapper = Wrapper::load(&args.yardsticks, extent.max_flows * 2)?;
-    Bench { wrapper, extent }.all(&args.lb_ctl, report)
+    Bench { wrapper, extent, datapath: args.datapath.as_deref() }.all(&args.lb_ctl, report)
 }
 
 /// Measures twice and compares with the committed figures.

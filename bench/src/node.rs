@@ -2,7 +2,8 @@
 
 use anyhow::{Context, bail, ensure};
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::ProgramFd;
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use lb_common::{Reason, ReasonCount};
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Node {
     playground: Playground,
     daemon: Option<Child>,
+    /// Programs that are measured in place of the attached ones.
+    instead: Option<Ebpf>,
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
@@ -71,7 +74,7 @@ impl Node {
         }
         let (uplink, inside) = (links.index("eth0")?, links.index("eth1")?);
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, binary: binary.to_owned(), socket, uplink, inside, playground })
+        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, inside, playground })
     }
 
     fn start_daemon(&mut self, max_flows: u32) -> anyhow::Result<()> {
@@ -238,8 +241,31 @@ impl Node {
         self.pins().remove(name)
     }
 
+    /// Loads another build of the datapath onto the daemon's maps, to be measured in place of what is attached.
+    pub(crate) fn measure_instead(&mut self, object: &Path) -> anyhow::Result<()> {
+        let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+        let pins = self.pins();
+        let mut loader = EbpfLoader::new();
+        for spec in lb_common::maps::MAPS {
+            let pin = pins.get(spec.name).with_context(|| format!("the map {} is not pinned", spec.name))?;
+            loader.map_pin_path(spec.name, pin);
+        }
+        let mut ebpf = loader.load(&bytes).with_context(|| format!("{} does not load", object.display()))?;
+        let program: &mut Xdp = ebpf.program_mut("lb_xdp").context("it has no lb_xdp")?.try_into()?;
+        program.load()?;
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("lb_tcx_ingress").context("it has no lb_tcx_ingress")?.try_into()?;
+        program.load()?;
+        self.instead = Some(ebpf);
+        Ok(())
+    }
+
     /// The very program that is attached to an interface: the product's, complete and unmodified.
     pub(crate) fn program(&self, hook: Hook, ifindex: u32) -> anyhow::Result<ProgramFd> {
+        if let Some(instead) = &self.instead {
+            let name = if hook == Hook::Xdp { "lb_xdp" } else { "lb_tcx_ingress" };
+            return Ok(instead.program(name).context("loaded above")?.fd()?.try_clone()?);
+        }
         let name = format!("{ifindex}-{}", if hook == Hook::Xdp { "xdp" } else { "ingress" });
         let pin = self.find(&name).with_context(|| format!("nothing is attached as {name}"))?;
         let link = FdLink::from(PinnedLink::from_pin(pin)?);

@@ -85,6 +85,8 @@ impl Kind {
 pub(crate) struct Bench<'a> {
     pub(crate) wrapper: Wrapper,
     pub(crate) extent: &'a Extent,
+    /// A build of the datapath to measure in place of what the daemon attached.
+    pub(crate) datapath: Option<&'a Path>,
 }
 
 impl Bench<'_> {
@@ -92,6 +94,9 @@ impl Bench<'_> {
     pub(crate) fn all(&mut self, binary: &Path, report: &mut Report) -> anyhow::Result<()> {
         let mut node = Node::start(binary, self.extent.max_flows)?;
         node.fill(10, 10)?;
+        if let Some(object) = self.datapath {
+            node.measure_instead(object)?;
+        }
         // What is measured is the kernel's part, which needs no daemon.
         node.end_daemon()?;
         let mut done = 0;
@@ -242,6 +247,9 @@ impl Bench<'_> {
         for services in &self.extent.services {
             let mut node = Node::start(binary, self.extent.max_flows)?;
             node.fill(*services, 10)?;
+            if let Some(object) = self.datapath {
+                node.measure_instead(object)?;
+            }
             node.end_daemon()?;
             self.establish(&node, Kind::Tcp4, 0, FLOWS)?;
             nodes.push((*services, node));
