@@ -134,13 +134,13 @@ fn packets(report: &Report, hook: &str) -> String {
     flows.dedup();
     let mut text = format!("| {hook}, ns a packet: best / median (ratio) |");
     for flows in &flows {
-        text += &format!(" {flows} flows |");
+        write!(text, " {flows} flows |").expect("a String takes all");
     }
     text += "\n|---|";
     text += &"---|".repeat(flows.len());
     text.push('\n');
     for name in names(&rows) {
-        text += &format!("| {name} |");
+        write!(text, "| {name} |").expect("a String takes all");
         for flows in &flows {
             let row = rows.iter().find(|row| row.name == name && row.flows == *flows);
             text += &row.map_or_else(

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, bail, ensure};
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
 use lb_common::{Reason, ReasonCount};
 use lb_ctl::playground::links::Links;
 use lb_ctl::playground::netns::NetNs;
@@ -28,7 +28,7 @@ use crate::manifests;
 use crate::wrapper::Hook;
 
 /// How long the daemon may take for what it is told.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A node.
 pub(crate) struct Node {

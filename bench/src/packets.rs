@@ -12,7 +12,7 @@ use crate::manifests::{BACKEND_PORT, BACKEND4, BACKEND6, FIRST, HOT4, HOT6};
 use crate::measure::{self, Expected, Measured, Member};
 use crate::node::{Node, client4, client6};
 use crate::report::{Part, Report, Row};
-use crate::statistics;
+use crate::statistics::{self, Rounds};
 use crate::wrapper::{Hook, Packets, Wrapper};
 use crate::{Extent, say};
 
@@ -109,6 +109,7 @@ impl Bench<'_> {
             self.established(&node, Hook::Tc, flows, report)?;
         }
         self.new_flows(&node, report)?;
+        self.flood(&node, done, report)?;
         drop(node);
         if self.extent.services.len() > 1 {
             self.services(binary, report)?;
@@ -130,14 +131,14 @@ impl Bench<'_> {
             let flows = BATCH.min(to - first).min(if first == 0 { BATCH } else { 1 << first.trailing_zeros() });
             let flows = 1 << flows.ilog2();
             for (name, ifindex, packets, reason) in &steps {
-                let packets = Packets { first, flows, ..packets.clone() };
+                let packets = Packets { flows, first, ..packets.clone() };
                 let program = node.program(Hook::Tc, *ifindex)?;
                 let expected = Expected::All(*reason);
                 Member { name, node, hook: Hook::Tc, program, ifindex: *ifindex, packets, count: flows, expected }
                     .run(&mut self.wrapper)?;
             }
             if kind == Kind::Tcp4 {
-                let packets = Packets { first, flows, ..kind.requests(1, Flags::Ack) };
+                let packets = Packets { flows, first, ..kind.requests(1, Flags::Ack) };
                 let program = self.wrapper.yardstick(Hook::Xdp, "insert")?;
                 node.run(|| self.wrapper.run(Hook::Xdp, &program, uplink, &packets, flows))??;
             }
@@ -184,7 +185,7 @@ impl Bench<'_> {
         product("not ours, at an address of ours", uplink, elsewhere(flows, "192.0.2.1:81")?, Expected::None)?;
         let rounds = if flows > 1 << 17 { self.extent.rounds.div_ceil(2) } else { self.extent.rounds };
         let measured = measure::rounds(&mut self.wrapper, &mut members, rounds)?;
-        self.record(&members, &measured, flows, 10, report);
+        record(&members, &measured, flows, 10, report);
         Ok(())
     }
 
@@ -216,7 +217,7 @@ impl Bench<'_> {
                     },
                 };
                 let mut all =
-                    Measured { own: Default::default(), floor: Default::default(), share: 1.0, frame: Vec::new() };
+                    Measured { own: Rounds::default(), floor: Rounds::default(), share: 1.0, frame: Vec::new() };
                 if !clears {
                     // Fills it.
                     member.run(&mut self.wrapper)?;
@@ -233,9 +234,49 @@ impl Bench<'_> {
                     }
                 }
                 fresh = member.packets.first;
-                self.record(&[member], &[all], 0, 10, report);
+                record(&[member], &[all], 0, 10, report);
             }
         }
+        Ok(())
+    }
+
+    /// Established flows, busy and idle, while a million sources open connections and never go on.
+    fn flood(&mut self, node: &Node, established: u32, report: &mut Report) -> anyhow::Result<()> {
+        const SOURCES: u32 = 1 << 20;
+        say("XDP: SYN flood");
+        let busy = established.min(1024);
+        let member = |name, packets, count, expected| -> anyhow::Result<Member<'_>> {
+            let ifindex = node.uplink();
+            let program = node.program(Hook::Xdp, ifindex)?;
+            Ok(Member { name, node, hook: Hook::Xdp, program, ifindex, packets, count, expected })
+        };
+        let all = Expected::All(Reason::Forwarded);
+        let count = self.extent.packets;
+        let mut quiet = member("established, without a flood", Kind::Tcp4.requests(busy, Flags::Ack), count, all)?;
+        let mut flooded = member("established, in a SYN flood", Kind::Tcp4.requests(busy, Flags::Ack), count, all)?;
+        let syns = Packets { first: FRESH << 3, ..Kind::Tcp4.requests(0, Flags::Syn) };
+        let rounds = self.extent.rounds;
+        let mut flood = member("SYN flood", syns, SOURCES / rounds, Expected::Most(Reason::Forwarded))?;
+        let mut measured = [Rounds::default(), Rounds::default()];
+        let mut floors = measured.clone();
+        for _ in 0..rounds {
+            for (index, member) in [&mut quiet, &mut flooded].into_iter().enumerate() {
+                if index == 1 {
+                    flood.run(&mut self.wrapper)?;
+                }
+                for round in measure::rounds(&mut self.wrapper, std::slice::from_mut(member), 1)? {
+                    measured[index].0.extend(round.own.0);
+                    floors[index].0.extend(round.floor.0);
+                }
+            }
+        }
+        // Those that were silent all the while.
+        member("idle flows after a SYN flood", Kind::Tcp4.requests(established, Flags::Ack), established, all)?
+            .run(&mut self.wrapper)?;
+        let ratio = statistics::ratio((&measured[1], &floors[1]), (&measured[0], &floors[0]));
+        let (own, beneath) = (measured[1].clone(), floors[1].clone());
+        let own = Measured { own, floor: beneath, share: 1.0, frame: Vec::new() };
+        report.add(Row { ratio: Some(ratio), to: "without the flood".to_owned(), ..row(&flooded, &own, busy, 10) });
         Ok(())
     }
 
@@ -290,14 +331,14 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
 
-    fn record(&self, members: &[Member<'_>], measured: &[Measured], flows: u32, services: u32, report: &mut Report) {
-        let yardstick = members.iter().position(|member| member.name == "full").map(|index| &measured[index]);
-        for (member, measured) in members.iter().zip(measured) {
-            let ratio =
-                yardstick.map(|full| statistics::ratio((&measured.own, &measured.floor), (&full.own, &full.floor)));
-            report.add(Row { ratio, to: "yardstick".to_owned(), ..row(member, measured, flows, services) });
-        }
+/// Adds what was measured, each compared with the yardstick among them.
+fn record(members: &[Member<'_>], measured: &[Measured], flows: u32, services: u32, report: &mut Report) {
+    let yardstick = members.iter().position(|member| member.name == "full").map(|index| &measured[index]);
+    for (member, measured) in members.iter().zip(measured) {
+        let ratio = yardstick.map(|full| statistics::ratio((&measured.own, &measured.floor), (&full.own, &full.floor)));
+        report.add(Row { ratio, to: "yardstick".to_owned(), ..row(member, measured, flows, services) });
     }
 }
 
