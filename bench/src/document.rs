@@ -27,8 +27,8 @@ median, and the ratio is that of the best, with the median of the rounds' ratios
   lookup of a 16-byte key in an LRU hash (`lru`); that and the rewrite of the destination with its checksums (`dnat`); that and
   the lookup of the service and its per-CPU counters (`full`, *the yardstick*). They do nothing else: no lifetimes, no states, no
   IPv6, no options.
-- **Whole path**: client, node and backend in network namespaces. A generator at the client's end sends frames with right checksums, and
-  a program at the backend's end counts and drops them. It prepares the backend's NAPI as a NIC would have it (`ethtool -K gro on`).
+- **Whole path**: client, node and backend in network namespaces. A generator at the client's end sends UDP (the header's checksum right,
+  UDP's own absent), and a program at the backend's end counts and drops it; all of it must arrive. The bench prepares the backend's NAPI as a NIC would have it (`ethtool -K gro on`).
 - **Control plane**: the real daemon in a namespace, told by its API and by the CLI.
 ";
 

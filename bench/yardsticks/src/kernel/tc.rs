@@ -21,7 +21,7 @@ fn tc_nothing(_: TcContext) -> i32 {
 #[classifier]
 fn tc_lru(ctx: TcContext) -> i32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
-    if FLOWS.get_ptr(&frame.key()).is_none() {
+    if FLOWS.get_ptr(frame.key()).is_none() {
         return NEXT;
     }
     frame.swap_macs();

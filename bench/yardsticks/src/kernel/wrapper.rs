@@ -60,7 +60,7 @@ fn prepare(data: usize, end: usize) -> bool {
     let (address, port) = (address.to_be(), u32::from(port.to_be()));
     let mut fixed = control.address;
     if control.services > 1 {
-        let random = u64::from(number.wrapping_mul(0x9e37_79b1)) * u64::from(control.services) >> 32;
+        let random = (u64::from(number.wrapping_mul(0x9e37_79b1)) * u64::from(control.services)) >> 32;
         fixed = u32::from_be(fixed).wrapping_add(random as u32).to_be();
     }
     // In the pieces in which programs read them.

@@ -28,7 +28,7 @@ fn xdp_floor(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn xdp_lru(ctx: XdpContext) -> u32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return XDP_PASS };
-    if FLOWS.get_ptr(&frame.key()).is_none() {
+    if FLOWS.get_ptr(frame.key()).is_none() {
         return XDP_PASS;
     }
     frame.swap_macs();
