@@ -138,7 +138,7 @@ fn frames_that_a_switch_floods_are_not_sent_on_twice() {
                 wire.next(&is_answer).unwrap_or_else(|| panic!("{mode} to {service}: a frame of ours is answered"));
                 for _ in 0..2 {
                     wire.send_to([2, 0, 0, 0, 0, 0x77], &frame);
-                    let answer = wire.within(Duration::from_millis(600), &is_answer);
+                    let answer = wire.within(Duration::from_millis(300), &is_answer);
                     assert_eq!(answer, None, "{mode} to {service}: a frame for another host was sent on");
                 }
             }
