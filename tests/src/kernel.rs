@@ -7,7 +7,7 @@ use lb_common::maps::{self, MAPS};
 use lb_common::{
     Backend, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
 };
-use lb_ctl::maps::Image;
+use lb_memory::Image;
 use lb_ebpf::Hook;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 
 use crate::memory::Surroundings;
 use lb_common::{Backend, BackendSet, Device, NextHop, Owned, Service, ServiceKey, Settings, Slot, TCP, UDP};
-use lb_ctl::maps::Image;
+use crate::Image;
 use lb_ebpf::Route;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -3,7 +3,7 @@
 use lb_common::{
     Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
-use lb_ctl::maps::Image;
+use crate::Image;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
