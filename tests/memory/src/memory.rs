@@ -153,6 +153,16 @@ impl<A: Ord + Copy> Flows<A> {
         self.map(table).room.set(entries);
     }
 
+    /// Changes the entries of both tables, between packets.
+    pub fn change(&self, mut change: impl FnMut(&FlowKey<A>, &mut Flow<A>)) {
+        for map in [&self.confirmed, &self.new] {
+            for (key, flow) in map.entries.borrow().iter() {
+                // SAFETY: nobody holds a reference between packets.
+                change(key, unsafe { &mut *flow.get() });
+            }
+        }
+    }
+
     /// Loses an entry, as an LRU does.
     pub fn lose(&self, table: Table, key: &FlowKey<A>) {
         self.map(table).delete(key);

@@ -125,9 +125,30 @@ struct Connection {
     reset: bool,
     /// Its entries were spoiled: anything may have become of it.
     doubtful: bool,
+    /// Its client has been given another backend; what its old backend still sends may yet be translated.
+    replaced: bool,
 }
 
 impl Connection {
+    /// One whose first packet is met at time `now`.
+    fn new(protocol: u8, (client, service): (SocketAddr, SocketAddr), backend: SocketAddr, now: u32) -> Self {
+        Self {
+            protocol,
+            client,
+            service,
+            source: client,
+            backend,
+            last: now,
+            answered: false,
+            confirmed: false,
+            fin_client: false,
+            fin_backend: false,
+            reset: false,
+            doubtful: false,
+            replaced: false,
+        }
+    }
+
     /// For how many units it is remembered in silence: RFC 5382, RFC 4787 and `nf_conntrack`, as the documents say.
     fn timeout(&self) -> u32 {
         let seconds = match self.protocol {
@@ -169,6 +190,8 @@ struct Promise {
     untouched: bool,
     /// It may be dropped; if not, why not.
     dropped: bool,
+    /// Dropped, it leaves no trace: it was refused before anything was opened for it.
+    refused: bool,
     /// It may be translated like this.
     translated: Vec<Candidate>,
 }
@@ -182,11 +205,13 @@ struct Candidate {
     any_port: bool,
     /// The source address must be lent.
     lent_address: bool,
+    /// The connection begins with this packet.
+    opens: bool,
 }
 
 impl Promise {
-    const UNTOUCHED: Self = Self { untouched: true, dropped: false, translated: Vec::new() };
-    const DROPPED: Self = Self { untouched: false, dropped: true, translated: Vec::new() };
+    const UNTOUCHED: Self = Self { untouched: true, dropped: false, refused: true, translated: Vec::new() };
+    const DROPPED: Self = Self { untouched: false, dropped: true, refused: true, translated: Vec::new() };
 }
 
 /// What a packet is to the book.
@@ -229,6 +254,13 @@ impl Ledger {
         }
     }
 
+    /// A connection that was opened and not seen may have taken the place of one that is over, or not confirmed.
+    fn doubt_those_that_yield(&mut self, protocol: u8) {
+        for connection in self.connections.iter_mut().filter(|connection| connection.protocol == protocol) {
+            connection.doubtful |= connection.is_ending() || !connection.confirmed;
+        }
+    }
+
     /// Judges one packet that was met by `interface` at time `now`, and takes note of what became of it.
     pub fn judge(
         &mut self,
@@ -250,7 +282,12 @@ impl Ledger {
         match fate {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
+                // It may have left its mark on a connection before it was dropped.
                 self.shadows.insert((packet.protocol, tuple.0, tuple.1));
+                self.doubt(packet.protocol, tuple.0, tuple.1);
+                if !promise.refused {
+                    self.doubt_those_that_yield(packet.protocol);
+                }
                 Ok(Told::Dropped)
             }
             Fate::Passed if before == after => {
@@ -272,7 +309,7 @@ impl Ledger {
     ) -> Promise {
         let flags = packet.tcp_flags();
         let opens = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
-        let mut promise = Promise { untouched: false, dropped: false, translated: Vec::new() };
+        let mut promise = Promise { untouched: false, dropped: false, refused: false, translated: Vec::new() };
         let mut is_known = false;
 
         for connection in self.connections.iter().filter(|connection| connection.protocol == packet.protocol) {
@@ -286,7 +323,10 @@ impl Ledger {
                 }
                 is_known |= connection.must_live(now);
                 promise.translated.push(Candidate::reply(connection));
-            } else if (connection.client, connection.service) == (from, to) && hook != Hook::Egress {
+            } else if (connection.client, connection.service) == (from, to)
+                && hook != Hook::Egress
+                && !connection.replaced
+            {
                 if connection.must_be_dead(now) {
                     continue;
                 }
@@ -305,6 +345,7 @@ impl Ledger {
             let opened = self.open(node, (hook, interface, now), packet, frame, (from, to));
             promise.untouched |= opened.untouched;
             promise.dropped |= opened.dropped;
+            promise.refused = opened.refused && promise.translated.is_empty();
             promise.translated.extend(opened.translated);
         }
         // XDP may leave to TCX what it would have to translate, and what a test has spoiled may be gone.
@@ -331,36 +372,29 @@ impl Ledger {
         let is_ours = members.is_some() || node.owned.contains(&to.ip());
         let device = node.interfaces.get(&interface).copied().unwrap_or_default();
         let is_anothers = device.own_mac.is_some_and(|mac| frame[..6] != mac);
-        if hook == Hook::Egress || !is_ours || is_anothers {
+        // One dropped on its way out may have been known by then, and what is known is not asked for its MAC.
+        let may_be_known = self.shadows.contains(&(packet.protocol, from, to));
+        if hook == Hook::Egress || !is_ours || (is_anothers && !may_be_known) {
             return Promise::UNTOUCHED;
         }
         let Some(members) = members.filter(|members| !members.is_empty() && !node.is_martian(from.ip())) else {
             return Promise::DROPPED;
         };
-        let mut promise = Promise { untouched: false, dropped: false, translated: Vec::new() };
+        let mut promise = Promise { untouched: is_anothers, dropped: false, refused: false, translated: Vec::new() };
         for member in members {
             let is_hairpin = member.address.ip() == from.ip();
             let lends = is_hairpin || (!member.is_local && !device.has_local_clients);
-            let connection = Connection {
-                protocol: packet.protocol,
-                client: from,
-                service: to,
-                source: from,
-                backend: member.address,
-                last: now,
-                answered: false,
-                confirmed: false,
-                fin_client: false,
-                fin_backend: false,
-                reset: false,
-                doubtful: false,
+            let connection = Connection::new(packet.protocol, (from, to), member.address, now);
+            let is_shadowed = |(protocol, client, service): &(u8, SocketAddr, SocketAddr)| {
+                *protocol == packet.protocol && *client == from && *service != to
             };
-            let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now));
+            let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now))
+                || self.shadows.iter().any(is_shadowed);
             let (first, last) = node.lent_ports;
             // Where few ports are lent, they may all be taken.
             promise.dropped |= (lends || is_taken) && last.saturating_sub(first) < 64;
             let any_port = lends || is_taken;
-            promise.translated.push(Candidate { connection, is_reply: false, any_port, lent_address: lends });
+            promise.translated.push(Candidate { connection, is_reply: false, any_port, lent_address: lends, opens: true });
         }
         promise
     }
@@ -389,23 +423,12 @@ impl Ledger {
         let (source, destination) = seen.ok_or_else(|| Fault("what came out has no ports".to_owned()))?;
         let mut candidates = promise.translated.clone();
         let shadow = (packet.protocol, destination, source);
-        if candidates.is_empty() && self.shadows.contains(&shadow) && promise.untouched {
+        let is_certain = candidates.iter().any(|candidate| candidate.is_reply && !candidate.connection.doubtful);
+        if !is_certain && self.shadows.contains(&shadow) {
             // A reply of a connection whose only request so far was dropped on its way out.
             let (backend, client) = packet.tuple().map_err(unread)?.ok_or_else(|| Fault("no ports".to_owned()))?;
-            let connection = Connection {
-                protocol: packet.protocol,
-                client: destination,
-                service: source,
-                source: client,
-                backend,
-                last: now,
-                answered: false,
-                confirmed: false,
-                fin_client: false,
-                fin_backend: false,
-                reset: false,
-                doubtful: true,
-            };
+            let mut connection = Connection::new(packet.protocol, (destination, source), backend, now);
+            (connection.source, connection.doubtful) = (client, true);
             candidates.push(Candidate::reply(&connection));
         }
         let fits = candidates.iter().find(|candidate| candidate.fits(node, source, destination));
@@ -434,6 +457,8 @@ impl Ledger {
                 return Err(Fault(format!("{destination} sees {source} for {holder:?} too")));
             }
         }
+        // Whether the end of a connection that began unseen is noted is left open.
+        connection.doubtful |= candidate.opens && packet.tcp_flags() & (FIN | RST) != 0;
         self.note(connection, is_reply, packet.tcp_flags(), now);
         Ok(if is_reply { Told::Replied } else { Told::Requested(source, destination) })
     }
@@ -450,12 +475,16 @@ impl Ledger {
             *(if is_reply { &mut connection.fin_backend } else { &mut connection.fin_client }) = true;
         }
         connection.reset |= flags & RST != 0;
-        self.connections.retain(|other| {
-            let same_request = (other.client, other.service) == (connection.client, connection.service);
-            let same_reply = (other.backend, other.source) == (connection.backend, connection.source);
-            let same = other.protocol == connection.protocol && (same_request || same_reply);
-            // A connection that was chosen anew leaves its old reply's entry behind, or not.
-            !same
+        self.connections.retain_mut(|other| {
+            if other.protocol != connection.protocol {
+                return true;
+            }
+            if (other.backend, other.source) == (connection.backend, connection.source) {
+                return false;
+            }
+            // Chosen anew: the old reply's entry goes with it, unless the two no longer knew each other.
+            other.replaced |= (other.client, other.service) == (connection.client, connection.service);
+            !other.replaced || other.doubtful
         });
         self.connections.push(connection);
     }
@@ -463,11 +492,11 @@ impl Ledger {
 
 impl Candidate {
     fn request(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false }
+        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false, opens: false }
     }
 
     fn reply(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false }
+        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false, opens: false }
     }
 
     fn destination(&self) -> SocketAddr {

@@ -1,0 +1,410 @@
+//! Packets and states for the core, made up by proptest: whole cases, so that later packets meet what earlier ones left.
+
+use crate::frames::DESTINATION_MAC;
+use crate::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, SINGLE, TWIN, WEB};
+use lb_ebpf::Hook;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A state of the node and what it meets in it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What the daemon has written.
+    pub world: World,
+    /// Whether XDP has already left a new flow to the kernel in this tick.
+    pub revalidated: bool,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+/// Deviations from [`small::image`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct World {
+    /// No service sends anything to [`LOCAL_1`] any more.
+    pub without_first: bool,
+    /// Nor to [`LOCAL_2`].
+    pub without_second: bool,
+    /// The id of [`LOCAL_2`] was given to another pod, [`REPLACEMENT`].
+    pub replaced: bool,
+    /// Only two ports are lent.
+    pub few_ports: bool,
+    /// No address is lent.
+    pub no_lent: bool,
+}
+
+/// The pod that takes the place of [`LOCAL_2`].
+pub const REPLACEMENT: u32 = 5;
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A packet from a client, or from anyone.
+    Packet(Box<Recipe>),
+    /// A backend answers one of the requests that came out.
+    Reply {
+        /// Which.
+        of: Index,
+        /// How.
+        shape: Shape,
+    },
+    /// The client of one of the requests that came out goes on.
+    Again {
+        /// Which.
+        of: Index,
+        /// How.
+        shape: Shape,
+    },
+    /// Time passes.
+    Age(u32),
+    /// A flow entry is lost.
+    Lose(Index),
+    /// Flags of a flow entry change.
+    Spoil(Index, u16),
+    /// The daemon writes something else.
+    World(World),
+}
+
+/// Who sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// An outside client.
+    Client,
+    /// A client to whom there is no route back.
+    Stranger,
+    /// [`LOCAL_1`] or [`LOCAL_2`].
+    Pod(u32),
+    /// The node itself.
+    Node,
+    /// An address that nobody has.
+    Martian,
+}
+
+/// Where it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A service's ClusterIP, and the port.
+    Cluster(u32, u16),
+    /// A port of the node.
+    Node(u16),
+    /// A pod, past all Services.
+    Pod(u32),
+    /// Somebody outside.
+    Outside,
+}
+
+/// The transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with these flags and this many words of options.
+    Tcp(u8, u8),
+    /// UDP; without a checksum, if true.
+    Udp(bool),
+    /// ICMP or ICMPv6 of this type.
+    Icmp(u8),
+    /// Another protocol, SCTP for one.
+    Other(u8),
+}
+
+/// The parts of a packet that do not say where it goes.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The transport. A reply or continuation is of the flow's own protocol.
+    pub transport: Transport,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes of payload.
+    pub payload: usize,
+    /// Bytes behind the IP packet, as short Ethernet frames have.
+    pub padding: usize,
+    /// Words of IPv4 options, or kinds of IPv6 extension headers (modulo what there is).
+    pub extensions: Vec<u8>,
+    /// Fragment offset in units of 8 bytes, and whether more follow.
+    pub fragment: Option<(u16, bool)>,
+    /// Added to the transport's and to the IPv4 header's checksum.
+    pub errors: (u16, u16),
+}
+
+/// A packet.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Where it is met.
+    pub hook: Hook,
+    /// Whether by the interface that pods feed.
+    pub inside: bool,
+    /// Its family.
+    pub family: Family,
+    /// Who sends it.
+    pub sender: Sender,
+    /// From which port.
+    pub port: u16,
+    /// Where to.
+    pub target: Target,
+    /// Everything else.
+    pub shape: Shape,
+    /// VLAN tags before the IP header.
+    pub tags: usize,
+    /// To another host's MAC.
+    pub is_anothers: bool,
+    /// Bytes that are spoiled.
+    pub damage: Vec<(u16, u8)>,
+    /// Bytes that are cut off at the end.
+    pub cut: usize,
+}
+
+impl Sender {
+    /// Its address.
+    pub fn address(self, family: Family) -> IpAddr {
+        match (self, family) {
+            (Sender::Client, _) => family.client(),
+            (Sender::Pod(id), _) => family.backend(id),
+            (Sender::Node, _) => family.node(),
+            (Sender::Stranger, Family::V4) => Ipv4Addr::new(203, 0, 113, 5).into(),
+            (Sender::Stranger, Family::V6) => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 5).into(),
+            (Sender::Martian, Family::V4) => Ipv4Addr::LOCALHOST.into(),
+            (Sender::Martian, Family::V6) => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+impl Recipe {
+    /// Source and destination.
+    pub fn tuple(&self) -> (SocketAddr, SocketAddr) {
+        let to = match self.target {
+            Target::Cluster(service, port) => self.family.cluster(service, port),
+            Target::Node(port) => SocketAddr::new(self.family.node(), port),
+            Target::Pod(id) => SocketAddr::new(self.family.backend(id), small::TARGET_PORT),
+            Target::Outside => SocketAddr::new(self.family.client(), 443),
+        };
+        (SocketAddr::new(self.sender.address(self.family), self.port), to)
+    }
+
+    /// The frame.
+    pub fn frame(&self) -> Vec<u8> {
+        let (from, to) = self.tuple();
+        let mut frame = self.shape.frame(from, to);
+        if self.is_anothers {
+            frame[5] ^= 1;
+        }
+        for _ in 0..self.tags {
+            frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+        }
+        for (offset, change) in &self.damage {
+            if let Some(byte) = frame.get_mut(usize::from(*offset)) {
+                *byte ^= change;
+            }
+        }
+        // What is shorter than an Ethernet header and a little never reaches a program.
+        frame.truncate(frame.len().saturating_sub(self.cut).max(MIN_FRAME));
+        frame
+    }
+}
+
+/// The kernel runs no program on shorter frames.
+pub const MIN_FRAME: usize = 15;
+
+impl Shape {
+    /// The frame of this shape from one address and port to another.
+    pub fn frame(&self, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+        let protocol = match (self.transport, from.is_ipv4()) {
+            (Transport::Tcp(..), _) => 6,
+            (Transport::Udp(_), _) => 17,
+            (Transport::Icmp(_), true) => 1,
+            (Transport::Icmp(_), false) => 58,
+            (Transport::Other(protocol), _) => protocol,
+        };
+        let segment = self.segment(protocol, from, to);
+        let mut frame = DESTINATION_MAC.to_vec();
+        frame.extend([2, 0, 0, 0, 0, 1]);
+        match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(&mut frame, protocol, from, to, segment.len()),
+            (IpAddr::V6(from), IpAddr::V6(to)) => self.ipv6(&mut frame, protocol, from, to, segment.len()),
+            _ => unreachable!("one packet, one family"),
+        }
+        frame.extend(segment);
+        frame.resize(frame.len() + self.padding, 0xee);
+        frame
+    }
+
+    fn segment(&self, protocol: u8, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+        let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+        let checksum = match self.transport {
+            Transport::Tcp(flags, options) => {
+                segment.extend([0, 0, 3, 232, 0, 0, 7, 208, (5 + options % 11) << 4, flags, 16, 0, 0, 0, 0, 0]);
+                segment.extend(vec![1; usize::from(options % 11) * 4]);
+                Some(16)
+            }
+            Transport::Udp(is_without) => {
+                segment.extend([(8 + self.payload as u16).to_be_bytes(), [0; 2]].concat());
+                (!is_without).then_some(6)
+            }
+            Transport::Icmp(kind) => {
+                segment = vec![kind, 0, 0, 0, 0, 7, 0, 1];
+                Some(2)
+            }
+            Transport::Other(_) => {
+                segment.extend([0; 8]);
+                None
+            }
+        };
+        segment.extend((0..self.payload).map(|index| (index as u8).wrapping_mul(31)));
+        if let Some(at) = checksum {
+            let sum = match protocol {
+                1 => lb_oracle::checksum::sum(&segment),
+                _ => lb_oracle::checksum::with_pseudo_header(from.ip(), to.ip(), protocol, &segment),
+            };
+            let right = if sum == 0xffff && protocol == 17 { 0xffff } else { !sum };
+            segment[at..at + 2].copy_from_slice(&right.wrapping_add(self.errors.0).to_be_bytes());
+        }
+        segment
+    }
+
+    fn ipv4(&self, frame: &mut Vec<u8>, protocol: u8, from: Ipv4Addr, to: Ipv4Addr, length: usize) {
+        let options: Vec<u8> = self.extensions.iter().take(10).flat_map(|_| [1, 1, 1, 1]).collect();
+        let header = 20 + options.len();
+        let start = frame.len() + 2;
+        frame.extend([0x08, 0x00, 0x40 | (header / 4) as u8, self.traffic_class]);
+        frame.extend(((header + length) as u16).to_be_bytes());
+        let (offset, more) = self.fragment.unwrap_or_default();
+        let fragment = offset & 0x1fff | u16::from(more) << 13 | u16::from(self.fragment.is_none()) << 14;
+        frame.extend([0xbe, 0xef]);
+        frame.extend(fragment.to_be_bytes());
+        frame.extend([self.ttl, protocol, 0, 0]);
+        frame.extend(from.octets());
+        frame.extend(to.octets());
+        frame.extend(options);
+        let checksum = (!lb_oracle::checksum::sum(&frame[start..])).wrapping_add(self.errors.1);
+        frame[start + 10..start + 12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    fn ipv6(&self, frame: &mut Vec<u8>, protocol: u8, from: Ipv6Addr, to: Ipv6Addr, length: usize) {
+        let mut kinds: Vec<u8> = self.extensions.iter().map(|kind| [60, 0, 60, 43][usize::from(*kind) % 4]).collect();
+        kinds.extend(self.fragment.map(|_| 44));
+        let mut headers = Vec::new();
+        for (index, kind) in kinds.iter().enumerate() {
+            let next = kinds.get(index + 1).copied().unwrap_or(protocol);
+            let (offset, more) = self.fragment.unwrap_or_default();
+            match kind {
+                44 => {
+                    headers.extend([next, 0]);
+                    headers.extend((offset << 3 | u16::from(more)).to_be_bytes());
+                    headers.extend([0, 0, 0, 9]);
+                }
+                // No segments left; for the others, padding of six bytes.
+                43 => headers.extend([next, 0, 0, 0, 0, 0, 0, 0]),
+                _ if self.extensions.len() == 1 => headers.extend([[next, 1].as_slice(), &[1, 12], &[0; 12]].concat()),
+                _ => headers.extend([next, 0, 1, 4, 0, 0, 0, 0]),
+            }
+        }
+        frame.extend([0x86, 0xdd, 0x60 | self.traffic_class >> 4, self.traffic_class << 4 | 0x0a, 0xbc, 0xde]);
+        frame.extend(((headers.len() + length) as u16).to_be_bytes());
+        frame.extend([kinds.first().copied().unwrap_or(protocol), self.ttl]);
+        frame.extend(from.octets());
+        frame.extend(to.octets());
+        frame.extend(headers);
+    }
+}
+
+fn tcp() -> impl Strategy<Value = Transport> {
+    let flags = select(vec![0x02, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x00, 0xc2, 0x3f]);
+    (flags, select(vec![0u8, 0, 0, 3, 10])).prop_map(|(flags, options)| Transport::Tcp(flags, options))
+}
+
+fn transport() -> impl Strategy<Value = Transport> {
+    prop_oneof![
+        6 => tcp(),
+        3 => any::<bool>().prop_map(Transport::Udp),
+        1 => select(vec![Transport::Icmp(8), Transport::Icmp(128), Transport::Icmp(3), Transport::Other(132), Transport::Other(47)]),
+    ]
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (
+        transport(),
+        select(vec![64u8, 64, 64, 64, 255, 2, 1, 0]),
+        select(vec![0u8, 0, 0x22, 0xff]),
+        prop_oneof![6 => 0..64usize, 1 => 1400..1500usize, 1 => 1500..2000usize],
+        select(vec![0usize, 0, 0, 6, 46]),
+        prop_oneof![8 => Just(Vec::new()), 2 => prop::collection::vec(any::<u8>(), 1..8)],
+        prop_oneof![12 => Just(None), 1 => (select(vec![0u16, 1, 185, 0x1fff]), any::<bool>()).prop_map(Some)],
+        prop_oneof![6 => Just((0, 0)), 1 => any::<(u16, u16)>()],
+    )
+        .prop_map(|(transport, ttl, traffic_class, payload, padding, extensions, fragment, errors)| {
+            // Some fragments begin at zero and are the last: no fragment at all in IPv4, an atomic one in IPv6.
+            Shape { transport, ttl, traffic_class, payload, padding, extensions, fragment, errors }
+        })
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        12 => select(vec![WEB, WEB, SINGLE, TWIN, FAR, EMPTY, ON_HOST]).prop_map(|service| Target::Cluster(service, 80)),
+        3 => Just(Target::Cluster(small::DNS, 53)),
+        1 => Just(Target::Cluster(WEB, 81)),
+        2 => select(vec![NODE_PORT, NODE_PORT, 22]).prop_map(Target::Node),
+        1 => select(vec![Target::Pod(LOCAL_1), Target::Outside]),
+    ]
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let sender = prop_oneof![
+        8 => Just(Sender::Client),
+        4 => select(vec![Sender::Pod(LOCAL_1), Sender::Pod(LOCAL_2)]),
+        1 => select(vec![Sender::Stranger, Sender::Node, Sender::Martian]),
+    ];
+    let damage = prop_oneof![
+        8 => Just((Vec::new(), 0)),
+        1 => (prop::collection::vec((12..90u16, any::<u8>()), 1..3), Just(0)),
+        1 => (Just(Vec::new()), 1..60usize),
+    ];
+    (
+        (select(vec![Hook::Xdp, Hook::Xdp, Hook::Ingress, Hook::Ingress, Hook::Egress]), any::<bool>()),
+        select(Family::BOTH.to_vec()),
+        (sender, 1..5u16, target()),
+        shape(),
+        prop_oneof![20 => Just((0, false)), 1 => Just((1, false)), 1 => Just((2, false)), 1 => Just((0, true))],
+        damage,
+    )
+        .prop_map(|((hook, inside), family, (sender, port, target), shape, (tags, is_anothers), (damage, cut))| {
+            // XDP is on the uplink alone.
+            let inside = hook != Hook::Xdp && (inside || matches!(sender, Sender::Pod(_)));
+            let mut shape = shape;
+            // Most packets to the name server are UDP, most others TCP.
+            if let (Target::Cluster(small::DNS, _), Transport::Tcp(flags, _)) = (target, shape.transport) {
+                shape.transport = Transport::Udp(flags & 1 == 1);
+            }
+            Recipe { hook, inside, family, sender, port, target, shape, tags, is_anothers, damage, cut }
+        })
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let odd = any::<(bool, bool, bool, bool, bool)>().prop_map(
+        |(without_first, without_second, replaced, few_ports, no_lent)| World {
+            without_first,
+            without_second,
+            replaced,
+            few_ports,
+            no_lent,
+        },
+    );
+    prop_oneof![4 => Just(World::default()), 1 => odd]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => recipe().prop_map(|recipe| Step::Packet(Box::new(recipe))),
+        4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Reply { of, shape }),
+        4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Again { of, shape }),
+        1 => select(vec![1, 2, 9, 30, 60, 120, 180, 250, 3000]).prop_map(Step::Age),
+        1 => any::<Index>().prop_map(Step::Lose),
+        1 => (any::<Index>(), 2..128u16).prop_map(|(of, flags)| Step::Spoil(of, flags)),
+        1 => world().prop_map(Step::World),
+    ]
+}
+
+/// Cases of up to a dozen steps.
+pub fn cases() -> impl Strategy<Value = Case> {
+    (world(), any::<bool>(), prop::collection::vec(step(), 1..12))
+        .prop_map(|(world, revalidated, steps)| Case { world, revalidated, steps })
+}
