@@ -1,26 +1,33 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Device, Reason, maps};
+use lb_common::{Device, Reason, ReasonCount, Traffic, maps};
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
+use lb_memory::Image;
+use lb_memory::generator::{self, Case, World};
+use lb_memory::trial::{Interfaces, Met, Passage, Trial};
 use lb_tests::frames::{self, Flags};
-use lb_tests::kernel::{self, Kernel};
+use lb_tests::kernel::{self, Flows, Kernel};
 use lb_tests::memory::{At, Frame, Memory, Surroundings};
 use lb_tests::needs_datapath;
 use lb_tests::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, REMOTE, SINGLE, TWIN, WEB};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use proptest::prelude::*;
-use proptest::sample::select;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestCaseError, TestRunner};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const RANDOM_FRAMES: usize = 3_000;
+/// Cases of the differential test: in CI, and where time does not matter.
+const CASES: u32 = 5_000;
+const FULL_CASES: u32 = 100_000;
+const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/differential.txt");
 /// Small, so that a test can fill the tables.
 const MAX_FLOWS: u32 = 1024;
 
@@ -60,6 +67,7 @@ impl Both {
             neighbour(family.backend(REMOTE), bits, "up0", uplink);
             neighbour(family.backend(LOCAL_1), bits, "in0", inside);
             neighbour(family.backend(LOCAL_2), bits, "in0", inside);
+            neighbour(family.backend(generator::REPLACEMENT), bits, "in0", inside);
         }
         let mut image = small::image(uplink, inside);
         // A device that is no target, so that XDP has something to leave to TCX.
@@ -142,7 +150,7 @@ fn tick() -> u32 {
 /// Runs `test` in a namespace of its own. The two nodes read their clocks one after the other, so that a tick may end
 /// between them: a run that a tick ends in says nothing and is repeated.
 fn on_both(test: impl Fn(&mut Both) + Send + Sync + 'static) {
-    let test = std::sync::Arc::new(test);
+    let test = Arc::new(test);
     for attempt in 1.. {
         let test = test.clone();
         let outcome = thread::Builder::new().name("both".into()).spawn(move || {
@@ -236,76 +244,195 @@ fn a_full_table_breaks_no_connection_and_is_counted() {
     });
 }
 
-/// What a random frame is made of: hook, interface, whether a pod sends it, family, service, its port, the sender's port,
-/// flags (none for UDP), payload length, and up to two bytes to spoil.
-type Recipe = (Hook, bool, Family, u32, u16, u16, Option<Flags>, usize, Vec<(usize, u8)>);
-
-fn recipe() -> impl Strategy<Value = Recipe> {
-    (
-        select(vec![Hook::Xdp, Hook::Ingress, Hook::Ingress, Hook::Egress]),
-        any::<bool>(),
-        select(Family::BOTH.to_vec()),
-        select(vec![WEB, SINGLE, TWIN, FAR, EMPTY, ON_HOST, small::WEB_NODE_PORT]),
-        select(vec![80, 80, 80, 53, 81]),
-        1..6u16,
-        select(vec![None, Some(Flags::Syn), Some(Flags::Ack), Some(Flags::Ack), Some(Flags::Fin), Some(Flags::Rst)]),
-        0..1600usize,
-        proptest::collection::vec((0..80usize, any::<u8>()), 0..3).prop_map(|spoils| {
-            // Most frames stay whole.
-            if spoils.len() < 2 { Vec::new() } else { spoils }
-        }),
-    )
+/// What both nodes hold of flows, as the one in memory says.
+#[derive(Clone, Default)]
+struct Tables {
+    confirmed4: Flows<[u8; 4]>,
+    new4: Flows<[u8; 4]>,
+    confirmed6: Flows<[u8; 16]>,
+    new6: Flows<[u8; 16]>,
 }
 
-fn cook(recipe: &Recipe) -> Vec<u8> {
-    let (_, inside, family, service, port, source, flags, length, spoils) = recipe;
-    let from = SocketAddr::new(if *inside { family.backend(LOCAL_1) } else { family.client() }, *source);
-    let to = match *service {
-        small::WEB_NODE_PORT => SocketAddr::new(family.node(), NODE_PORT),
-        service => family.cluster(service, *port),
-    };
-    let payload = vec![0x5a; *length];
-    let mut frame = match flags {
-        Some(flags) => frames::tcp(from, to, *flags, &payload),
-        None => frames::udp(from, to, &payload),
-    };
-    for (offset, byte) in spoils {
-        if let Some(spoiled) = frame.get_mut(*offset) {
-            *spoiled = *byte;
+impl Tables {
+    fn of(tables: &Memory) -> Self {
+        Self {
+            confirmed4: tables.flows4.contents(Table::Confirmed),
+            new4: tables.flows4.contents(Table::New),
+            confirmed6: tables.flows6.contents(Table::Confirmed),
+            new6: tables.flows6.contents(Table::New),
         }
     }
-    frame
+}
+
+/// The kernel's side of the differential test.
+struct Differential {
+    kernel: Kernel,
+    interfaces: Interfaces,
+    /// What the kernel's configuration maps hold.
+    image: Image,
+    /// What its flow maps hold.
+    tables: Tables,
+    met: Met,
+}
+
+impl Differential {
+    fn rewrite(&mut self, image: &Image, tables: Tables) {
+        self.kernel.rewrite(&self.image, image);
+        self.image = image.clone();
+        self.kernel.rewrite_flows(maps::FLOWS4, &self.tables.confirmed4, &tables.confirmed4);
+        self.kernel.rewrite_flows(maps::NEW4, &self.tables.new4, &tables.new4);
+        self.kernel.rewrite_flows(maps::FLOWS6, &self.tables.confirmed6, &tables.confirmed6);
+        self.kernel.rewrite_flows(maps::NEW6, &self.tables.new6, &tables.new6);
+        self.tables = tables;
+    }
+
+    /// Runs one case on both. `Err` says how they differ, or what the oracle objects to.
+    fn run(&mut self, case: &Case) -> Result<(), String> {
+        let mut trial = Trial::new(self.interfaces, case, tick());
+        self.rewrite(&self.interfaces.image(case.world), Tables::default());
+        self.kernel.revalidated_in(if case.revalidated { tick() } else { 0 });
+        let outcome = self.steps(&mut trial, case);
+        // Whatever happened: what is there now is what the next case takes away.
+        self.tables = Tables {
+            confirmed4: self.kernel.flows(maps::FLOWS4),
+            new4: self.kernel.flows(maps::NEW4),
+            confirmed6: self.kernel.flows(maps::FLOWS6),
+            new6: self.kernel.flows(maps::NEW6),
+        };
+        outcome?;
+        let expected = Tables::of(&trial.tables);
+        equal("confirmed IPv4 flows", &self.tables.confirmed4, &expected.confirmed4)?;
+        equal("new IPv4 flows", &self.tables.new4, &expected.new4)?;
+        equal("confirmed IPv6 flows", &self.tables.confirmed6, &expected.confirmed6)?;
+        equal("new IPv6 flows", &self.tables.new6, &expected.new6)
+    }
+
+    fn steps(&mut self, trial: &mut Trial, case: &Case) -> Result<(), String> {
+        let mut counted = self.kernel.reasons();
+        let traffic = self.traffic();
+        for step in &case.steps {
+            let (passages, judged) = trial.step(step);
+            if passages.is_empty() {
+                self.tables = Tables {
+                    confirmed4: self.kernel.flows(maps::FLOWS4),
+                    new4: self.kernel.flows(maps::NEW4),
+                    confirmed6: self.kernel.flows(maps::FLOWS6),
+                    new6: self.kernel.flows(maps::NEW6),
+                };
+                self.rewrite(&trial.tables.image.clone(), Tables::of(&trial.tables));
+            }
+            for passage in &passages {
+                self.met.add(passage);
+                self.compare(passage, &mut counted)?;
+            }
+            judged.map_err(|fault| format!("the oracle: {fault}"))?;
+        }
+        for (id, (before, now)) in traffic.iter().zip(self.traffic()).enumerate() {
+            let id = id as u32;
+            for (what, before, now, host) in [
+                ("service", before[0], now[0], &trial.tables.services),
+                ("backend", before[1], now[1], &trial.tables.backends),
+            ] {
+                let host = host.borrow().get(&id).copied().unwrap_or_default();
+                equal(&format!("the counters of {what} {id}"), &difference(now, before), &host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a packet in the kernel as it ran on the host: return code, bytes, the reason's counter and no other.
+    fn compare(&mut self, passage: &Passage, counted: &mut BTreeMap<Reason, ReasonCount>) -> Result<(), String> {
+        let Passage { hook, ifindex, before, verdict, after } = passage;
+        let (code, out) = self.kernel.run(*hook, *ifindex, before);
+        let context = || {
+            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {before:02x?}\nhost {after:02x?}\nbpf  {out:02x?}")
+        };
+        equal("the return code", &code, &expected_code(*hook, *ifindex, *verdict)).map_err(|e| e + &context())?;
+        equal("the bytes", &out, after).map_err(|error| error + &context())?;
+        if counts(*hook, *verdict) {
+            let count = counted.entry(verdict.reason).or_default();
+            count.packets += 1;
+            count.bytes += before.len() as u64;
+        }
+        equal("the counters", &self.kernel.reasons(), counted).map_err(|error| error + &context())
+    }
+
+    /// Counters of the service ports and backends there are, by id.
+    fn traffic(&mut self) -> Vec<[Traffic; 2]> {
+        let backends = self.image.backends.keys().copied();
+        let ids = self.image.services.values().map(|service| service.id).chain(backends).max().map_or(0, |id| id + 1);
+        let services = self.kernel.traffic(maps::SERVICE_STATS, ids as usize);
+        services.into_iter().zip(self.kernel.traffic(maps::BACKEND_STATS, ids as usize)).map(|(a, b)| [a, b]).collect()
+    }
+}
+
+fn difference(now: Traffic, before: Traffic) -> Traffic {
+    Traffic {
+        connections: now.connections - before.connections,
+        packets: now.packets - before.packets,
+        bytes: now.bytes - before.bytes,
+        reply_packets: now.reply_packets - before.reply_packets,
+        reply_bytes: now.reply_bytes - before.reply_bytes,
+    }
+}
+
+fn equal<T: PartialEq + Debug>(what: &str, kernel: &T, host: &T) -> Result<(), String> {
+    if kernel == host { Ok(()) } else { Err(format!("{what} differ: the kernel says {kernel:?}, the host {host:?}\n")) }
+}
+
+/// Whether a verdict is counted: where it is final, and the packet is ours.
+fn counts(hook: Hook, verdict: Verdict) -> bool {
+    let is_left = matches!(verdict.action, Action::Pass | Action::Defer) && verdict.reason != Reason::Delivered;
+    verdict.reason != Reason::NotOurs && !(hook == Hook::Xdp && is_left)
+}
+
+fn number(variable: &str) -> Option<u32> {
+    let number = std::env::var(variable).ok()?;
+    Some(number.parse().unwrap_or_else(|_| panic!("{variable}={number} is no number")))
 }
 
 #[test]
-fn random_packets_host_and_kernel_alike() {
+fn generated_packets_and_states_host_and_kernel_alike() {
     needs_datapath!();
-    on_both(|both| {
-        let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026);
-        let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(seed), ..Config::default() });
-        let mut sent = Vec::new();
-        for _ in 0..RANDOM_FRAMES {
-            let recipe = recipe().new_tree(&mut runner).expect("a recipe").current();
-            let (hook, inside) = (recipe.0, recipe.1);
-            // XDP is on the uplink alone.
-            let ifindex = if inside && hook != Hook::Xdp { both.inside } else { both.uplink };
-            let (verdict, bytes) = both.run(hook, ifindex, &cook(&recipe));
-            if verdict.reason == Reason::Forwarded && recipe.8.is_empty() {
-                sent.push((verdict, bytes));
+    // A difference is told after the namespace is gone: it is final, where other tests are repeated when a tick ends.
+    let failure = Arc::new(Mutex::new(None));
+    let told = failure.clone();
+    on_both(move |both| {
+        let full = std::env::var_os("LB_FULL").is_some();
+        let cases = number("LB_CASES").unwrap_or(if full { FULL_CASES } else { CASES });
+        let seed = number("LB_SEED").unwrap_or(2026);
+        let config = Config {
+            cases,
+            rng_seed: RngSeed::Fixed(seed.into()),
+            failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+            ..Config::default()
+        };
+        let interfaces = Interfaces { uplink: both.uplink, inside: both.inside };
+        let image = interfaces.image(World::default());
+        let kernel = Kernel::load(&image, MAX_FLOWS);
+        let tables = Tables::default();
+        let differential = RefCell::new(Differential { kernel, interfaces, image, tables, met: Met::default() });
+        let started = Instant::now();
+        let outcome = TestRunner::new(config).run(&generator::cases(), |case| {
+            // The two read their clocks one after the other: a case that a tick ends in says nothing.
+            loop {
+                let began = tick();
+                let outcome = differential.borrow_mut().run(&case);
+                if tick() == began {
+                    return outcome.map_err(TestCaseError::fail);
+                }
             }
-            // Now and then a backend answers.
-            if sent.len() >= 3 {
-                let (verdict, bytes) = sent.swap_remove(0);
-                let (source, backend, _) = frames::checked(&bytes);
-                let answer = if bytes[23] == lb_common::UDP || bytes[20] == lb_common::UDP {
-                    frames::udp(backend, source, b"answer")
-                } else {
-                    frames::tcp(backend, source, Flags::SynAck, b"")
-                };
-                both.run(Hook::Ingress, verdict.ifindex, &answer);
-            }
+        });
+        if let Err(error) = outcome {
+            let phase = tick() % 4;
+            let text = format!("{error}\nkept in {REGRESSIONS}; LB_SEED={seed}; now in tick {phase} of four");
+            *told.lock().expect("one thread at a time") = Some(text);
+            return;
         }
-        both.compare_flows();
-        println!("seed {seed}: {} reasons met", both.tables.reasons.borrow().len());
+        let (met, took) = (&differential.borrow().met, started.elapsed().as_secs_f64());
+        println!("{cases} cases, seed {seed}: {} packets in {took:.1} s, reasons {:?}", met.packets, met.reasons);
+        met.check();
     });
+    let failure = failure.lock().expect("one thread at a time").take();
+    assert!(failure.is_none(), "{}", failure.unwrap_or_default());
 }

@@ -196,14 +196,20 @@ impl Recipe {
                 *byte ^= change;
             }
         }
-        // What is shorter than an Ethernet header and a little never reaches a program.
-        frame.truncate(frame.len().saturating_sub(self.cut).max(MIN_FRAME));
+        let ethertype = frame.get(12..14).map(<[u8]>::to_vec);
+        frame.truncate(frame.len().saturating_sub(self.cut).max(shortest(&ethertype.unwrap_or_default())));
         frame
     }
 }
 
-/// The kernel runs no program on shorter frames.
-pub const MIN_FRAME: usize = 15;
+/// `BPF_PROG_TEST_RUN` takes no shorter frames of this ethertype (`bpf_prog_test_run_skb`).
+pub fn shortest(ethertype: &[u8]) -> usize {
+    match ethertype {
+        [0x08, 0x00] => 14 + 20,
+        [0x86, 0xdd] => 14 + 40,
+        _ => 15,
+    }
+}
 
 impl Shape {
     /// The frame of this shape from one address and port to another.

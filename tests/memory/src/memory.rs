@@ -106,6 +106,26 @@ impl<A: Ord + Copy> FlowMap<A> {
     }
 }
 
+/// Working memory before the first packet. In `tick`, XDP has already left a new flow to the kernel.
+pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
+    let key = FlowKey::new(0, zero, [0; 2], zero, [0; 2]);
+    let flow = Flow {
+        src: zero,
+        dst: zero,
+        src_port: [0; 2],
+        dst_port: [0; 2],
+        address_delta: 0,
+        port_delta: 0,
+        tick: 0,
+        flags: 0,
+        generation: 0,
+        backend: 0,
+        service: 0,
+        hop: lb_common::NextHop::default(),
+    };
+    Scratch { flow, mirror: flow, mirror_key: key, revalidated: tick, zero: [0; 4] }
+}
+
 /// The flow tables of one family.
 #[derive(Debug)]
 pub struct Flows<A> {
@@ -116,23 +136,7 @@ pub struct Flows<A> {
 
 impl<A: Ord + Copy> Flows<A> {
     fn new(zero: A) -> Self {
-        let key = FlowKey::new(0, zero, [0; 2], zero, [0; 2]);
-        let flow = Flow {
-            src: zero,
-            dst: zero,
-            src_port: [0; 2],
-            dst_port: [0; 2],
-            address_delta: 0,
-            port_delta: 0,
-            tick: 0,
-            flags: 0,
-            generation: 0,
-            backend: 0,
-            service: 0,
-            hop: lb_common::NextHop::default(),
-        };
-        let scratch =
-            Box::new(UnsafeCell::new(Scratch { flow, mirror: flow, mirror_key: key, revalidated: 0, zero: [0; 4] }));
+        let scratch = Box::new(UnsafeCell::new(scratch(zero, 0)));
         Self { confirmed: FlowMap::new(), new: FlowMap::new(), scratch }
     }
 

@@ -207,11 +207,12 @@ struct Candidate {
     lent_address: bool,
     /// The connection begins with this packet.
     opens: bool,
+    /// It may have begun earlier, under other settings.
+    may_be_known: bool,
 }
 
 impl Promise {
     const UNTOUCHED: Self = Self { untouched: true, dropped: false, refused: true, translated: Vec::new() };
-    const DROPPED: Self = Self { untouched: false, dropped: true, refused: true, translated: Vec::new() };
 }
 
 /// What a packet is to the book.
@@ -230,8 +231,9 @@ pub enum Told {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     connections: Vec<Connection>,
-    /// Client and service of packets that were dropped after they had opened a connection, as far as anyone can tell.
-    shadows: BTreeSet<(u8, SocketAddr, SocketAddr)>,
+    /// Client and service of packets that were dropped after they had opened a connection, as far as anyone can tell, and the
+    /// backends of the time.
+    shadows: BTreeMap<(u8, SocketAddr, SocketAddr), Vec<Member>>,
 }
 
 impl Ledger {
@@ -283,9 +285,10 @@ impl Ledger {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
                 // It may have left its mark on a connection before it was dropped.
-                self.shadows.insert((packet.protocol, tuple.0, tuple.1));
                 self.doubt(packet.protocol, tuple.0, tuple.1);
                 if !promise.refused {
+                    let members = node.services.get(&(tuple.1, packet.protocol)).cloned().unwrap_or_default();
+                    self.shadows.entry((packet.protocol, tuple.0, tuple.1)).or_default().extend(members);
                     self.doubt_those_that_yield(packet.protocol);
                 }
                 Ok(Told::Dropped)
@@ -373,28 +376,39 @@ impl Ledger {
         let device = node.interfaces.get(&interface).copied().unwrap_or_default();
         let is_anothers = device.own_mac.is_some_and(|mac| frame[..6] != mac);
         // One dropped on its way out may have been known by then, and what is known is not asked for its MAC.
-        let may_be_known = self.shadows.contains(&(packet.protocol, from, to));
+        let shadow = self.shadows.get(&(packet.protocol, from, to));
+        let may_be_known = shadow.is_some();
         if hook == Hook::Egress || !is_ours || (is_anothers && !may_be_known) {
             return Promise::UNTOUCHED;
         }
-        let Some(members) = members.filter(|members| !members.is_empty() && !node.is_martian(from.ip())) else {
-            return Promise::DROPPED;
-        };
-        let mut promise = Promise { untouched: is_anothers, dropped: false, refused: false, translated: Vec::new() };
-        for member in members {
+        let members = members.filter(|_| !node.is_martian(from.ip())).map(Vec::as_slice).unwrap_or_default();
+        let dropped = members.is_empty();
+        let mut promise = Promise { untouched: is_anothers, dropped, refused: dropped, translated: Vec::new() };
+        for member in members.iter().chain(shadow.into_iter().flatten()) {
             let is_hairpin = member.address.ip() == from.ip();
             let lends = is_hairpin || (!member.is_local && !device.has_local_clients);
             let connection = Connection::new(packet.protocol, (from, to), member.address, now);
-            let is_shadowed = |(protocol, client, service): &(u8, SocketAddr, SocketAddr)| {
+            let is_shadowed = |(protocol, client, service): &(u8, SocketAddr, SocketAddr)| -> bool {
                 *protocol == packet.protocol && *client == from && *service != to
             };
             let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now))
-                || self.shadows.iter().any(is_shadowed);
+                || self.shadows.keys().any(is_shadowed);
             let (first, last) = node.lent_ports;
             // Where few ports are lent, they may all be taken.
             promise.dropped |= (lends || is_taken) && last.saturating_sub(first) < 64;
-            let any_port = lends || is_taken;
-            promise.translated.push(Candidate { connection, is_reply: false, any_port, lent_address: lends, opens: true });
+            let usual = Candidate {
+                connection,
+                is_reply: false,
+                any_port: lends || is_taken || may_be_known,
+                lent_address: lends,
+                opens: true,
+                may_be_known,
+            };
+            promise.translated.push(usual);
+            if may_be_known {
+                // It may have been opened by another interface, where the other was right.
+                promise.translated.push(Candidate { lent_address: !lends, ..usual });
+            }
         }
         promise
     }
@@ -424,7 +438,7 @@ impl Ledger {
         let mut candidates = promise.translated.clone();
         let shadow = (packet.protocol, destination, source);
         let is_certain = candidates.iter().any(|candidate| candidate.is_reply && !candidate.connection.doubtful);
-        if !is_certain && self.shadows.contains(&shadow) {
+        if !is_certain && self.shadows.contains_key(&shadow) {
             // A reply of a connection whose only request so far was dropped on its way out.
             let (backend, client) = packet.tuple().map_err(unread)?.ok_or_else(|| Fault("no ports".to_owned()))?;
             let mut connection = Connection::new(packet.protocol, (destination, source), backend, now);
@@ -492,11 +506,11 @@ impl Ledger {
 
 impl Candidate {
     fn request(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false, opens: false }
+        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false, opens: false, may_be_known: false }
     }
 
     fn reply(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false, opens: false }
+        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false, opens: false, may_be_known: false }
     }
 
     fn destination(&self) -> SocketAddr {
@@ -514,7 +528,7 @@ impl Candidate {
         let own = self.connection.source;
         let address = if self.lent_address { node.lent.contains(&source.ip()) } else { source.ip() == own.ip() };
         let kept = source.port() == own.port() && !self.lent_address;
-        address && (kept || (self.any_port && node.is_lent_port(source.port())))
+        address && (kept || (self.any_port && (self.may_be_known || node.is_lent_port(source.port()))))
     }
 
     /// Whether its packet goes to a socket of the node itself, or comes from one.
