@@ -394,7 +394,12 @@ fn world() -> impl Strategy<Value = World> {
             no_lent,
         },
     );
-    prop_oneof![4 => Just(World::default()), 1 => odd]
+    let withdrawn = select(vec![true, false]).prop_map(|first| World {
+        without_first: first,
+        without_second: !first,
+        ..World::default()
+    });
+    prop_oneof![6 => Just(World::default()), 1 => odd, 1 => withdrawn]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -405,7 +410,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => select(vec![1, 2, 9, 30, 60, 120, 180, 250, 3000]).prop_map(Step::Age),
         1 => any::<Index>().prop_map(Step::Lose),
         1 => (any::<Index>(), 2..128u16).prop_map(|(of, flags)| Step::Spoil(of, flags)),
-        1 => world().prop_map(Step::World),
+        2 => world().prop_map(Step::World),
     ]
 }
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::env;
 
 /// How many cases are run unless told otherwise: enough that each listed mutation of the core is noticed.
-const CASES: u32 = 3_000;
+const CASES: u32 = 20_000;
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/oracle.txt");
 
 fn number(variable: &str) -> Option<u64> {

@@ -183,6 +183,9 @@ impl Connection {
 /// Units of time by which the book's "last seen" may differ from the datapath's, each way.
 const SLACK: u32 = 3;
 
+/// Where fewer ports are lent, they may all be taken.
+const FEW_PORTS: u16 = 64;
+
 /// What is promised of one packet.
 #[derive(Clone, Debug)]
 struct Promise {
@@ -231,8 +234,8 @@ pub enum Told {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     connections: Vec<Connection>,
-    /// Client and service of packets that were dropped after they had opened a connection, as far as anyone can tell, and the
-    /// backends of the time.
+    /// Client and service of connections that the book does not hold and the datapath may know: opened by a packet that was then
+    /// dropped, or over when another took its source. With the backends of the time.
     shadows: BTreeMap<(u8, SocketAddr, SocketAddr), Vec<Member>>,
 }
 
@@ -394,8 +397,7 @@ impl Ledger {
             let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now))
                 || self.shadows.keys().any(is_shadowed);
             let (first, last) = node.lent_ports;
-            // Where few ports are lent, they may all be taken.
-            promise.dropped |= (lends || is_taken) && last.saturating_sub(first) < 64;
+            promise.dropped |= (lends || is_taken) && last.saturating_sub(first) < FEW_PORTS;
             let usual = Candidate {
                 connection,
                 is_reply: false,
@@ -465,13 +467,17 @@ impl Ledger {
         let mut connection = candidate.connection;
         if !is_reply {
             connection.source = source;
-            if let Some(holder) = self.holders(&connection).find(|holder| {
-                holder.must_live(now) && holder.confirmed && !holder.is_ending()
-            }) {
+            // What nobody has confirmed yields only where everything else is taken.
+            let has_room = node.lent_ports.1.saturating_sub(node.lent_ports.0) >= FEW_PORTS;
+            let stays =
+                |other: &&Connection| other.must_live(now) && !other.is_ending() && (other.confirmed || has_room);
+            // Strays of a connection that was over when another took its source still go where they went.
+            if let Some(holder) = self.holders(&connection).find(stays).filter(|_| !candidate.may_be_known) {
                 return Err(Fault(format!("{destination} sees {source} for {holder:?} too")));
             }
         }
         // Whether the end of a connection that began unseen is noted is left open.
+        connection.doubtful |= candidate.may_be_known;
         connection.doubtful |= candidate.opens && packet.tcp_flags() & (FIN | RST) != 0;
         self.note(connection, is_reply, packet.tcp_flags(), now);
         Ok(if is_reply { Told::Replied } else { Told::Requested(source, destination) })
@@ -489,11 +495,16 @@ impl Ledger {
             *(if is_reply { &mut connection.fin_backend } else { &mut connection.fin_client }) = true;
         }
         connection.reset |= flags & RST != 0;
+        let shadows = &mut self.shadows;
         self.connections.retain_mut(|other| {
             if other.protocol != connection.protocol {
                 return true;
             }
             if (other.backend, other.source) == (connection.backend, connection.source) {
+                if (other.client, other.service) != (connection.client, connection.service) {
+                    let old = Member { address: other.backend, is_local: true };
+                    shadows.entry((other.protocol, other.client, other.service)).or_default().push(old);
+                }
                 return false;
             }
             // Chosen anew: the old reply's entry goes with it, unless the two no longer knew each other.
@@ -526,7 +537,7 @@ impl Candidate {
             return source == self.connection.service;
         }
         let own = self.connection.source;
-        let address = if self.lent_address { node.lent.contains(&source.ip()) } else { source.ip() == own.ip() };
+        let address = if self.lent_address { self.may_be_known || node.lent.contains(&source.ip()) } else { source.ip() == own.ip() };
         let kept = source.port() == own.port() && !self.lent_address;
         address && (kept || (self.any_port && (self.may_be_known || node.is_lent_port(source.port()))))
     }
