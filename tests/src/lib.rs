@@ -1,5 +1,6 @@
 //! What crosses crates: packet fixtures, in-memory tables for the core, namespaces, real clients and servers.
 
+pub mod capture;
 pub mod fixture;
 pub mod kernel;
 pub mod ping;

@@ -71,7 +71,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
         Command::Mutate(args) => mutate::run(&args),
-        Command::Fuzz(args) => fuzz::run(route, &args),
+        Command::Fuzz(args) => {
+            setup::run(route)?;
+            fuzz::run(&args)
+        },
         Command::Lint => lint::run(route),
     }
 }

@@ -104,7 +104,7 @@ const MUTATIONS: [Mutation; 10] = [
 const CRATES: [&str; 4] = ["lb-common", "lb-ebpf", "tests/memory", "tests/oracle"];
 
 /// Flags of `cargo xtask mutate`.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Only the mutations whose name contains one of these.
     #[arg(value_name = "NAME")]

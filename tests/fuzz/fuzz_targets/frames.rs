@@ -1,4 +1,4 @@
+//! Frames to every hook, judged by the oracle.
 #![no_main]
-//! x
-use libfuzzer_sys::fuzz_target;
-fuzz_target!(|data: &[u8]| { let _ = data; });
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| lb_fuzz::frame(data));

@@ -219,6 +219,11 @@ impl Trial {
         (passages, result)
     }
 
+    /// Runs any frame through one hook and has it judged.
+    pub fn frame(&mut self, hook: Hook, ifindex: u32, bytes: Vec<u8>) -> Result<Told, Fault> {
+        self.pass(hook, ifindex, bytes, &mut Vec::new())
+    }
+
     fn reply(&mut self, of: &Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
         let Some(request) = self.requests.get(chosen(of, self.requests.len())).cloned() else {
             return Ok(());
