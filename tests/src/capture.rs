@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn the_oracle_accepts_the_kernels_answers() {
         let frames = mixed();
-        let kernels: Vec<_> = frames.iter().filter(|captured| captured.is_kernels).map(|captured| &captured.frame).collect();
+        let kernels: Vec<_> =
+            frames.iter().filter(|captured| captured.is_kernels).map(|captured| &captured.frame).collect();
         let (mut resets, mut echoes, mut errors) = (0, 0, 0);
         for (index, answer) in kernels.iter().enumerate() {
             for cause in &kernels[..index] {

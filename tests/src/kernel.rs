@@ -6,11 +6,10 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
-    Traffic,
+    Backend, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot, Traffic,
 };
-use lb_memory::{Image, memory};
 use lb_ebpf::Hook;
+use lb_memory::{Image, memory};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -66,9 +65,13 @@ impl Kernel {
         let mut changed = Image { settings: new.settings, ..Image::default() };
         let differs = |same: bool| !same;
         changed.owned.extend(new.owned.iter().filter(|(key, value)| differs(old.owned.get(key) == Some(value))));
-        changed.services.extend(new.services.iter().filter(|(key, value)| differs(old.services.get(key) == Some(value))));
+        changed
+            .services
+            .extend(new.services.iter().filter(|(key, value)| differs(old.services.get(key) == Some(value))));
         changed.slots.extend(new.slots.iter().filter(|(key, value)| differs(old.slots.get(key) == Some(value))));
-        changed.backends.extend(new.backends.iter().filter(|(key, value)| differs(old.backends.get(key) == Some(value))));
+        changed
+            .backends
+            .extend(new.backends.iter().filter(|(key, value)| differs(old.backends.get(key) == Some(value))));
         changed.devices.extend(new.devices.iter().filter(|(key, value)| differs(old.devices.get(key) == Some(value))));
         self.write(&changed);
     }
@@ -137,9 +140,8 @@ impl Kernel {
         };
         // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH; both vectors have room for `count` entries of the map's sizes, which are
         // multiples of eight bytes, for each CPU.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
         assert!(result == 0 && batch.count as usize == count, "{name}: {}", std::io::Error::last_os_error());
         values
             .chunks(self.cpus)

@@ -287,7 +287,9 @@ fn mixed_traffic_leaves_byte_for_byte_as_it_came() {
         assert_eq!(both.tables.reasons.borrow().len(), 2);
         assert!(both.tables.services.borrow().is_empty() && both.tables.backends.borrow().is_empty());
         both.compare_flows();
-        assert!(both.kernel.flows::<[u8; 4]>(maps::NEW4).is_empty() && both.kernel.flows::<[u8; 16]>(maps::NEW6).is_empty());
+        assert!(
+            both.kernel.flows::<[u8; 4]>(maps::NEW4).is_empty() && both.kernel.flows::<[u8; 16]>(maps::NEW6).is_empty()
+        );
     });
 }
 
@@ -391,9 +393,8 @@ impl Differential {
     fn compare(&mut self, passage: &Passage, counted: &mut BTreeMap<Reason, ReasonCount>) -> Result<(), String> {
         let Passage { hook, ifindex, before, verdict, after } = passage;
         let (code, out) = self.kernel.run(*hook, *ifindex, before);
-        let context = || {
-            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {before:02x?}\nhost {after:02x?}\nbpf  {out:02x?}")
-        };
+        let context =
+            || format!("{hook:?} by {ifindex}: {verdict:?}\nin   {before:02x?}\nhost {after:02x?}\nbpf  {out:02x?}");
         equal("the return code", &code, &expected_code(*hook, *ifindex, *verdict)).map_err(|e| e + &context())?;
         equal("the bytes", &out, after).map_err(|error| error + &context())?;
         if counts(*hook, *verdict) {

@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: libFuzzer looks for input that upsets what reads it.
 //!
 //! Guided by coverage, on the stable compiler: the passes that libFuzzer needs are LLVM's own and are asked for by flag. No
-//! sanitizer is linked, since the code under test is safe Rust: a read outside of a slice panics by itself. Optimized, with
-//! overflow checks and debug assertions.
+//! sanitizer is linked, since the code under test is safe Rust: a read outside of a slice panics by itself. Overflow
+//! checks and debug assertions are on.
 
 use anyhow::{Context, ensure};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::{build, workspace};
 /// What the compiler must add so that libFuzzer sees where an input leads.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
 
 /// Longer inputs teach nothing more, neither frames nor manifests.
 const MAX_LENGTH: u32 = 4096;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .env("RUSTFLAGS", COVERAGE)
         .env("CARGO_TARGET_DIR", workspace::root().join("target/fuzz"))
         // With a target named, build scripts and macros are built without these flags.
-        .args(["build", "--release", "--package=lb-fuzz", "--features=libfuzzer", "--target"])
+        .args(["build", "--profile=fuzz", "--package=lb-fuzz", "--features=libfuzzer", "--target"])
         .arg(host()?);
     let mut targets: Vec<_> = build::artifacts(&mut cargo)?
         .into_iter()
@@ -89,7 +89,10 @@ fn run_target(name: &str, path: &Path, args: &Args) -> anyhow::Result<()> {
     }
     step(format_args!("fuzzing {name}: {}", shown(&command)));
     process::run(&mut command).with_context(|| {
-        format!("fuzzing {name}: the input is in {0}; again: `cargo xtask fuzz {name} --input {0}/FILE`", crashes.display())
+        format!(
+            "fuzzing {name}: the input is in {0}; again: `cargo xtask fuzz {name} --input {0}/FILE`",
+            crashes.display()
+        )
     })
 }
 

@@ -74,7 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Fuzz(args) => {
             setup::run(route)?;
             fuzz::run(&args)
-        },
+        }
         Command::Lint => lint::run(route),
     }
 }

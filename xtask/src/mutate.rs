@@ -132,11 +132,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     ensure!(unnoticed.is_empty(), "the oracle did not notice {}", unnoticed.join(", "));
-    step(format_args!(
-        "mutations: the oracle noticed all {} in {:.0} s",
-        chosen.len(),
-        start.elapsed().as_secs_f64()
-    ));
+    step(format_args!("mutations: the oracle noticed all {} in {:.0} s", chosen.len(), start.elapsed().as_secs_f64()));
     Ok(())
 }
 

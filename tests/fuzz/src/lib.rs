@@ -101,7 +101,10 @@ pub fn state(data: &[u8]) {
         fs::write(&path, data).expect("a file");
         let options = Options {
             state_file: Some(path.clone()),
-            service_cidrs: vec!["10.96.0.0/24".parse().expect("a network"), "fd00:96::/112".parse().expect("a network")],
+            service_cidrs: vec![
+                "10.96.0.0/24".parse().expect("a network"),
+                "fd00:96::/112".parse().expect("a network"),
+            ],
             node_port_range: 30000..=30100,
         };
         if let Err(error) = Store::open(options) {

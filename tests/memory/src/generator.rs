@@ -416,6 +416,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Cases of up to a dozen steps.
 pub fn cases() -> impl Strategy<Value = Case> {
-    (world(), any::<bool>(), prop::collection::vec(step(), 1..12))
-        .prop_map(|(world, revalidated, steps)| Case { world, revalidated, steps })
+    (world(), any::<bool>(), prop::collection::vec(step(), 1..12)).prop_map(|(world, revalidated, steps)| Case {
+        world,
+        revalidated,
+        steps,
+    })
 }

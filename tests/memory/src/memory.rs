@@ -1,9 +1,9 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
+use crate::Image;
 use lb_common::{
     Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
-use crate::Image;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};

@@ -113,7 +113,9 @@ pub fn plain(image: &Image, around: &Surroundings) -> ledger::Node {
             })
             .collect();
         let is_of_family = |address: &IpAddr| address.is_ipv4() == (key.family == 4);
-        for (address, _) in image.owned.iter().filter(|(address, owned)| owned.id == key.address && is_of_family(address)) {
+        for (address, _) in
+            image.owned.iter().filter(|(address, owned)| owned.id == key.address && is_of_family(address))
+        {
             node.services.insert((SocketAddr::new(*address, key.port()), key.protocol), members.clone());
         }
     }
@@ -353,7 +355,9 @@ fn doubt<A: Copy + Into<IpAddr>>(ledger: &mut Ledger, key: &FlowKey<A>, rewritte
 /// Whether the reason says what the oracle saw.
 fn reason_fits(told: &Told, reason: Reason) -> Result<(), Fault> {
     let fits = match told {
-        Told::Untouched => !reason.is_drop() && !matches!(reason, Reason::Forwarded | Reason::Delivered | Reason::Replied),
+        Told::Untouched => {
+            !reason.is_drop() && !matches!(reason, Reason::Forwarded | Reason::Delivered | Reason::Replied)
+        }
         Told::Dropped => reason.is_drop(),
         Told::Requested(..) => matches!(
             reason,
@@ -386,8 +390,19 @@ impl Met {
     /// Asserts that the run was worth something.
     pub fn check(&self) {
         const EXPECTED: [&str; 13] = [
-            "not-ours", "forwarded", "replied", "delivered", "malformed", "vlan-tag", "fragment", "no-service-port",
-            "no-backend", "no-route", "mtu-exceeded", "ttl-exceeded", "martian-source",
+            "not-ours",
+            "forwarded",
+            "replied",
+            "delivered",
+            "malformed",
+            "vlan-tag",
+            "fragment",
+            "no-service-port",
+            "no-backend",
+            "no-route",
+            "mtu-exceeded",
+            "ttl-exceeded",
+            "martian-source",
         ];
         let missing: Vec<_> = EXPECTED.iter().filter(|name| !self.reasons.contains(*name)).collect();
         assert!(missing.is_empty(), "no packet met {missing:?}, only {:?}", self.reasons);

@@ -52,8 +52,11 @@ pub fn reset(offending: &[u8], answer: &[u8]) -> Result<(), Fault> {
     let word = |bytes: &[u8], at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let data = segment.len() - usize::from(segment[12] >> 4) * 4;
     let length = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-    let promised =
-        if flags & ACK != 0 { (word(segment, 8), 0, RST) } else { (0, word(segment, 4).wrapping_add(length), RST | ACK) };
+    let promised = if flags & ACK != 0 {
+        (word(segment, 8), 0, RST)
+    } else {
+        (0, word(segment, 4).wrapping_add(length), RST | ACK)
+    };
     let found = (word(reset, 4), word(reset, 8), to.tcp_flags());
     demand(found == promised, || format!("sequence, acknowledgement, flags are {found:?} instead of {promised:?}"))?;
     demand(reset[18..20] == [0; 2], || "the RST has an urgent pointer".to_owned())
@@ -112,7 +115,8 @@ mod tests {
 
     /// An IPv4 frame with right checksums; `at` is where the transport's checksum stands in it.
     fn v4(from: [u8; 4], to: [u8; 4], protocol: u8, at: usize, payload: &[u8]) -> Vec<u8> {
-        let macs = if from == CLIENT { [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] } else { [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2] };
+        let macs =
+            if from == CLIENT { [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] } else { [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2] };
         let mut frame = macs.to_vec();
         frame.extend([8, 0, 0x45, 0, 0, 20 + payload.len() as u8, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
         frame.extend(from);

@@ -337,9 +337,10 @@ impl Ledger {
                     continue;
                 }
                 let moves = opens || packet.protocol == UDP;
-                let is_member = node.services.get(&(to, packet.protocol)).is_some_and(|members| {
-                    members.iter().any(|member| member.address == connection.backend)
-                });
+                let is_member = node
+                    .services
+                    .get(&(to, packet.protocol))
+                    .is_some_and(|members| members.iter().any(|member| member.address == connection.backend));
                 if (opens && connection.is_ending() && !connection.doubtful) || (moves && !is_member) {
                     continue;
                 }
@@ -517,11 +518,25 @@ impl Ledger {
 
 impl Candidate {
     fn request(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false, opens: false, may_be_known: false }
+        Self {
+            connection: *connection,
+            is_reply: false,
+            any_port: connection.doubtful,
+            lent_address: false,
+            opens: false,
+            may_be_known: false,
+        }
     }
 
     fn reply(connection: &Connection) -> Self {
-        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false, opens: false, may_be_known: false }
+        Self {
+            connection: *connection,
+            is_reply: true,
+            any_port: false,
+            lent_address: false,
+            opens: false,
+            may_be_known: false,
+        }
     }
 
     fn destination(&self) -> SocketAddr {
@@ -537,7 +552,11 @@ impl Candidate {
             return source == self.connection.service;
         }
         let own = self.connection.source;
-        let address = if self.lent_address { self.may_be_known || node.lent.contains(&source.ip()) } else { source.ip() == own.ip() };
+        let address = if self.lent_address {
+            self.may_be_known || node.lent.contains(&source.ip())
+        } else {
+            source.ip() == own.ip()
+        };
         let kept = source.port() == own.port() && !self.lent_address;
         address && (kept || (self.any_port && (self.may_be_known || node.is_lent_port(source.port()))))
     }
