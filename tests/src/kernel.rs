@@ -63,16 +63,14 @@ impl Kernel {
         let kept = |address: &IpAddr| new.owned.contains_key(address);
         assert!(old.owned.keys().all(kept) && old.services.keys().all(|key| new.services.contains_key(key)));
         let mut changed = Image { settings: new.settings, ..Image::default() };
-        let differs = |same: bool| !same;
-        changed.owned.extend(new.owned.iter().filter(|(key, value)| differs(old.owned.get(key) == Some(value))));
-        changed
-            .services
-            .extend(new.services.iter().filter(|(key, value)| differs(old.services.get(key) == Some(value))));
-        changed.slots.extend(new.slots.iter().filter(|(key, value)| differs(old.slots.get(key) == Some(value))));
-        changed
-            .backends
-            .extend(new.backends.iter().filter(|(key, value)| differs(old.backends.get(key) == Some(value))));
-        changed.devices.extend(new.devices.iter().filter(|(key, value)| differs(old.devices.get(key) == Some(value))));
+        let owned = new.owned.iter().filter(|(key, value)| old.owned.get(*key) != Some(*value));
+        changed.owned.extend(owned);
+        let services = new.services.iter().filter(|(key, value)| old.services.get(*key) != Some(*value));
+        changed.services.extend(services);
+        changed.slots.extend(new.slots.iter().filter(|(key, value)| old.slots.get(*key) != Some(*value)));
+        let backends = new.backends.iter().filter(|(key, value)| old.backends.get(*key) != Some(*value));
+        changed.backends.extend(backends);
+        changed.devices.extend(new.devices.iter().filter(|(key, value)| old.devices.get(*key) != Some(*value)));
         self.write(&changed);
     }
 

@@ -119,7 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .collect();
     ensure!(!chosen.is_empty(), "no mutation's name contains any of `{}`", args.names.join("`, `"));
     let start = Instant::now();
-    let copy = Copy::new()?;
+    let copy = Workspace::new()?;
     step("mutations: the core as it is");
     if let Some(objection) = copy.objection()? {
         bail!("the oracle objects to the core as it is: {objection}");
@@ -137,11 +137,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// A workspace of the copied crates.
-struct Copy {
+struct Workspace {
     root: PathBuf,
 }
 
-impl Copy {
+impl Workspace {
     fn new() -> anyhow::Result<Self> {
         let root = workspace::root().join("target/mutations/workspace");
         if root.exists() {

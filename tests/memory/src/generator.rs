@@ -20,6 +20,7 @@ pub struct Case {
 
 /// Deviations from [`small::image`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct World {
     /// No service sends anything to [`LOCAL_1`] any more.
     pub without_first: bool,

@@ -62,7 +62,7 @@ impl World {
             if is_gone(*id) {
                 backend.flags &= !Backend::ALIVE;
             }
-            if self.replaced && matches!(*id, LOCAL_2) || self.replaced && *id == LOCAL_2 + V6 {
+            if self.replaced && (*id == LOCAL_2 || *id == LOCAL_2 + V6) {
                 let family = if *id == LOCAL_2 { Family::V4 } else { Family::V6 };
                 backend.address = octets(family.backend(REPLACEMENT));
                 backend.generation = 2;

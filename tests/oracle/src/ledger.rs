@@ -109,6 +109,7 @@ impl Node {
 
 /// A connection whose translation was seen.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Connection {
     protocol: u8,
     client: SocketAddr,
@@ -161,7 +162,7 @@ impl Connection {
             _ => 30,
         };
         // A unit is 2^30 ns.
-        (seconds * 1_000_000_000_u64 >> 30) as u32 + 1
+        ((seconds * 1_000_000_000_u64) >> 30) as u32 + 1
     }
 
     /// Whether it must still be known, to within what two clocks may differ.
@@ -201,6 +202,7 @@ struct Promise {
 
 /// One translation that would be right.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Candidate {
     connection: Connection,
     is_reply: bool,
