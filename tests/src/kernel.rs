@@ -113,7 +113,7 @@ impl Kernel {
     fn sums<V: aya::Pod + Default>(&mut self, name: &str, count: usize, add: impl Fn(&mut V, &V)) -> Vec<V> {
         /// Attributes of the commands on many elements (`union bpf_attr`).
         #[repr(C)]
-        struct Batch {
+        struct Attributes {
             in_batch: u64,
             out_batch: u64,
             keys: u64,
@@ -126,7 +126,7 @@ impl Kernel {
         let Some(Map::PerCpuArray(map)) = self.ebpf.map(name) else { panic!("{name} is a per-CPU array") };
         let (mut keys, mut next) = (vec![0u32; count], 0u32);
         let mut values = vec![V::default(); count * self.cpus];
-        let mut batch = Batch {
+        let mut batch = Attributes {
             in_batch: 0,
             out_batch: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
@@ -138,14 +138,17 @@ impl Kernel {
         };
         // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH; both vectors have room for `count` entries of the map's sizes, which are
         // multiples of eight bytes, for each CPU.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Attributes>())
+        };
         assert!(result == 0 && batch.count as usize == count, "{name}: {}", std::io::Error::last_os_error());
         values
             .chunks(self.cpus)
             .map(|copies| {
                 let mut sum = V::default();
-                copies.iter().for_each(|copy| add(&mut sum, copy));
+                for copy in copies {
+                    add(&mut sum, copy);
+                }
                 sum
             })
             .collect()

@@ -23,7 +23,7 @@ const MAX_LENGTH: u32 = 4096;
 /// Flags of `cargo xtask fuzz`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The target: a file of tests/fuzz/fuzz_targets; all of them, one after the other, if none is named.
+    /// The target: a file of `tests/fuzz/fuzz_targets`; all of them, one after the other, if none is named.
     target: Option<String>,
     /// How long each is run.
     #[arg(long, default_value_t = 60)]
@@ -83,6 +83,8 @@ fn run_target(name: &str, path: &Path, args: &Args) -> anyhow::Result<()> {
         command.arg(std::path::absolute(input)?);
     } else {
         command.arg(format!("-max_total_time={}", args.seconds)).arg(format!("-max_len={MAX_LENGTH}"));
+        // From the start: the seeds are as long as packets are.
+        command.arg("-len_control=0");
         command.args(["-print_final_stats=1", "-verbosity=0", "-timeout=10", "-rss_limit_mb=2048"]);
         // What is found goes to the first folder; the others are only read.
         command.arg(&found).args(seeds);

@@ -199,10 +199,10 @@ impl Workspace {
         if output.status.success() {
             return Ok(None);
         }
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        let objection = text.lines().find_map(|line| line.strip_prefix("Test failed: "));
-        let objection = objection.with_context(|| format!("it fails, and not by the oracle:\n{text}"))?;
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        let objection = printed.lines().find_map(|line| line.strip_prefix("Test failed: "));
+        let objection = objection.with_context(|| format!("it fails, and not by the oracle:\n{printed}"))?;
         Ok(Some(objection.chars().take(120).collect()))
     }
 }

@@ -196,8 +196,8 @@ impl Trial {
         let mut passages = Vec::new();
         let result = match step {
             Step::Packet(recipe) => self.send(recipe, &mut passages),
-            Step::Reply { of, shape } => self.reply(of, shape, &mut passages),
-            Step::Again { of, shape } => self.again(of, shape, &mut passages),
+            Step::Reply { of, shape } => self.reply(*of, shape, &mut passages),
+            Step::Again { of, shape } => self.again(*of, shape, &mut passages),
             Step::Age(ticks) => {
                 self.tables.flows4.change(|_, flow| flow.tick = flow.tick.saturating_sub(*ticks));
                 self.tables.flows6.change(|_, flow| flow.tick = flow.tick.saturating_sub(*ticks));
@@ -205,11 +205,11 @@ impl Trial {
                 Ok(())
             }
             Step::Lose(index) => {
-                self.spoil(index, None);
+                self.spoil(*index, None);
                 Ok(())
             }
             Step::Spoil(index, flags) => {
-                self.spoil(index, Some(flags & !Flow::<[u8; 4]>::REPLY));
+                self.spoil(*index, Some(flags & !Flow::<[u8; 4]>::REPLY));
                 Ok(())
             }
             Step::World(world) => {
@@ -226,7 +226,7 @@ impl Trial {
         self.pass(hook, ifindex, bytes, &mut Vec::new())
     }
 
-    fn reply(&mut self, of: &Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
+    fn reply(&mut self, of: Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
         let Some(request) = self.requests.get(chosen(of, self.requests.len())).cloned() else {
             return Ok(());
         };
@@ -235,7 +235,7 @@ impl Trial {
         self.pass(hook, ifindex, frame, passages).map(drop)
     }
 
-    fn again(&mut self, of: &Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
+    fn again(&mut self, of: Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
         let Some(request) = self.requests.get(chosen(of, self.requests.len())) else {
             return Ok(());
         };
@@ -300,7 +300,7 @@ impl Trial {
     }
 
     /// Loses one entry, or changes its flags; the oracle is told that nothing is certain of it.
-    fn spoil(&mut self, index: &Index, flags: Option<u16>) {
+    fn spoil(&mut self, index: Index, flags: Option<u16>) {
         let (ledger, tables) = (&mut self.ledger, &self.tables);
         let four = entries(&tables.flows4.contents(Table::Confirmed), &tables.flows4.contents(Table::New));
         let six = entries(&tables.flows6.contents(Table::Confirmed), &tables.flows6.contents(Table::New));
@@ -322,7 +322,7 @@ impl Trial {
 }
 
 /// The place that `index` stands for among `count`.
-fn chosen(index: &Index, count: usize) -> usize {
+fn chosen(index: Index, count: usize) -> usize {
     if count == 0 { 0 } else { index.index(count) }
 }
 

@@ -31,7 +31,9 @@ fn the_oracle_has_nothing_to_object() {
             let mut trial = Trial::new(Interfaces { uplink: UPLINK, inside: INSIDE }, &case, tick);
             for step in &case.steps {
                 let (passages, result) = trial.step(step);
-                passages.iter().for_each(|passage| met.borrow_mut().add(passage));
+                for passage in &passages {
+                    met.borrow_mut().add(passage);
+                }
                 result.map_err(|fault| TestCaseError::fail(fault.to_string()))?;
             }
         }

@@ -71,7 +71,7 @@ impl<'a> Packet<'a> {
         match frame.get(12..14) {
             Some([0x08, 0x00]) => Self::ipv4(frame, ETHERNET, false),
             Some([0x86, 0xdd]) => Self::ipv6(frame, ETHERNET, false),
-            Some([0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00]) => Err(Unread::Tagged),
+            Some([0x81 | 0x91, 0x00] | [0x88, 0xa8]) => Err(Unread::Tagged),
             _ => Err(Unread::NotIp),
         }
     }
@@ -124,13 +124,9 @@ impl<'a> Packet<'a> {
         let end = wanted.min(bytes.len());
         let (mut protocol, mut transport, mut fragment, mut extensions) = (header[6], ip + 40, None, 0);
         let mut odd = payload == 0;
-        loop {
-            let [next, length, high, low] = match protocol {
-                0 | 43 | 44 | 51 | 60 => match bytes.get(transport..transport + 4) {
-                    Some(head) => [head[0], head[1], head[2], head[3]],
-                    None => return Err(Unread::Broken),
-                },
-                _ => break,
+        while let 0 | 43 | 44 | 51 | 60 = protocol {
+            let Some(&[next, length, high, low]) = bytes.get(transport..).and_then(<[u8]>::first_chunk) else {
+                return Err(Unread::Broken);
             };
             odd |= matches!(protocol, 43 | 51);
             transport += match protocol {
