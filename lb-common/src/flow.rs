@@ -65,8 +65,28 @@ pub struct NextHop {
 impl NextHop {
     /// The interface takes frames from XDP.
     pub const XDP: u16 = 1;
-    /// The destination is an address of this node: the packet goes to the host's stack.
+    /// The backend is a socket of this node; always together with [`NextHop::STACK`].
     pub const LOCAL: u16 = 2;
+    /// Through the host's stack, both ways: requests are passed up translated, and replies are translated where they leave
+    /// the node, at egress.
+    pub const STACK: u16 = 4;
+    /// The client came in by the daemon's veth pair: it is a process of this node. Its replies go back by the pair, and
+    /// nothing is forwarded, so the TTL stays.
+    pub const HOST: u16 = 8;
+    /// Into the daemon's veth pair: the MACs are known for good, and the kernel has no say in it.
+    pub const PAIR: u16 = 16;
+    /// What is decided once, when the flow is created, and holds for both of its entries.
+    pub const FIXED: u16 = Self::LOCAL | Self::STACK | Self::HOST;
+
+    /// Whether the packet is forwarded here in place of the stack, which costs it a hop.
+    pub const fn takes_hop(&self) -> bool {
+        self.flags & (Self::STACK | Self::HOST) == 0
+    }
+
+    /// Whether the way leads through the host's stack.
+    pub const fn is_through_stack(&self) -> bool {
+        self.flags & Self::STACK != 0
+    }
 
     /// Whether a frame can be addressed without asking the kernel for the neighbour.
     pub fn has_neighbour(&self) -> bool {
@@ -180,7 +200,7 @@ impl<A: Copy> Flow<A> {
     /// Whether its tuple may be given to another flow at tick `now`: it has expired, or its connection is over and waits
     /// only for stray packets.
     pub const fn is_over(&self, protocol: u8, now: u32) -> bool {
-        matches!(self.state(protocol), State::TimeWait | State::Closed) || self.is_expired(protocol, now)
+        self.state(protocol).is_over() || self.is_expired(protocol, now)
     }
 
     /// Whether nobody has proven yet that it is more than a first packet.
@@ -189,7 +209,8 @@ impl<A: Copy> Flow<A> {
     }
 }
 
-/// The state of a flow: for TCP after RFC 9293 as far as a middlebox can tell, for UDP whether it was answered.
+/// The state of a flow: for TCP after RFC 9293 and for SCTP after RFC 9260 as far as a middlebox can tell, for UDP whether
+/// it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// TCP: a SYN was seen, or the first packet of a connection whose entry was lost.
@@ -202,8 +223,16 @@ pub enum State {
     HalfClosed,
     /// TCP: both sides have sent their FIN.
     TimeWait,
-    /// TCP: reset.
+    /// TCP: reset. SCTP: aborted, or shut down to the end.
     Closed,
+    /// SCTP: the association is being set up.
+    CookieWait,
+    /// SCTP: data flows.
+    Associated,
+    /// SCTP: one side has sent its SHUTDOWN.
+    ShutdownSent,
+    /// SCTP: the other has acknowledged it.
+    ShutdownAckSent,
     /// UDP: no answer yet.
     Unreplied,
     /// UDP: answered.
@@ -212,7 +241,8 @@ pub enum State {
 
 impl State {
     /// How long a flow in this state may be silent, in seconds. The values follow RFC 5382 (TCP: more than 2 h 4 min
-    /// established, 4 min in transition), RFC 4787 (UDP: more than 2 min) and Linux's `nf_conntrack`.
+    /// established, 4 min in transition), RFC 4787 (UDP: more than 2 min) and Linux's `nf_conntrack`; those of SCTP, whose
+    /// heartbeats keep an idle association alive, are those of its `nf_conntrack_proto_sctp.c`.
     pub const fn timeout_seconds(self) -> u32 {
         match self {
             State::SynSent | State::SynReceived => 60,
@@ -220,6 +250,8 @@ impl State {
             State::HalfClosed => 240,
             State::TimeWait => 120,
             State::Closed => 10,
+            State::CookieWait | State::ShutdownSent | State::ShutdownAckSent => 3,
+            State::Associated => 210,
             State::Unreplied => 30,
             State::Replied => 180,
         }
@@ -230,15 +262,28 @@ impl State {
         ((self.timeout_seconds() as u64 * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
     }
 
+    /// Whether the connection is over and only waits for stray packets.
+    pub const fn is_over(self) -> bool {
+        matches!(self, State::TimeWait | State::Closed | State::ShutdownAckSent)
+    }
+
+    /// Whether it has begun to end: a new one may begin in its place.
+    pub const fn is_ending(self) -> bool {
+        self.is_over() || matches!(self, State::HalfClosed | State::ShutdownSent)
+    }
+
     /// The name as `conntrack -L` users know it.
     pub const fn name(self) -> &'static str {
         match self {
             State::SynSent => "SYN_SENT",
             State::SynReceived => "SYN_RECV",
-            State::Established => "ESTABLISHED",
+            State::Established | State::Associated => "ESTABLISHED",
             State::HalfClosed => "FIN_WAIT",
             State::TimeWait => "TIME_WAIT",
             State::Closed => "CLOSE",
+            State::CookieWait => "COOKIE_WAIT",
+            State::ShutdownSent => "SHUTDOWN_SENT",
+            State::ShutdownAckSent => "SHUTDOWN_ACK_SENT",
             State::Unreplied => "UNREPLIED",
             State::Replied => "REPLIED",
         }
@@ -248,17 +293,20 @@ impl State {
 /// The state that [`Flow::flags`] of a flow of `protocol` tell.
 pub const fn state(flags: u16, protocol: u8) -> State {
     type F = Flow<[u8; 4]>;
-    if protocol != crate::TCP {
+    let is_sctp = protocol == crate::SCTP;
+    if protocol != crate::TCP && !is_sctp {
         return if flags & F::ANSWERED != 0 { State::Replied } else { State::Unreplied };
     }
     if flags & F::RST != 0 {
         State::Closed
     } else if flags & F::FINS == F::FINS {
-        State::TimeWait
+        if is_sctp { State::ShutdownAckSent } else { State::TimeWait }
     } else if flags & F::FINS != 0 {
-        State::HalfClosed
+        if is_sctp { State::ShutdownSent } else { State::HalfClosed }
     } else if flags & F::CONFIRMED != 0 {
-        State::Established
+        if is_sctp { State::Associated } else { State::Established }
+    } else if is_sctp {
+        State::CookieWait
     } else if flags & F::ANSWERED != 0 {
         State::SynReceived
     } else {
@@ -311,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_states_follow_the_flags() {
+    fn states_follow_the_flags() {
         type F = Flow<[u8; 4]>;
         for (flags, expected) in [
             (0, State::SynSent),
@@ -322,6 +370,16 @@ mod tests {
             (F::ANSWERED | F::CONFIRMED | F::FINS | F::RST, State::Closed),
         ] {
             assert_eq!(state(flags, crate::TCP), expected);
+        }
+        for (flags, expected) in [
+            (0, State::CookieWait),
+            (F::ANSWERED, State::CookieWait),
+            (F::ANSWERED | F::CONFIRMED, State::Associated),
+            (F::ANSWERED | F::CONFIRMED | F::FIN_BACKEND, State::ShutdownSent),
+            (F::ANSWERED | F::CONFIRMED | F::FINS, State::ShutdownAckSent),
+            (F::ANSWERED | F::CONFIRMED | F::FINS | F::RST, State::Closed),
+        ] {
+            assert_eq!(state(flags, crate::SCTP), expected);
         }
         assert_eq!(state(0, crate::UDP), State::Unreplied);
         assert_eq!(state(F::ANSWERED, crate::UDP), State::Replied);

@@ -12,20 +12,26 @@
 extern crate std;
 
 pub mod backend;
+pub mod budget;
 pub mod device;
 pub mod flow;
+pub mod fragment;
 pub mod maps;
 pub mod reason;
 pub mod service;
 pub mod settings;
+pub mod socket;
 pub mod stats;
 
 pub use backend::Backend;
+pub use budget::Budget;
 pub use device::Device;
 pub use flow::{Flow, FlowKey, NextHop, Scratch};
+pub use fragment::{Fragment, FragmentKey};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};
+pub use socket::{Peer, SocketKey};
 pub use stats::{ReasonCount, Traffic};
 
 /// IP protocol number of TCP.

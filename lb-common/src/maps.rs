@@ -4,7 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
+    ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 use core::mem::size_of;
 
@@ -31,6 +32,14 @@ pub const FLOWS6: &str = "FLOWS6";
 pub const NEW4: &str = "NEW4";
 /// IPv6 flows not yet confirmed.
 pub const NEW6: &str = "NEW6";
+/// What first fragments of IPv4 datagrams said. An LRU: only a datagram of a flow gets in.
+pub const FRAGMENTS4: &str = "FRAGMENTS4";
+/// What first fragments of IPv6 datagrams said.
+pub const FRAGMENTS6: &str = "FRAGMENTS6";
+/// For UDP node ports: the ClusterIP and port of the same Service port. Only for socket hooks.
+pub const NODE_PORTS: &str = "NODE_PORTS";
+/// Whom translated sockets asked for, by whom they got. An LRU: what is lost shows the backend in place of the Service.
+pub const SOCKETS: &str = "SOCKETS";
 /// Interfaces by ifindex.
 pub const DEVICES: &str = "DEVICES";
 /// The one record of [`Settings`].
@@ -41,7 +50,8 @@ pub const REASONS: &str = "REASONS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 /// Counters by backend id.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
-
+/// What each CPU has spent in this tick on answers and searches.
+pub const BUDGETS: &str = "BUDGETS";
 /// Working memory of the programs.
 pub const SCRATCH4: &str = "SCRATCH4";
 /// Working memory of the programs.
@@ -96,11 +106,16 @@ pub const MAPS: &[MapSpec] = &[
     spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(FLOWS6, MapKind::Hash, 0, true),
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(NEW4, MapKind::LruHash, 0, true),
     spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(NEW6, MapKind::LruHash, 0, true),
+    spec::<FragmentKey<[u8; 4]>, Fragment>(FRAGMENTS4, MapKind::LruHash, 0, false),
+    spec::<FragmentKey<[u8; 16]>, Fragment>(FRAGMENTS6, MapKind::LruHash, 0, false),
+    spec::<ServiceKey, Peer>(NODE_PORTS, MapKind::Hash, NO_PREALLOC, false),
+    spec::<SocketKey, Peer>(SOCKETS, MapKind::LruHash, 0, true),
     spec::<u32, Device>(DEVICES, MapKind::Hash, NO_PREALLOC, false),
     spec::<u32, Settings>(SETTINGS, MapKind::Array, 0, false),
     spec::<u32, ReasonCount>(REASONS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
 ];
@@ -112,10 +127,15 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         // Two entries for each flow, one a direction.
         b"FLOWS4" | b"FLOWS6" => max_flows * 2,
         b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
-        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => control,
+        // Datagrams whose fragments are under way at one time; the LRU wants room for its batches on every CPU.
+        b"FRAGMENTS4" | b"FRAGMENTS6" => at_least(max_flows / 8, 4096),
+        b"SOCKETS" => at_least(max_flows, 4096),
+        b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
+            control
+        }
         b"SLOTS" => control * 8,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"SCRATCH4" | b"SCRATCH6" => 1,
         b"REASONS" => 256,
         _ => 0,
     }

@@ -53,17 +53,18 @@ reasons! {
     6 ExtensionHeader "extension-header"
         "The chain of IPv6 extension headers is longer than the datapath walks, or holds one it does not know; the packet was left to the host's stack." "";
     7 Fragment "fragment"
-        "An IP fragment; it was left to the host's stack."
-        "Lower the sender's MTU, or let path MTU discovery work, so that nothing is fragmented.";
+        "A later fragment to an owned address whose first one was not seen here or belonged to no flow, or a fragment of a protocol without ports; it was left to the host's stack."
+        "Look for a network that sends fragments of one packet by different ways or out of order; with path MTU discovery nothing is fragmented.";
     8 Icmp "icmp"
-        "An ICMP or ICMPv6 message to an owned address; it was left to the host's stack." "";
+        "Within the datapath: an ICMP or ICMPv6 message, whose own reason is found next. No packet ends with it." "";
     9 Protocol "protocol"
-        "An owned address was addressed by a protocol other than TCP or UDP; the packet was left to the host's stack." "";
+        "An owned address was addressed by a protocol that no Service can have; the packet was rejected with an ICMP error."
+        "Look for who sends it: Services are TCP, UDP and SCTP.";
     10 NoServicePort "no-service-port"
-        "The address belongs to a Service, but no Service port has this number and protocol; the packet was dropped."
+        "The address belongs to a Service, but no Service port has this number and protocol; the packet was rejected with a TCP reset or an ICMP error."
         "Compare the port and the protocol with `lb-ctl get services`.";
     11 NoBackend "no-backend"
-        "The Service has no ready backend; the packet was dropped."
+        "The Service has no ready backend; the packet was rejected with a TCP reset or an ICMP error."
         "See `lb-ctl describe service`: do the selector's labels match pods, and are these ready?";
     12 BackendGone "backend-gone"
         "The chosen backend's record was withdrawn while the packet was on its way; the packet was dropped and the next one is tried anew." "";
@@ -77,16 +78,16 @@ reasons! {
         "The connection needs source translation and the node has no address of this family to lend; the packet was dropped."
         "Give the node an address of this family on a managed interface, or a Node manifest that names one.";
     16 NoRoute "no-route"
-        "The kernel has no route to the translated destination; the packet was dropped."
+        "The kernel has no route to the translated destination; the packet was dropped, and its sender told by an ICMP error."
         "Compare `ip route get <backend>` on the node with where the backend is.";
     17 Blackhole "blackhole"
-        "The node's route to the translated destination is a blackhole; the packet was dropped."
+        "The node's route to the translated destination is a blackhole; the packet was dropped in silence, as that route wants it."
         "Remove the blackhole route: `ip route show type blackhole`.";
     18 Unreachable "unreachable"
-        "The node's route to the translated destination says unreachable; the packet was dropped."
+        "The node's route to the translated destination says unreachable; the packet was dropped, and its sender told by an ICMP error."
         "Remove the unreachable route: `ip route show type unreachable`.";
     19 Prohibited "prohibited"
-        "The node's route to the translated destination says prohibit; the packet was dropped."
+        "The node's route to the translated destination says prohibit; the packet was dropped, and its sender told by an ICMP error."
         "Remove the prohibit route: `ip route show type prohibit`.";
     20 ForwardingDisabled "forwarding-disabled"
         "The node does not forward packets that come in by this interface; the packet was dropped."
@@ -95,10 +96,10 @@ reasons! {
         "The route to the translated destination leads into a tunnel or another device the datapath cannot send by; the packet was dropped."
         "Give the backend a route by an Ethernet-like interface.";
     22 MtuExceeded "mtu-exceeded"
-        "The packet is larger than the MTU of the way out; it was dropped."
-        "Give both sides of the node the same MTU.";
+        "The packet is larger than the MTU of the way out; it was dropped, and its sender told that MTU by an ICMP error."
+        "If transfers stall, look for a firewall that drops the ICMP error before it reaches the sender.";
     23 TtlExceeded "ttl-exceeded"
-        "The packet's TTL or hop limit ended here; it was dropped."
+        "The packet's TTL or hop limit ended here; it was dropped, and its sender told by an ICMP error."
         "Look for a routing loop: `traceroute` to the Service.";
     24 StoreFailed "store-failed"
         "The packet's bytes could not be rewritten; it was dropped."
@@ -123,6 +124,9 @@ reasons! {
         "Give the node another address to lend, spread the clients over more nodes, or add backends.";
     32 IcmpUnrelated "icmp-unrelated"
         "An ICMP or ICMPv6 message to an owned address that is neither an echo request nor an error about a known flow; it was dropped." "";
+    33 SctpFragment "sctp-fragment"
+        "A fragmented SCTP packet whose port would have to change: its checksum covers all fragments, of which only the first was seen; it was dropped."
+        "Let the Service's port be the targetPort, or lower the sender's MTU: SCTP fragments by itself.";
 }
 
 impl Reason {
@@ -144,7 +148,6 @@ impl Reason {
                 | Reason::ExtensionHeader
                 | Reason::Fragment
                 | Reason::Icmp
-                | Reason::Protocol
                 | Reason::ForwardedTableFull
                 | Reason::EchoReplied
                 | Reason::IcmpTranslated

@@ -1,17 +1,17 @@
 //! What must hold for whatever happens to Services: every prefix of a plan is safe, plans converge, also over failing
 //! maps, incremental plans add up to a full one, and a restarted daemon finds everything as it was.
 
-use lb_common::{BackendSet, Owned, Service, ServiceKey};
+use lb_common::{BackendSet, Owned, Peer, Service, ServiceKey};
 use lb_ctl::image::{HostFacts, Reconciler, Renderer, apply, backend_address, dangling, plan};
 use lb_ctl::maps::{FakeMaps, Fault, FaultyMaps, Image, LbMaps, MapOp};
 use lb_ctl::model::{self, FrontendKind, NodeView, ServiceView};
 use lb_ctl::objects::{
-    self, AddressType, Endpoint, EndpointPort, EndpointSlice, Object, Objects, Protocol, SERVICE_NAME_LABEL,
+    self, AddressType, Endpoint, EndpointPort, EndpointSlice, IpFamily, Object, Objects, Protocol, SERVICE_NAME_LABEL,
     ServicePort, ServiceType,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -187,6 +187,33 @@ fn apply_step_by_step(maps: &mut FakeMaps, image: &Image, realized: &mut Image, 
     }
 }
 
+/// UDP node ports, by port and family, with the ClusterIP they stand for.
+type NodePorts = BTreeMap<(u16, bool), SocketAddr>;
+
+fn node_ports(image: &Image) -> NodePorts {
+    let cluster = |peer: &Peer| {
+        let [a, b, c, d, ..] = peer.address;
+        let ip = if peer.family == 4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(peer.address) };
+        SocketAddr::new(ip, u16::from_be_bytes(peer.port))
+    };
+    image.node_ports.iter().map(|(key, peer)| ((key.port(), key.family == 4), cluster(peer))).collect()
+}
+
+fn wanted_node_ports(views: &[ServiceView]) -> NodePorts {
+    let mut ports = NodePorts::new();
+    for port in views.iter().flat_map(|view| &view.ports) {
+        let served: Vec<_> = port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()).collect();
+        let (on_node, own): (Vec<_>, Vec<_>) =
+            served.into_iter().partition(|frontend| frontend.kind == FrontendKind::NodePort);
+        for frontend in on_node.into_iter().filter(|frontend| frontend.protocol == Protocol::UDP) {
+            let cluster = own.iter().find(|own| own.family == frontend.family);
+            let is_v4 = frontend.family == IpFamily::IPv4;
+            ports.extend(cluster.map(|own| ((frontend.port, is_v4), SocketAddr::new(own.addresses[0], own.port))));
+        }
+    }
+    ports
+}
+
 fn ids(image: &Image) -> BTreeSet<(ServiceKey, u32)> {
     image.services.iter().map(|(key, service)| (*key, service.id)).collect()
 }
@@ -213,6 +240,8 @@ fn harm(image: &Image, what: u8, which: u32) -> Option<MapOp> {
             let backends = BackendSet::new(service.backends.base(), service.backends.count() + 1, which as u16);
             MapOp::PutService(ServiceKey { address: u32::MAX, ..key }, Service { backends, ..service })
         }
+        8 => MapOp::DeleteNodePort(pick(&image.node_ports, which)?.0),
+        9 => MapOp::PutNodePort(pick(&image.services, which)?.0, pick(&image.node_ports, which / 7)?.1),
         _ => MapOp::PutOwned([10, 96, 9, 9].into(), Owned::new(u32::MAX)),
     })
 }
@@ -241,6 +270,7 @@ proptest! {
             prop_assert_eq!(plan(image, &realized), vec![]);
             prop_assert_eq!(renderer.plan(&realized), vec![]);
             prop_assert_eq!(paths(image), wanted(&views));
+            prop_assert_eq!(node_ports(image), wanted_node_ports(&views));
             // What stays keeps its counter, and no two share one.
             let after = ids(image);
             for (key, id) in &before {
@@ -286,7 +316,7 @@ proptest! {
 
     /// The maps hold contradictions: a daemon that starts comes to the image it wants all the same.
     #[test]
-    fn damaged_maps_are_repaired(steps in steps(), damage in prop::collection::vec((0u8..9, any::<u32>()), 1..6)) {
+    fn damaged_maps_are_repaired(steps in steps(), damage in prop::collection::vec((0u8..11, any::<u32>()), 1..6)) {
         let mut now = Instant::now();
         let mut maps = FakeMaps::new(1024);
         let mut reconciler = Reconciler::adopt(&maps, now).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::checksum;
 use crate::packet::Packet;
-use crate::parse::{self, Wire};
+use crate::parse::{self, Network, Wire};
 use lb_common::{Backend, Reason, Settings};
 
 /// An IP address in network order.
@@ -17,6 +17,29 @@ pub trait Address: Copy + Eq + 'static {
     const TTL_OFFSET: usize;
     /// Where the header's own checksum stands, in the family that has one.
     const HEADER_CHECKSUM_OFFSET: Option<usize>;
+
+    /// IP protocol number of the family's ICMP (RFC 792, RFC 4443).
+    const ICMP: u8;
+    /// ICMP types of an echo request and its reply.
+    const ECHO: [u8; 2];
+    /// Whether the ICMP checksum covers the addresses too, by a pseudo-header.
+    const ICMP_COVERS_ADDRESSES: bool = Self::VERSION == 6;
+    /// Bytes of an IP header without options or extension headers.
+    const HEADER: usize;
+
+    /// Whether an ICMP message of this type is an error, which embeds the packet that it is about.
+    fn is_error(kind: u8) -> bool;
+
+    /// Type and code of the ICMP error that tells a sender of `reason`, or `None` where it is not told. (For `reason`s
+    /// that call for an answer by their transport protocol: what senders by other protocols are told.)
+    fn error_for(reason: Reason) -> Option<[u8; 2]>;
+
+    /// Reads the IP header that stands at `at`; `None` if it is none.
+    fn header<P: Packet>(packet: &P, at: usize) -> Option<Network<Self>>;
+
+    /// Writes an IP header behind the Ethernet header, for `payload` bytes of `protocol`, with the TTL of a packet that
+    /// begins its way.
+    fn write_header<P: Packet>(packet: &mut P, src: Self, dst: Self, protocol: u8, payload: u16) -> Option<()>;
 
     /// Parses a packet of this family.
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason>;
@@ -33,8 +56,31 @@ pub trait Address: Copy + Eq + 'static {
     /// The address of `backend`, or `None` if the record is of the other family.
     fn of_backend(backend: &Backend) -> Option<Self>;
 
-    /// The source address lent to connections of this family, or `None` if there is none.
-    fn lent(settings: &Settings) -> Option<Self>;
+    /// How many source addresses are lent to connections of this family.
+    fn lent_count(settings: &Settings) -> u32;
+
+    /// One of them.
+    fn lent(settings: &Settings, index: u32) -> Self;
+}
+
+/// How many addresses stand in a list that the first unspecified one ends.
+#[inline(always)]
+fn count<A: Address>(list: &[A; Settings::SNAT_ADDRESSES]) -> u32 {
+    let mut count = 0;
+    for address in list {
+        if *address == A::UNSPECIFIED {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// An index into the lists of addresses lent, in a form in which the verifier sees its bound.
+#[inline(always)]
+fn nth(index: u32) -> usize {
+    const { assert!(Settings::SNAT_ADDRESSES.is_power_of_two()) };
+    index as usize & (Settings::SNAT_ADDRESSES - 1)
 }
 
 impl Address for [u8; 4] {
@@ -43,6 +89,47 @@ impl Address for [u8; 4] {
     const SOURCE_OFFSET: usize = 12;
     const TTL_OFFSET: usize = 8;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = Some(10);
+    const ICMP: u8 = 1;
+    const ECHO: [u8; 2] = [8, 0];
+    const HEADER: usize = 20;
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        // Destination unreachable, time exceeded, parameter problem.
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn error_for(reason: Reason) -> Option<[u8; 2]> {
+        match reason {
+            Reason::NoServicePort | Reason::NoBackend => Some([3, 3]),
+            Reason::Protocol => Some([3, 2]),
+            Reason::MtuExceeded => Some([3, 4]),
+            Reason::NoRoute | Reason::Unreachable => Some([3, 1]),
+            Reason::Prohibited => Some([3, 13]),
+            Reason::TtlExceeded => Some([11, 0]),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn header<P: Packet>(packet: &P, at: usize) -> Option<Network<Self>> {
+        parse::ipv4_header(packet, at)
+    }
+
+    #[inline(always)]
+    fn write_header<P: Packet>(packet: &mut P, src: Self, dst: Self, protocol: u8, payload: u16) -> Option<()> {
+        let [high, low] = (Self::HEADER as u16 + payload).to_be_bytes();
+        // Version and header length, no service class; no identification, not to be fragmented (RFC 6864).
+        let (first, second, third) = ([0x45, 0, high, low], [0, 0, 0x40, 0], [parse::FIRST_TTL, protocol, 0, 0]);
+        let sum = checksum::pair(first) + checksum::pair(second) + checksum::pair(third) + src.sum() + dst.sum();
+        let [a, b] = (!checksum::fold(sum)).to_ne_bytes();
+        packet.store(parse::IP_OFFSET, first)?;
+        packet.store(parse::IP_OFFSET + 4, second)?;
+        packet.store(parse::IP_OFFSET + 8, [parse::FIRST_TTL, protocol, a, b])?;
+        packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET, src)?;
+        packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET + 4, dst)
+    }
 
     #[inline(always)]
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason> {
@@ -51,7 +138,7 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn sum(&self) -> u32 {
-        checksum::words(u64::from(u32::from_ne_bytes(*self)))
+        checksum::pair(*self)
     }
 
     #[inline(always)]
@@ -71,8 +158,13 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
-    fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat4[0] != [0; 4]).then_some(settings.snat4[0])
+    fn lent_count(settings: &Settings) -> u32 {
+        count(&settings.snat4)
+    }
+
+    #[inline(always)]
+    fn lent(settings: &Settings, index: u32) -> Self {
+        settings.snat4[nth(index)]
     }
 }
 
@@ -82,6 +174,42 @@ impl Address for [u8; 16] {
     const SOURCE_OFFSET: usize = 8;
     const TTL_OFFSET: usize = 7;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = None;
+    const ICMP: u8 = 58;
+    const ECHO: [u8; 2] = [128, 129];
+    const HEADER: usize = 40;
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn error_for(reason: Reason) -> Option<[u8; 2]> {
+        match reason {
+            Reason::NoServicePort | Reason::NoBackend => Some([1, 4]),
+            Reason::Protocol => Some([4, 1]),
+            Reason::MtuExceeded => Some([2, 0]),
+            Reason::NoRoute | Reason::Unreachable => Some([1, 0]),
+            Reason::Prohibited => Some([1, 1]),
+            Reason::TtlExceeded => Some([3, 0]),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn header<P: Packet>(packet: &P, at: usize) -> Option<Network<Self>> {
+        parse::ipv6_header(packet, at)
+    }
+
+    #[inline(always)]
+    fn write_header<P: Packet>(packet: &mut P, src: Self, dst: Self, protocol: u8, payload: u16) -> Option<()> {
+        let [high, low] = payload.to_be_bytes();
+        packet.store(parse::IP_OFFSET, [0x60u8, 0, 0, 0])?;
+        packet.store(parse::IP_OFFSET + 4, [high, low, protocol, parse::FIRST_TTL])?;
+        packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET, src)?;
+        packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET + 16, dst)
+    }
 
     #[inline(always)]
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason> {
@@ -112,7 +240,12 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
-    fn lent(settings: &Settings) -> Option<Self> {
-        (settings.snat6[0] != [0; 16]).then_some(settings.snat6[0])
+    fn lent_count(settings: &Settings) -> u32 {
+        count(&settings.snat6)
+    }
+
+    #[inline(always)]
+    fn lent(settings: &Settings, index: u32) -> Self {
+        settings.snat6[nth(index)]
     }
 }

@@ -18,6 +18,12 @@ pub fn words(bytes: u64) -> u32 {
     (halves[0] & 0xffff) + (halves[0] >> 16) + (halves[1] & 0xffff) + (halves[1] >> 16)
 }
 
+/// The sum of the two words that lie in four bytes of a packet.
+#[inline(always)]
+pub fn pair(bytes: [u8; 4]) -> u32 {
+    words(u64::from(u32::from_ne_bytes(bytes)))
+}
+
 /// Folds carries back until 16 bits are left.
 #[inline(always)]
 pub fn fold(sum: u32) -> u16 {

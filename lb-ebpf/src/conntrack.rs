@@ -12,14 +12,17 @@
 //!  ESTABLISHED ─ FIN of one side ► FIN_WAIT ─ FIN of the other ► TIME_WAIT      any ─ RST ► CLOSE
 //! ```
 //! A SYN without ACK makes a flow in `TIME_WAIT`, `FIN_WAIT` or `CLOSE`, or one whose backend takes no new connections,
-//! choose again.
+//! choose again. A packet of a known flow goes on in every state: whether a RST counts is for its receiver to say (RFC 5961), so
+//! it only shortens the time that the flow may be silent.
+//!
+//! SCTP takes the same way with other words ([`crate::parse`] translates the chunks): `INIT` is a SYN, `INIT ACK` its
+//! answer, `SHUTDOWN` and `SHUTDOWN ACK` are FINs, `ABORT` and `SHUTDOWN COMPLETE` a RST.
 
 use crate::Address;
 use crate::checksum;
 use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
-use lb_common::flow::State;
-use lb_common::{Flow, FlowKey, NextHop, Scratch, TCP, UDP};
+use lb_common::{Flow, FlowKey, NextHop, Scratch, UDP};
 
 /// Finds the entry of a wire tuple; confirmed flows first, since they are the many.
 #[inline(always)]
@@ -62,8 +65,7 @@ pub fn mirror<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, scratch: &mut Scratc
     mirror.backend = flow.backend;
     mirror.service = flow.service;
     mirror.hop = NextHop::default();
-    // Where the backend is a socket of this node, its replies are met at egress and need no way out.
-    mirror.hop.flags = flow.hop.flags & NextHop::LOCAL;
+    mirror.hop.flags = flow.hop.flags & NextHop::FIXED;
 }
 
 /// Writes the key of the entry for the other direction ([`Flow::partner`]).
@@ -90,12 +92,12 @@ pub fn note_deltas<A: Address>(key: &FlowKey<A>, flow: &mut Flow<A>) {
 /// Whether a known flow is still the answer for this packet of its client; if not, it is forgotten and chosen anew.
 #[inline(always)]
 pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>) -> bool {
-    let opens = wire.key.protocol == TCP && wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
+    let opens = wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
     if !opens && wire.key.protocol != UDP {
-        // TCP keeps its backend even when that is gone: only the backend can end the connection rightly.
+        // TCP and SCTP keep their backend even when that is gone: only the backend can end the connection rightly.
         return true;
     }
-    if opens && matches!(flow.state(TCP), State::Closed | State::TimeWait | State::HalfClosed) {
+    if opens && flow.state(wire.key.protocol).is_ending() {
         return false;
     }
     match tables.backend(flow.backend) {
@@ -108,6 +110,10 @@ pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>)
 #[inline(always)]
 pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {
     let mut flags = 0;
+    if wire.is_later() {
+        // Its first fragment has said it all.
+        return flags;
+    }
     if flow.is_reply() {
         flags |= Flow::<A>::ANSWERED;
     } else if flow.flags & Flow::<A>::ANSWERED != 0 && wire.tcp_flags & parse::SYN == 0 {

@@ -6,8 +6,8 @@ use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, pick, rewrite, snat};
-use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, Scratch, ServiceKey};
+use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
+use lb_common::{Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
 
 const ETHERTYPE_OFFSET: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -60,19 +60,43 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let verdict = look_up::<P, A, T, E>(packet, tables, env);
-    if verdict.action == Action::Open { open_flow::<P, A, T, E>(packet, tables, env) } else { verdict }
+    let mut verdict = look_up::<P, A, T, E>(packet, tables, env);
+    match verdict.action {
+        Action::Open => verdict = open_flow::<P, A, T, E>(packet, tables, env),
+        Action::Icmp => verdict = icmp::judge::<P, A, T, E>(packet, tables, env),
+        _ => {}
+    }
+    if verdict.action == Action::Answer {
+        verdict = answer::answer::<P, A, T, E>(packet, tables, env, verdict);
+    }
+    verdict
+}
+
+/// What becomes of a packet that cannot be sent on for this reason: its sender is told, if senders are told of such.
+#[inline(always)]
+fn refuse<A: Address>(reason: Reason) -> Verdict {
+    if A::error_for(reason).is_some() { Verdict::answer(reason) } else { Verdict::drop(reason) }
+}
+
+/// Whether the packet is in a frame for another host, which the network flooded: every node that owns the address would
+/// take it for its own.
+#[inline(always)]
+pub(crate) fn is_for_another_host<P: Packet>(packet: &P, device: &Device) -> bool {
+    device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
 #[inline(always)]
-fn leave<A, P, T, E>(packet: &P, tables: &T, reason: Reason) -> Verdict
+fn leave<A, P, T, E>(packet: &P, tables: &T, env: &E, reason: Reason) -> Verdict
 where
     A: Address + packet::Wire,
     P: Packet,
-    T: AddressTables<A>,
+    T: Tables + AddressTables<A>,
     E: Env,
 {
+    if reason == Reason::Icmp {
+        return Verdict { ifindex: 0, action: Action::Icmp, reason };
+    }
     if E::HOOK == Hook::Egress {
         return Verdict::pass(Reason::NotOurs);
     }
@@ -82,7 +106,24 @@ where
     let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
     // ICMP, other protocols and fragments to the node itself are the host's own business.
     let is_hosts = tables.owned(&dst).unwrap_or(Owned::NODE_ID) == Owned::NODE_ID;
-    Verdict::pass(if is_hosts { Reason::NotOurs } else { reason })
+    if is_hosts {
+        Verdict::pass(Reason::NotOurs)
+    } else if reason != Reason::Protocol {
+        Verdict::pass(reason)
+    } else if is_for_another_host(packet, &tables.device(env.ifindex())) {
+        Verdict::pass(Reason::NotOurs)
+    } else {
+        // Not left to the host: it would route the packet to wherever such addresses are, perhaps back to us.
+        Verdict::answer(reason)
+    }
+}
+
+/// Whether packets of this flow's direction are translated at this hook. What takes the way through the stack is translated at
+/// the first hook and at the last: the stack sees one pair of tuples. Everything else is translated where it comes in.
+#[inline(always)]
+pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
+    let leaves_translated = flow.is_reply() && flow.hop.is_through_stack();
+    leaves_translated == (E::HOOK == Hook::Egress)
 }
 
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
@@ -94,12 +135,14 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let wire = match A::parse(packet) {
+    let mut wire = match A::parse(packet) {
         Ok(wire) => wire,
-        Err(reason) => return leave::<A, P, T, E>(packet, tables, reason),
+        Err(reason) => return leave::<A, P, T, E>(packet, tables, env, reason),
     };
-    if let Some((table, flow)) = conntrack::find(tables, &wire.key) {
-        if E::HOOK == Hook::Egress && !(flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0) {
+    if fragment::resolve(tables, &mut wire, || env.tick())
+        && let Some((table, flow)) = conntrack::find(tables, &wire.key)
+    {
+        if !is_translated_here::<A, E>(flow) {
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
@@ -111,6 +154,9 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         conntrack::forget(tables, table, &wire.key, flow);
+    }
+    if wire.is_later() {
+        return leave::<A, P, T, E>(packet, tables, env, Reason::Fragment);
     }
     if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
         return Verdict::pass(Reason::NotOurs);
@@ -141,7 +187,7 @@ where
     if is_new_tick {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
-            return Verdict::drop(answer);
+            return refuse::<A>(answer);
         }
     }
     let revalidates = is_new_tick && now.is_multiple_of(REVALIDATION_TICKS);
@@ -157,7 +203,7 @@ where
             reason = Reason::ForwardedTableFull;
         }
     }
-    finish::<_, _, _, E>(packet, tables, wire, flow, is_new_tick, reason)
+    finish(packet, tables, env, wire, flow, is_new_tick, reason)
 }
 
 /// The first packet of a flow, to an address of ours.
@@ -174,8 +220,7 @@ where
         Err(reason) => return Verdict::pass(reason),
     };
     let device = tables.device(env.ifindex());
-    if device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac) {
-        // A frame for another host, which the network flooded: every node that owns the address would answer.
+    if is_for_another_host(packet, &device) {
         return Verdict::pass(Reason::NotOurs);
     }
     let key = &wire.key;
@@ -188,11 +233,15 @@ where
         return if owned == Owned::NODE_ID {
             Verdict::pass(Reason::NotOurs)
         } else {
-            Verdict::drop(Reason::NoServicePort)
+            refuse::<A>(Reason::NoServicePort)
         };
     };
-    // The kernel would have refused such a packet on its way in; it is not asked here.
-    if key.src.is_martian() || tables.owned(&key.src).is_some() {
+    // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
+    // the node's own addresses.
+    let is_host = device.flags & Device::HOST != 0;
+    let source = tables.owned(&key.src);
+    let may_be = source.is_none() || (is_host && source == Some(Owned::NODE_ID));
+    if key.src.is_martian() || !may_be {
         return Verdict::drop(Reason::MartianSource);
     }
     let Some(settings) = tables.settings() else {
@@ -200,7 +249,7 @@ where
     };
     let set = service.backends;
     if set.count() == 0 {
-        return Verdict::drop(Reason::NoBackend);
+        return refuse::<A>(Reason::NoBackend);
     }
     let hash = pick::hash(settings.seed, key);
     let Some(slot) = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))) else {
@@ -227,17 +276,36 @@ where
     flow.backend = slot.backend;
     flow.service = service.id;
     flow.hop = NextHop::default();
-    if needs_source_translation(tables, env, backend, key.src == address) {
-        let Some(lent) = A::lent(settings) else {
+    let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
+    // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
+    // forwards to a Service for others.
+    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source.is_some());
+    if is_host {
+        flow.hop.flags = NextHop::HOST;
+    }
+    if tables.owned(&address) == Some(Owned::NODE_ID) {
+        if is_host {
+            // The node talks to itself. It takes no packet from outside with a source of its own, and would answer one
+            // behind our back; but it sends by the pair whatever it sends to the Service.
+            flow.src = key.dst;
+        } else {
+            flow.hop.flags = NextHop::STACK | NextHop::LOCAL;
+        }
+    } else if key.src == address || !(backend.is_local() || is_client_here) {
+        // The reply would not come back through this node by itself: from a backend that is itself the client, or from a
+        // backend elsewhere to a client elsewhere. Never through the stack, which refuses the source lent to it.
+        if lent == 0 {
             return Verdict::drop(Reason::NoSnatAddress);
-        };
-        flow.src = lent;
+        }
+        flow.src = snat::address(settings, lent, hash);
         flow.flags |= Flow::<A>::SNAT;
+    } else if settings.flags & Settings::STACK != 0 && !is_host {
+        flow.hop.flags = NextHop::STACK;
     }
     // Before anything is recorded: XDP may have to leave the packet to TCX as it came.
     let answer = next_hop(tables, env, key.protocol, flow);
     if answer.is_drop() {
-        return Verdict::drop(answer);
+        return refuse::<A>(answer);
     }
     if E::HOOK == Hook::Xdp {
         let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
@@ -246,59 +314,67 @@ where
             return Verdict::DEFER;
         }
     }
-    if let Err(reason) = snat::lend(tables, env, settings, key, flow, hash) {
-        return Verdict::drop(reason);
-    }
+    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash) {
+        Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
+        Err(reason) => return Verdict::drop(reason),
+    };
     if tables.insert(Table::New, key, flow).is_err() {
         tables.delete(Table::New, &flow.partner(key.protocol));
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
-    finish::<_, _, _, E>(packet, tables, &wire, flow, true, Reason::Forwarded)
-}
-
-/// Whether the reply would not come back through this node by itself: from a backend elsewhere to a client elsewhere, or
-/// from a backend that is itself the client.
-#[inline(always)]
-fn needs_source_translation<T: Tables, E: Env>(tables: &T, env: &E, backend: &Backend, is_hairpin: bool) -> bool {
-    is_hairpin || (!backend.is_local() && tables.device(env.ifindex()).flags & Device::LOCAL_CLIENTS == 0)
+    let verdict = finish(packet, tables, env, &wire, flow, true, Reason::Forwarded);
+    if is_scarce != 0 && verdict.reason == Reason::Forwarded {
+        return Verdict { reason: Reason::ForwardedSnatScarce, ..verdict };
+    }
+    verdict
 }
 
 /// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
 /// of its own, and it runs once a tick.
 #[inline(never)]
-fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
+pub(crate) fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
 where
     A: Address,
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    if flow.is_reply() && flow.hop.flags & NextHop::LOCAL != 0 {
+    let fixed = flow.hop.flags & NextHop::FIXED;
+    if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
     flow.hop = NextHop::default();
-    match env.route(&flow.rewritten(protocol)) {
-        Route::Via(found) => flow.hop = found,
-        Route::NotForwarded => {
-            // Unknown addresses pass for one that no node has.
-            if tables.owned(&flow.dst).unwrap_or(u32::MAX) != Owned::NODE_ID {
-                return Reason::NoRoute;
+    flow.hop.flags = fixed;
+    // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
+    let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
+    if fixed & NextHop::HOST != 0 && is_home {
+        flow.hop.flags |= NextHop::PAIR;
+        return match tables.settings() {
+            Some(Settings { host, .. }) if host.ifindex != 0 => {
+                flow.hop.ifindex = host.ifindex;
+                flow.hop.macs = host.macs;
+                flow.hop.mtu = u16::MAX;
+                Reason::Forwarded
             }
-            flow.hop.flags = NextHop::LOCAL;
-            return Reason::Forwarded;
-        }
+            _ => Reason::NoRoute,
+        };
+    }
+    match env.route(&flow.rewritten(protocol)) {
+        Route::Via(found) => flow.hop = NextHop { flags: fixed, ..found },
+        Route::NotForwarded => return Reason::NoRoute,
         Route::Failed(reason) => return reason,
     }
     // Also when TCX asks: XDP may see the next packet of the same tick.
     let is_target = tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
     let is_generic = tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
     if is_target || is_generic {
-        flow.hop.flags = NextHop::XDP;
+        flow.hop.flags |= NextHop::XDP;
     }
     Reason::Forwarded
 }
 
-/// Whether XDP can finish a packet by this hop.
+/// Whether XDP can finish a packet by this hop. What the stack is to forward is left to TCX, which alone can tell whether a
+/// checksum is complete.
 #[inline(always)]
 fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
     hop.flags & NextHop::LOCAL != 0
@@ -313,6 +389,7 @@ fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
 fn finish<P, A, T, E>(
     packet: &mut P,
     tables: &T,
+    env: &E,
     wire: &Wire<A>,
     flow: &Flow<A>,
     has_asked: bool,
@@ -321,36 +398,47 @@ fn finish<P, A, T, E>(
 where
     P: Packet,
     A: Address + packet::Wire,
-    T: Tables,
+    T: Tables + AddressTables<A>,
     E: Env,
 {
     let hop = &flow.hop;
-    let is_local = hop.flags & NextHop::LOCAL != 0;
-    if !is_local {
-        if wire.ttl <= 1 {
-            return Verdict::drop(Reason::TtlExceeded);
-        }
+    let is_forwarding = !hop.is_through_stack();
+    let takes_hop = hop.takes_hop();
+    if takes_hop && wire.ttl <= 1 {
+        return refuse::<A>(Reason::TtlExceeded);
+    }
+    if is_forwarding {
         let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
         if length > u32::from(hop.mtu) {
-            return Verdict::drop(Reason::MtuExceeded);
+            return Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) };
         }
     }
+    if wire.piece.is_first() {
+        if wire.key.protocol == SCTP && rewrite::changes_ports(wire, flow) {
+            return Verdict::drop(Reason::SctpFragment);
+        }
+        fragment::note(tables, wire, env.tick());
+    }
     let length = packet.len();
-    if rewrite::tuple(packet, wire, flow).is_none() {
+    if rewrite::tuple(packet, env, wire, flow).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
     tables.count_traffic(flow.service, flow.backend, flow.is_reply(), length);
-    if is_local {
-        // To a socket of this node, or (at egress) from one on its way out.
-        let reason = if flow.is_reply() { reason } else { Reason::Delivered };
-        return Verdict::pass(reason);
+    if !is_forwarding {
+        let is_delivered = hop.flags & NextHop::LOCAL != 0 && !flow.is_reply();
+        return Verdict::pass(if is_delivered { Reason::Delivered } else { reason });
     }
-    if rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
+    if takes_hop && rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    // Where the kernel was asked for the way, it also sends the packet: that keeps its neighbour entry honest, which our
-    // own frames would never do.
-    if E::HOOK != Hook::Xdp && (has_asked || !hop.has_neighbour()) {
+    send::<_, E>(packet, hop, has_asked, reason)
+}
+
+/// Sends a rewritten packet on by `hop`. Where the kernel was asked for the way, it also sends the packet: that keeps its
+/// neighbour entry honest, which our own frames would never do.
+#[inline(always)]
+pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && (has_asked || !hop.has_neighbour()) {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {

@@ -10,7 +10,7 @@ pub enum Hook {
     Xdp,
     /// TCX ingress, on every managed interface.
     Ingress,
-    /// TCX egress, on every managed interface: only replies of the node's own sockets are translated here.
+    /// TCX egress, on every managed interface: only replies that come through the host's stack are translated here.
     Egress,
 }
 

@@ -1,5 +1,6 @@
 //! The BPF object: the programs that the kernel runs. Everything they do is in the library.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod kernel;

@@ -68,6 +68,27 @@ pub trait Packet {
     /// Writes at `offset`; `None` if the frame ends before or could not be written.
     fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()>;
 
+    /// Tells the kernel of a change of words that nothing in the packet makes up for (RFC 1624 delta), where it keeps a sum
+    /// over the whole packet that the device gave it (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    fn note_change(&mut self, delta: u16) {
+        let _ = delta;
+    }
+
     /// Brings a transport checksum up to date. `None` if it could not be written.
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()>;
+
+    /// Cuts the frame off behind its first `length` bytes, which then no longer stand for several segments. `None` if
+    /// it could not be cut, as where packets are never made (XDP).
+    #[inline(always)]
+    fn trim(&mut self, _length: usize) -> Option<()> {
+        None
+    }
+
+    /// Makes room for `length` bytes, zeros, between the Ethernet header and the IP header. `None` as for
+    /// [`Packet::trim`].
+    #[inline(always)]
+    fn insert(&mut self, _length: usize) -> Option<()> {
+        None
+    }
 }

@@ -4,7 +4,7 @@
 //! after a flow entry was lost. The key keeps outsiders from choosing their backend.
 
 use crate::Address;
-use lb_common::FlowKey;
+use lb_common::{FlowKey, SocketKey};
 
 /// Odd constants of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -28,6 +28,23 @@ pub fn hash<A: Address>(seed: u64, key: &FlowKey<A>) -> u64 {
         hash = mix(hash, src[1]);
         hash = mix(hash, dst[1]);
     }
+    finish(hash)
+}
+
+/// The keyed hash of a socket and whom it asks for: its source port is not known yet, and no packet need ever be sent.
+#[inline(always)]
+pub fn of_socket(seed: u64, asking: &SocketKey) -> u64 {
+    let peer = &asking.peer;
+    let [high, low] = peer.address.words();
+    let mut hash = mix(seed, u64::from(u16::from_be_bytes(peer.port)) << 8 | u64::from(peer.protocol));
+    hash = mix(hash, asking.cookie);
+    hash = mix(hash, high);
+    hash = mix(hash, low);
+    finish(hash)
+}
+
+#[inline(always)]
+const fn finish(hash: u64) -> u64 {
     let mixed = (hash ^ (hash >> 31)).wrapping_mul(FINISHER);
     mixed ^ (mixed >> 32)
 }

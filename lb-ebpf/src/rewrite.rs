@@ -2,30 +2,43 @@
 
 use crate::Address;
 use crate::checksum;
+use crate::env::Env;
 use crate::packet::{self, Packet, TransportChecksum};
 use crate::parse::{IP_OFFSET, Wire};
-use lb_common::{Flow, NextHop, TCP};
+use crate::sctp;
+use lb_common::{Flow, NextHop, SCTP, TCP};
 
-/// Offset of the checksum in a TCP header (RFC 9293) and in a UDP header (RFC 768).
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in a TCP header (RFC 9293).
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in an SCTP header (RFC 9260, 3.1).
+const SCTP_CHECKSUM: usize = 8;
 
 /// Rewrites addresses and ports as `flow` says, and brings all checksums up to date. `None`: the packet could not be
 /// written and must be dropped.
 #[inline(always)]
-pub fn tuple<P, A>(packet: &mut P, wire: &Wire<A>, flow: &Flow<A>) -> Option<()>
+pub fn tuple<P, A, E>(packet: &mut P, env: &E, wire: &Wire<A>, flow: &Flow<A>) -> Option<()>
 where
     P: Packet,
     A: Address + packet::Wire,
+    E: Env,
 {
     let source = IP_OFFSET + A::SOURCE_OFFSET;
     packet.store(source, flow.src)?;
     packet.store(source + core::mem::size_of::<A>(), flow.dst)?;
-    let [a, b] = flow.src_port;
-    let [c, d] = flow.dst_port;
-    packet.store(usize::from(wire.transport), [a, b, c, d])?;
     if let Some(offset) = A::HEADER_CHECKSUM_OFFSET {
-        update_header_checksum(packet, IP_OFFSET + offset, flow.address_delta)?;
+        checksum_at(packet, IP_OFFSET + offset, flow.address_delta)?;
+    }
+    if wire.is_later() {
+        note_addresses::<_, A>(packet, flow);
+        return Some(());
+    }
+    let ports = ports(flow.src_port, flow.dst_port);
+    packet.store(usize::from(wire.transport), ports)?;
+    if wire.key.protocol == SCTP {
+        note_addresses::<_, A>(packet, flow);
+        return sctp_checksum(packet, env, wire, flow, ports);
     }
     let is_tcp = wire.key.protocol == TCP;
     packet.update_checksum(&TransportChecksum {
@@ -37,6 +50,57 @@ where
     })
 }
 
+#[inline(always)]
+fn ports([a, b]: [u8; 2], [c, d]: [u8; 2]) -> [u8; 4] {
+    [a, b, c, d]
+}
+
+/// Where no transport checksum takes the change of addresses in, in IPv6 nothing does.
+#[inline(always)]
+fn note_addresses<P: Packet, A: Address>(packet: &mut P, flow: &Flow<A>) {
+    if A::HEADER_CHECKSUM_OFFSET.is_none() {
+        packet.note_change(flow.address_delta);
+    }
+}
+
+/// Whether `flow` changes ports of the packet.
+#[inline(always)]
+pub fn changes_ports<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> bool {
+    flow.src_port != wire.key.src_port || flow.dst_port != wire.key.dst_port
+}
+
+/// Brings the checksum of SCTP up to date with the new `ports`. Four bytes of zeros mean that the sender left it to hardware,
+/// or to whoever sends the packet on in its place.
+#[inline(always)]
+fn sctp_checksum<P, A, E>(packet: &mut P, env: &E, wire: &Wire<A>, flow: &Flow<A>, after: [u8; 4]) -> Option<()>
+where
+    P: Packet,
+    A: Address,
+    E: Env,
+{
+    let transport = usize::from(wire.transport);
+    let old: [u8; 4] = packet.load(transport + SCTP_CHECKSUM)?;
+    if !changes_ports(wire, flow) {
+        return Some(());
+    }
+    let mut new = old;
+    if old != [0; 4] {
+        let before = ports(wire.key.src_port, wire.key.dst_port);
+        let length = (wire.length + IP_OFFSET as u32).saturating_sub(u32::from(wire.transport));
+        let words = [u32::from_le_bytes(old), u32::from_le_bytes(before), u32::from_le_bytes(after)];
+        new = sctp::update(env, words[0], words[1], words[2], length).to_le_bytes();
+        packet.store(transport + SCTP_CHECKSUM, new)?;
+    }
+    let change = checksum::delta(checksum::words(word(old)), checksum::words(word(new)));
+    packet.note_change(checksum::add(flow.port_delta, change));
+    Some(())
+}
+
+#[inline(always)]
+fn word(bytes: [u8; 4]) -> u64 {
+    u64::from(u32::from_ne_bytes(bytes))
+}
+
 /// Takes one hop off the TTL, as the stack would have done in our place (RFC 1812, 5.3.1).
 #[inline(always)]
 pub fn ttl<P: Packet, A: Address>(packet: &mut P, ttl: u8) -> Option<()> {
@@ -45,7 +109,10 @@ pub fn ttl<P: Packet, A: Address>(packet: &mut P, ttl: u8) -> Option<()> {
     if let Some(checksum_offset) = A::HEADER_CHECKSUM_OFFSET {
         // The TTL is the first byte of its word, the protocol (unchanged, so left out of both sums) the second.
         let delta = checksum::delta(checksum::word([ttl, 0]), checksum::word([ttl - 1, 0]));
-        update_header_checksum(packet, IP_OFFSET + checksum_offset, delta)?;
+        checksum_at(packet, IP_OFFSET + checksum_offset, delta)?;
+    } else {
+        // Here it is the second.
+        packet.note_change(checksum::delta(checksum::word([0, ttl]), checksum::word([0, ttl - 1])));
     }
     Some(())
 }
@@ -56,8 +123,9 @@ pub fn macs<P: Packet>(packet: &mut P, hop: &NextHop) -> Option<()> {
     packet.store(0, hop.macs)
 }
 
+/// Brings the checksum at `offset`, of an IPv4 header or an ICMP message, up to date.
 #[inline(always)]
-fn update_header_checksum<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
+pub fn checksum_at<P: Packet>(packet: &mut P, offset: usize, delta: u16) -> Option<()> {
     let old: [u8; 2] = packet.load(offset)?;
     packet.store(offset, checksum::update(old, delta))
 }

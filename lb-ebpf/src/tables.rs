@@ -1,7 +1,9 @@
 //! The maps as the core sees them.
 
 use crate::Address;
-use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_common::{
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service, ServiceKey, Settings, Slot,
+};
 
 /// The two flow tables of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,13 @@ pub trait AddressTables<A: Address> {
 
     /// Deletes an entry, if it is there.
     fn delete(&self, table: Table, key: &FlowKey<A>);
+
+    /// What a datagram's first fragment said.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<&Fragment>;
+
+    /// Notes what a datagram's first fragment said, in place of what stood there. Without room nothing is noted, and the
+    /// fragments that follow are left to the host.
+    fn note_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment);
 }
 
 /// All tables.
@@ -58,6 +67,10 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
 
     /// What the datapath shares.
     fn settings(&self) -> Option<&Settings>;
+
+    /// What this CPU has spent.
+    #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
+    fn budget(&self) -> Option<&mut Budget>;
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

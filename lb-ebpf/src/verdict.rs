@@ -18,12 +18,17 @@ pub enum Action {
     Defer,
     /// Within the core: a flow must be opened. No hook ever sees it.
     Open,
+    /// Within the core: an ICMP message, to be judged by what it says. No hook ever sees it.
+    Icmp,
+    /// Within the core: the sender is due the answer that the reason calls for. No hook ever sees it.
+    Answer,
 }
 
 /// An action and its reason, in eight bytes: a BPF function returns no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The interface to leave by, where the action sends the packet on; otherwise zero.
+    /// The interface to leave by, where the action sends the packet on; the MTU, where the answer
+    /// [`Reason::MtuExceeded`] is due; otherwise zero.
     pub ifindex: u32,
     /// What to do.
     pub action: Action,
@@ -38,6 +43,11 @@ impl Verdict {
     /// Handed on.
     pub const fn pass(reason: Reason) -> Self {
         Self { ifindex: 0, action: Action::Pass, reason }
+    }
+
+    /// The sender is told why (see [`crate::answer`]).
+    pub const fn answer(reason: Reason) -> Self {
+        Self { ifindex: 0, action: Action::Answer, reason }
     }
 
     /// Dropped.

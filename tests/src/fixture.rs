@@ -2,13 +2,16 @@
 
 use lb_common::maps::SETTINGS;
 use lb_ctl::playground::topology::{Dual, NODE, NODE_PORT, NODE_PORT_UDP, Node, SERVICE_PORT, SERVICE_PORT_UDP};
-use lb_ctl::playground::{Name, Options, Playground, PodNetwork};
+use lb_ctl::playground::{Error, Name, Options, Playground, PodNetwork};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Lines of status and flows that a failing test shows.
+const TOLD: usize = 60;
 
 /// What a test may vary.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +26,14 @@ pub struct Setup {
     pub rp_filter: u8,
     /// `ct state invalid drop` on the node.
     pub firewall: bool,
+    /// `--path` of the daemon: `direct` or `stack`.
+    pub path: &'static str,
 }
 
 impl Setup {
     /// The demo's: native XDP, routed pods with NAPI, no filters.
-    pub const DEMO: Self = Self { wire: "xdp", pods: PodNetwork::Routed, napi: true, rp_filter: 0, firewall: false };
+    pub const DEMO: Self =
+        Self { wire: "xdp", pods: PodNetwork::Routed, napi: true, rp_filter: 0, firewall: false, path: "direct" };
 }
 
 /// A playground in which the daemon runs and the Service is applied.
@@ -39,9 +45,22 @@ pub struct Fixture {
 impl Fixture {
     /// Builds it. The binary is the one that the tests' own package builds.
     pub fn new(binary: &str, setup: Setup) -> Self {
-        let playground = bare(binary, setup);
+        Self::with(binary, setup, &[])
+    }
+
+    /// The same, with more arguments for the daemon.
+    pub fn with(binary: &str, setup: Setup, arguments: &[&str]) -> Self {
+        let mut playground = bare(binary, setup);
+        for argument in arguments {
+            playground.add_daemon_argument(argument);
+        }
+        Self::start(playground, &interfaces(setup))
+    }
+
+    /// Starts a daemon that manages `interfaces` of a playground, and applies the Service.
+    pub fn start(playground: Playground, interfaces: &[&str]) -> Self {
         let mut fixture = Self { playground, cluster: NODE };
-        let started = fixture.playground.start_daemon(&interfaces(setup));
+        let started = fixture.playground.start_daemon(interfaces);
         if let Err(error) = started.and_then(|()| fixture.playground.apply_everything().map(drop)) {
             panic!("{error}\n{}", fixture.playground.log());
         }
@@ -100,9 +119,9 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             let status = self.playground.cli(&["status"], "");
             let flows = self.playground.cli(&["conntrack", "list"], "");
-            let told = |told| match told {
-                Ok(text) => text,
-                Err(error) => lb_ctl::playground::Error::to_string(&error),
+            let told = |told: Result<String, Error>| match told {
+                Ok(text) => text.lines().take(TOLD).collect::<Vec<_>>().join("\n"),
+                Err(error) => error.to_string(),
             };
             eprintln!("--- log\n{}\n--- status\n{}\n--- flows\n{}", self.playground.log(), told(status), told(flows));
         }
@@ -125,6 +144,7 @@ pub fn bare(binary: &str, setup: Setup) -> Playground {
     let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut options = Options::new(name, Path::new(binary));
     (options.pods, options.pod_napi, options.rp_filter) = (setup.pods, setup.napi, setup.rp_filter);
+    options.daemon = vec![format!("--path={}", setup.path)];
     let playground = Playground::build(options).expect("a playground");
     if setup.firewall {
         firewall(&playground);

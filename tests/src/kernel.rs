@@ -6,7 +6,8 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
+    Traffic,
 };
 use lb_ebpf::Hook;
 use lb_memory::{Image, memory};
@@ -173,9 +174,14 @@ impl Kernel {
         Array::try_from(self.ebpf.map_mut(name).expect(name)).expect("an array of this type")
     }
 
+    /// Writes the settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.array::<Settings>(maps::SETTINGS).set(0, settings, 0).expect("the kernel takes the entry");
+    }
+
     fn write(&mut self, image: &Image) {
         let written = "the kernel takes the entry";
-        self.array::<Settings>(maps::SETTINGS).set(0, image.settings, 0).expect(written);
+        self.set_settings(image.settings);
         for (address, owned) in &image.owned {
             match address {
                 IpAddr::V4(address) => {
@@ -227,6 +233,15 @@ impl Kernel {
         .expect("the kernel runs the program");
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
+    }
+
+    /// Makes every CPU forget what it has spent in this tick.
+    pub fn renew_budgets(&mut self) {
+        let map = self.ebpf.map_mut(maps::BUDGETS).expect("a map of ours");
+        let mut map: PerCpuArray<_, Budget> = PerCpuArray::try_from(map).expect("a per-CPU array");
+        let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
+        let fresh = PerCpuValues::try_from(vec![Budget::default(); cpus]).expect("one for each CPU");
+        map.set(0, fresh, 0).expect("the kernel takes the value");
     }
 
     /// Counters by reason, without those that are zero.

@@ -2,7 +2,9 @@
 
 use lb_ctl::playground::Error;
 use lb_ctl::playground::netns::NetNs;
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -12,31 +14,52 @@ const OUTGOING: u8 = 4;
 /// Listens to every interface of a namespace.
 pub struct Sniffer(OwnedFd);
 
+/// A TCP or UDP packet that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// By which interface.
+    pub index: u32,
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+}
+
 impl Sniffer {
+    /// Room for all frames of a test, so that none goes unseen.
+    const ROOM: usize = 16 << 20;
+
     /// Starts to listen.
     pub fn open(space: &NetNs) -> Result<Self, Error> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let opened = space.run(|| socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll))?;
-        opened.map(Self).map_err(Error::broken)
+        let opened = opened.map_err(Error::broken)?;
+        setsockopt(&opened, sockopt::RcvBufForce, &Self::ROOM).map_err(Error::broken)?;
+        Ok(Self(opened))
     }
 
-    /// Counts the packets to `destination` that came in by the interface `index` since the last call.
-    pub fn arrived(&self, index: u32, destination: IpAddr) -> usize {
-        let mut buffer = [0; 2048];
-        let mut count = 0;
+    /// What came in since the last call.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let mut buffer = [0; 128];
+        let mut arrivals = Vec::new();
         while let Ok((length, from)) = recvfrom::<LinkAddr>(self.0.as_raw_fd(), &mut buffer) {
-            let here = from.is_some_and(|from| from.ifindex() == index as usize && from.pkttype() != OUTGOING);
-            count += usize::from(here && destination_of(&buffer[..length]) == Some(destination));
+            let Some(from) = from.filter(|from| from.pkttype() != OUTGOING) else { continue };
+            if let Some((source, destination)) = ends(&buffer[..length]) {
+                arrivals.push(Arrival { index: from.ifindex() as u32, source, destination });
+            }
         }
-        count
+        arrivals
     }
 }
 
-/// Destination of an IP packet in an Ethernet frame.
-fn destination_of(frame: &[u8]) -> Option<IpAddr> {
+/// Source and destination of a TCP or UDP packet in an Ethernet frame.
+fn ends(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    const TRANSPORTS: [u8; 2] = [lb_common::TCP, lb_common::UDP];
+    let v4 = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?).into());
+    let v6 = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?).into());
     match frame.get(12..14)? {
-        [0x08, 0x00] => Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(30..34)?).ok()?).into()),
-        [0x86, 0xdd] => Some(Ipv6Addr::from(<[u8; 16]>::try_from(frame.get(38..54)?).ok()?).into()),
+        [0x08, 0x00] if TRANSPORTS.contains(frame.get(23)?) => Some((v4(26)?, v4(30)?)),
+        [0x86, 0xdd] if TRANSPORTS.contains(frame.get(20)?) => Some((v6(22)?, v6(38)?)),
         _ => None,
     }
 }

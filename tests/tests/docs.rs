@@ -44,7 +44,7 @@ fn is_path(name: &&str) -> bool {
 #[test]
 fn every_file_that_a_document_names_exists() {
     for (document, at_least) in
-        [("ARCHITECTURE.md", 30), ("CONTRIBUTING.md", 10), ("README.md", 5), ("CHANGELOG.md", 0)]
+        [("ARCHITECTURE.md", 30), ("CONTRIBUTING.md", 10), ("README.md", 5), ("CHANGELOG.md", 0), ("docs/rules.md", 1)]
     {
         let text = read(document);
         let paths: Vec<&str> = names(&text).into_iter().filter(is_path).collect();
@@ -87,6 +87,62 @@ fn the_architecture_names_every_map() {
     let named = names(&text);
     let missing: Vec<_> = maps::MAPS.iter().map(|map| map.name).filter(|name| !named.contains(name)).collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md says nothing of the maps {missing:?}");
+}
+
+#[test]
+fn every_rule_is_held_by_tests_that_run() {
+    let tests = tests_that_run();
+    assert!(tests.len() > 200, "only {} tests found: is this test still reading them?", tests.len());
+    let text = read("docs/rules.md");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule |")).collect();
+    assert!(rows.len() > 30, "docs/rules.md has only {} rows: is this test still reading it?", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [rule, held_by] = cells[..] else { panic!("docs/rules.md: not a rule and its tests: {row}") };
+        let held_by = names(held_by);
+        assert!(!held_by.is_empty(), "docs/rules.md: no test holds the rule:{rule}");
+        let missing: Vec<_> = held_by.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "docs/rules.md: no such test, or one that is ignored: {missing:?}");
+    }
+}
+
+/// The names of all tests of the workspace that are not ignored.
+fn tests_that_run() -> BTreeSet<String> {
+    let mut folders = ["lb-common", "lb-ebpf", "lb-ctl", "tests"].map(|folder| root().join(folder)).to_vec();
+    let mut tests = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                tests.extend(test_names(&text));
+            }
+        }
+    }
+    tests
+}
+
+/// The functions in a file of Rust that are tests and not ignored.
+fn test_names(rust: &str) -> Vec<String> {
+    let (mut is_test, mut is_ignored, mut found) = (false, false, Vec::new());
+    for line in rust.lines().map(str::trim) {
+        is_test |= line == "#[test]" || line == "#[tokio::test]";
+        is_ignored |= line.starts_with("#[ignore");
+        if let Some(name) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
+            let name: String = name.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            found.extend((is_test && !is_ignored).then_some(name));
+            (is_test, is_ignored) = (false, false);
+        }
+    }
+    found
+}
+
+#[test]
+fn tests_are_told_from_other_functions_and_from_ignored_ones() {
+    let text = "#[test]\nfn a() {}\nfn b() {}\n#[test]\n#[ignore = \"slow\"]\nfn c() {}\n    #[test]\n    fn d(x in any::<u8>()) {}\n";
+    assert_eq!(test_names(text), ["a", "d"]);
 }
 
 #[test]

@@ -1,54 +1,12 @@
-//! Who does the work: XDP what comes off the wire, TCX the rest, and the node's own sockets are backends too.
+//! The node's own sockets are backends too, behind every hook.
 
 use lb_ctl::playground::PodNetwork::Bridged;
-use lb_ctl::playground::links::Links;
 use lb_ctl::playground::topology::{NODE, Node};
-use lb_tests::fixture::{Fixture, Setup, node_port};
-use lb_tests::sniffer::Sniffer;
+use lb_tests::fixture::{Fixture, Setup};
 use lb_tests::{needs_datapath, traffic};
 use std::net::SocketAddr;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
-
-/// Packets from outside that the node's stack saw, and that the datapath forwarded.
-fn share_of_the_stack(setup: Setup) -> (usize, u64) {
-    let fixture = Fixture::new(BINARY, setup);
-    let ways: Vec<SocketAddr> = fixture.cluster().into_iter().chain(node_port()).collect();
-    // Neighbours are resolved by the stack: by the first packets to each pod.
-    for to in &ways {
-        traffic::many(fixture.client(), *to, 30);
-    }
-    let node = fixture.node_space(Node::One);
-    let index = Links::open(node).and_then(|links| links.index("eth0")).expect("the node's interface");
-    let sniffer = Sniffer::open(node).expect("a packet socket");
-    let (mut seen, before) = (0, fixture.reason("forwarded"));
-    for to in ways {
-        for _ in 0..20 {
-            let mut connection = fixture.client().connect(to).expect("the Service answers");
-            connection.upload(20_000).expect("the pod reads");
-            seen += sniffer.arrived(index, to.ip());
-        }
-    }
-    (seen, fixture.reason("forwarded") - before)
-}
-
-#[test]
-fn native_xdp_finishes_what_comes_off_the_wire() {
-    needs_datapath!();
-    // Not with bridged pods: a bridge takes no frames from XDP.
-    let (seen, forwarded) = share_of_the_stack(Setup::DEMO);
-    assert!(forwarded > 800, "{forwarded} packets were forwarded");
-    // A few are left to the stack on purpose: it keeps its neighbour entries honest by them.
-    assert!((seen as u64) < forwarded / 10, "the stack saw {seen} of {forwarded} packets");
-}
-
-#[test]
-fn tcx_works_behind_the_packet_sockets() {
-    needs_datapath!();
-    let (seen, forwarded) = share_of_the_stack(Setup { wire: "tcx", ..Setup::DEMO });
-    // The last packets of a connection may come after the count.
-    assert!(seen as u64 > forwarded * 9 / 10, "the sniffer sees what TCX gets: {seen} of {forwarded} packets");
-}
 
 /// A Service whose endpoint is the node itself.
 const ON_THE_NODE: &str = "apiVersion: v1

@@ -269,7 +269,10 @@ fn what_is_not_ours_passes_byte_for_byte() {
             frames::other(outside, family.node()),
         ] {
             assert_eq!(node.ingress(UPLINK, &frame), (Verdict::pass(Reason::NotOurs), frame.clone()));
-            assert_eq!(node.xdp(&frame), (Verdict::pass(Reason::NotOurs), frame.clone()));
+            // Untouched either way; ICMP is judged by TCX alone.
+            let (verdict, at_xdp) = node.xdp(&frame);
+            assert!(matches!(verdict.action, Action::Pass | Action::Defer) && verdict.reason == Reason::NotOurs);
+            assert_eq!(at_xdp, frame);
             assert_eq!(node.egress(UPLINK, &frame), (Verdict::pass(Reason::NotOurs), frame));
         }
     }
@@ -281,20 +284,16 @@ fn refusals_have_their_reasons() {
     let mut node = Node::new();
     for family in Family::BOTH {
         let service = family.cluster(WEB, 80).ip();
-        for (frame, verdict) in [
-            (
-                frames::tcp(client(family, 1), family.cluster(EMPTY, 80), Flags::Syn, b""),
-                Verdict::drop(Reason::NoBackend),
-            ),
-            (
-                frames::tcp(client(family, 1), family.cluster(WEB, 81), Flags::Syn, b""),
-                Verdict::drop(Reason::NoServicePort),
-            ),
-            (frames::udp(client(family, 1), family.cluster(WEB, 80), b""), Verdict::drop(Reason::NoServicePort)),
-            (frames::echo(family.client(), service), Verdict::pass(Reason::Icmp)),
-            (frames::other(family.client(), service), Verdict::pass(Reason::Protocol)),
+        for (frame, reason) in [
+            (frames::tcp(client(family, 1), family.cluster(EMPTY, 80), Flags::Syn, b""), Reason::NoBackend),
+            (frames::tcp(client(family, 1), family.cluster(WEB, 81), Flags::Syn, b""), Reason::NoServicePort),
+            (frames::udp(client(family, 1), family.cluster(WEB, 80), b""), Reason::NoServicePort),
+            (frames::echo(family.client(), service), Reason::EchoReplied),
+            (frames::other(family.client(), service), Reason::Protocol),
         ] {
-            assert_eq!(node.ingress(UPLINK, &frame), (verdict, frame));
+            assert_eq!(node.xdp(&frame), (Verdict::DEFER, frame.clone()), "packets are made at TCX alone");
+            let verdict = node.ingress(UPLINK, &frame).0;
+            assert_eq!(verdict, Verdict { ifindex: UPLINK, action: Action::Redirect, reason });
         }
     }
     assert_eq!(node.tables.packets(Reason::NoServicePort), 4);
@@ -305,7 +304,10 @@ fn a_spent_ttl_ends_here() {
     let mut node = Node::new();
     let mut syn = frames::tcp(client(Family::V6, 1), Family::V6.cluster(WEB, 80), Flags::Syn, b"");
     syn[21] = 1;
-    assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::TtlExceeded));
+    assert_eq!(
+        node.ingress(UPLINK, &syn).0,
+        Verdict { ifindex: UPLINK, action: Action::Redirect, reason: Reason::TtlExceeded }
+    );
 }
 
 #[test]
@@ -314,7 +316,7 @@ fn segments_and_not_the_whole_are_held_against_the_mtu() {
     let (client, service) = (client(Family::V4, 1), Family::V4.cluster(SINGLE, 80));
     node.connect(client, service);
     let large = frames::tcp(client, service, Flags::Ack, &[7; 4000]);
-    assert_eq!(node.ingress(UPLINK, &large).0, Verdict::drop(Reason::MtuExceeded));
+    assert_eq!(node.ingress(UPLINK, &large).0.reason, Reason::MtuExceeded);
     let mut frame = Frame { segment_size: Some(1460), ..Frame::new(large.clone()) };
     assert_eq!(process(&mut frame, &node.tables, &At::<1>(&node.around)).reason, Reason::Forwarded);
     let mut frame = Frame { segment_size: Some(1461), ..Frame::new(large.clone()) };

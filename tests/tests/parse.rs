@@ -1,7 +1,7 @@
 //! What the parser makes of headers that are seldom seen: read right, or left alone with a reason.
 
 use lb_common::{Reason, TCP, UDP};
-use lb_ebpf::parse::{ipv4, ipv6};
+use lb_ebpf::parse::{Piece, ipv4, ipv6};
 use lb_ebpf::{Action, process};
 use lb_tests::frames::{self, Flags, checked};
 use lb_tests::memory::{At, Frame, Memory};
@@ -94,20 +94,68 @@ fn a_chain_that_is_too_long_or_cut_short_is_left_alone() {
     assert_eq!(ipv6(&Frame::new(beyond)), Err(Reason::Malformed), "an extension header longer than the packet");
 }
 
+/// What a piece says of itself: that it is whole, the first, or a later one.
+const WHOLE: [bool; 3] = [true, false, false];
+const FIRST: [bool; 3] = [false, true, false];
+const LATER: [bool; 3] = [false, false, true];
+
 #[test]
 fn fragments_are_told_from_whole_packets() {
-    for (bytes, fragment) in [([0x20, 0x00], true), ([0x20, 0x10], true), ([0x00, 0x10], true), ([0x40, 0x00], false)] {
+    let kinds = |piece: Piece| [piece.is_whole(), piece.is_first(), piece.is_later()];
+    let ports = |later: bool| if later { [[0; 2]; 2] } else { [40_000u16.to_be_bytes(), 80u16.to_be_bytes()] };
+    for (bytes, kind) in [
+        ([0x00, 0x00], WHOLE),
+        ([0x40, 0x00], WHOLE),
+        ([0x20, 0x00], FIRST),
+        ([0x20, 0x10], LATER),
+        ([0x00, 0x10], LATER),
+        ([0x1f, 0xff], LATER),
+    ] {
         let mut frame = syn(Family::V4);
+        frame[IP + 4..IP + 6].copy_from_slice(&[0xab, 0xcd]);
         frame[IP + 6..IP + 8].copy_from_slice(&bytes);
-        let parsed = ipv4(&Frame::new(frame));
-        assert_eq!(parsed == Err(Reason::Fragment), fragment, "flags and offset {bytes:02x?}");
-        assert_eq!(parsed.is_ok(), !fragment);
+        let wire = ipv4(&Frame::new(frame)).expect("well formed");
+        assert_eq!(kinds(wire.piece), kind, "flags and offset {bytes:02x?}");
+        assert_eq!([wire.key.src_port, wire.key.dst_port], ports(kind == LATER));
+        assert_eq!((wire.fragment_id, wire.key.protocol), (0xabcd, TCP));
     }
-    let mut first = vec![0; 8];
-    first[3] = 1;
-    assert_eq!(ipv6(&Frame::new(extended(&[(FRAGMENT, first)]))), Err(Reason::Fragment));
-    let behind = extended(&[(OPTIONS, units_of_8(8)), (FRAGMENT, vec![0; 8])]);
-    assert_eq!(ipv6(&Frame::new(behind)), Err(Reason::Fragment));
+    let header = |word: u16| [&[0, 0x77], &word.to_be_bytes()[..], &[1, 2, 3, 4]].concat();
+    // Eight bytes of reserved bits and of padding count for nothing: not even 0x77, where others have their length.
+    for (word, kind) in [(0, WHOLE), (6, WHOLE), (1, FIRST), (8, LATER), (9, LATER), (0xfff8, LATER)] {
+        for before in [vec![], vec![(OPTIONS, units_of_8(16))]] {
+            let chain = [before, vec![(FRAGMENT, header(word))]].concat();
+            let wire = ipv6(&Frame::new(extended(&chain))).expect("well formed");
+            assert_eq!(kinds(wire.piece), kind, "{word:#x}");
+            assert_eq!([wire.key.src_port, wire.key.dst_port], ports(kind == LATER));
+            assert_eq!(wire.fragment_id, 0x0102_0304);
+        }
+    }
+    // Behind the header of a first fragment others may stand, which are a later one's payload.
+    let chain = |word| extended(&[(FRAGMENT, header(word)), (OPTIONS, units_of_8(8))]);
+    assert_eq!(ipv6(&Frame::new(chain(1))).expect("well formed").key.protocol, TCP);
+    let mut later = chain(8);
+    later[IP + 49] = 0xff;
+    assert!(ipv6(&Frame::new(later)).expect("well formed").is_later());
+    // A fragment of a fragment is none that stands for itself.
+    let nested = extended(&[(FRAGMENT, header(1)), (FRAGMENT, header(0))]);
+    assert!(ipv6(&Frame::new(nested)).expect("well formed").piece.is_first());
+}
+
+#[test]
+fn a_first_fragment_without_its_whole_transport_header_is_malformed() {
+    let to = |service, port| Family::V4.cluster(service, port);
+    let from = SocketAddr::new(Family::V4.client(), 40_000);
+    for frame in
+        [syn(Family::V4), frames::udp(from, to(small::DNS, 53), b"1234"), frames::sctp(from, to(SINGLE, 80), 1, b"")]
+    {
+        let header = if frame[IP + 9] == TCP { 20 } else { 8 };
+        for length in (0..header).filter(|length| length % 8 == 0) {
+            let mut first = frame[..IP + 20 + length].to_vec();
+            first[IP + 2..IP + 4].copy_from_slice(&((20 + length) as u16).to_be_bytes());
+            first[IP + 6] = 0x20;
+            assert_eq!(ipv4(&Frame::new(first)), Err(Reason::Malformed), "{length} bytes behind the IP header");
+        }
+    }
 }
 
 #[test]
@@ -166,17 +214,20 @@ fn padding_behind_the_packet_is_no_part_of_it() {
 #[test]
 fn what_is_left_alone_has_its_reason_counted_once_on_its_way_in() {
     let mut fragment = syn(Family::V4);
-    fragment[IP + 6] = 0x20;
+    fragment[IP + 7] = 0x20;
+    let echo = frames::echo(Family::V4.client(), Family::V4.cluster(SINGLE, 80).ip());
+    let mut first_of_icmp = echo.clone();
+    first_of_icmp[IP + 6] = 0x20;
     let mut cut = syn(Family::V4);
     cut.truncate(40);
     let mut tagged = syn(Family::V4);
     tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
     for (frame, reason) in [
         (fragment, Reason::Fragment),
+        (first_of_icmp, Reason::Fragment),
         (cut, Reason::Malformed),
         (tagged, Reason::Vlan),
         (extended(&vec![(OPTIONS, units_of_8(8)); 7]), Reason::ExtensionHeader),
-        (frames::echo(Family::V4.client(), Family::V4.cluster(SINGLE, 80).ip()), Reason::Icmp),
     ] {
         let tables = Memory::new(small::image(UPLINK, INSIDE));
         let around = small::surroundings(UPLINK, INSIDE, UPLINK, 1000);

@@ -5,7 +5,7 @@ use lb_common::{Reason, Settings};
 use lb_ebpf::{Table, Verdict};
 use lb_tests::frames::{self, Flags};
 use lb_tests::node::{INSIDE, Node, UPLINK};
-use lb_tests::small::{FAR, Family, LOCAL_1, LOCAL_2, REMOTE, SINGLE, TARGET_PORT, TWIN};
+use lb_tests::small::{FAR, Family, LOCAL_1, LOCAL_2, ON_HOST, REMOTE, SINGLE, TARGET_PORT, TWIN};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -94,11 +94,140 @@ fn a_port_that_nobody_confirmed_is_taken_from_its_flow_when_none_is_free() {
     node.connect(client(Family::V4, 51), service);
 }
 
+/// What takes a node its means to lend.
+type Spoil<'a> = &'a dyn Fn(&mut Node);
+
 #[test]
-fn without_an_address_to_lend_nothing_leaves_untranslated() {
+fn nothing_leaves_untranslated() {
+    let no_address = |node: &mut Node| node.tables.image.settings.snat4 = [[0; 4]; 4];
+    let no_ports = |node: &mut Node| node.tables.image.settings.snat_port_first = 0;
+    let empty_range = |node: &mut Node| node.tables.image.settings.snat_port_last = 1;
+    let no_room = |node: &mut Node| node.tables.flows4.limit(Table::New, 0);
+    let no_room_for_the_second = |node: &mut Node| node.tables.flows4.limit(Table::New, 1);
+    let cases: [(Spoil<'_>, Reason); 5] = [
+        (&no_address, Reason::NoSnatAddress),
+        (&no_ports, Reason::SnatExhausted),
+        (&empty_range, Reason::SnatExhausted),
+        (&no_room, Reason::TableFull),
+        (&no_room_for_the_second, Reason::TableFull),
+    ];
+    let (from, service) = (client(Family::V4, 40_000), Family::V4.cluster(FAR, 80));
+    for (spoil, reason) in cases {
+        // A SYN, and what may belong to a connection whose entry was lost.
+        for flags in [Flags::Syn, Flags::Ack, Flags::Rst] {
+            let frame = frames::tcp(from, service, flags, b"");
+            let mut node = Node::new();
+            spoil(&mut node);
+            assert_eq!(node.ingress(UPLINK, &frame).0, Verdict::drop(reason));
+            assert_eq!(node.xdp(&frame).0, Verdict::drop(reason));
+            assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+        }
+    }
+    let mut node = spent();
+    for flags in [Flags::Syn, Flags::Ack, Flags::Rst] {
+        let frame = frames::tcp(client(Family::V4, 51), service, flags, b"");
+        assert_eq!(node.ingress(UPLINK, &frame).0, Verdict::drop(Reason::SnatExhausted));
+    }
+    assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 100));
+}
+
+#[test]
+fn the_clients_address_is_kept_wherever_its_replies_come_back() {
+    for family in Family::BOTH {
+        let outside = client(family, 40_000);
+        let pod = SocketAddr::new(family.backend(LOCAL_1), 40_000);
+        let other_pod = SocketAddr::new(family.backend(LOCAL_2), 40_000);
+        for (by, from, service, keeps) in [
+            (UPLINK, outside, SINGLE, true),
+            (UPLINK, outside, FAR, false),
+            (INSIDE, other_pod, SINGLE, true),
+            (INSIDE, other_pod, FAR, true),
+            (INSIDE, pod, SINGLE, false),
+        ] {
+            let mut node = Node::new();
+            let (seen, _) = node.forwarded(by, &frames::tcp(from, family.cluster(service, 80), Flags::Syn, b""));
+            assert_eq!(seen == from, keeps, "{from} to service {service} is seen as {seen}");
+        }
+        let mut node = Node::new();
+        let (verdict, bytes) =
+            node.ingress(UPLINK, &frames::tcp(outside, family.cluster(ON_HOST, 80), Flags::Syn, b""));
+        assert_eq!((verdict.reason, frames::checked(&bytes).0), (Reason::Delivered, outside));
+    }
+}
+
+/// Addresses that the node lends beside its own.
+const MORE: [[u8; 4]; 2] = [[192, 0, 2, 2], [192, 0, 2, 3]];
+
+#[test]
+fn every_address_lends_its_ports_and_the_search_walks_on() {
     let mut node = Node::new();
-    node.tables.image.settings.snat4 = [[0; 4]; 4];
-    let syn = frames::tcp(client(Family::V4, 40_000), Family::V4.cluster(FAR, 80), Flags::Syn, b"");
-    assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::NoSnatAddress));
-    assert_eq!(node.entries(Table::New), 0);
+    let settings = &mut node.tables.image.settings;
+    settings.snat4 = Settings::lent([[192, 0, 2, 1], MORE[0], MORE[1]]);
+    (settings.snat_port_first, settings.snat_port_last) = (61_000, 61_019);
+    let service = Family::V4.cluster(FAR, 80);
+    let seen: BTreeSet<_> = (1..=60).map(|port| node.connect(client(Family::V4, port), service).0).collect();
+    assert_eq!(seen.len(), 60);
+    for address in [[192, 0, 2, 1], MORE[0], MORE[1]] {
+        assert_eq!(seen.iter().filter(|seen| seen.ip() == std::net::IpAddr::from(address)).count(), 20);
+    }
+    let syn = frames::tcp(client(Family::V4, 61), service, Flags::Syn, b"");
+    assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::SnatExhausted));
+}
+
+#[test]
+fn the_hash_spreads_flows_over_the_addresses() {
+    let mut node = Node::new();
+    node.tables.image.settings.snat4 = Settings::lent([[192, 0, 2, 1], MORE[0], MORE[1]]);
+    let mut counts = std::collections::BTreeMap::new();
+    for port in 1..=300 {
+        let syn = frames::tcp(client(Family::V4, port), Family::V4.cluster(FAR, 80), Flags::Syn, b"");
+        *counts.entry(node.forwarded(UPLINK, &syn).0.ip()).or_insert(0) += 1;
+    }
+    assert!(counts.len() == 3 && counts.values().all(|count| *count > 60), "{counts:?}");
+}
+
+/// A node that lends 2,000 ports, all but one of them to confirmed connections.
+fn nearly_spent() -> Node {
+    let mut node = Node::new();
+    let settings = &mut node.tables.image.settings;
+    (settings.snat_port_first, settings.snat_port_last) = (10_000, 11_999);
+    for port in 1..2000 {
+        let (from, service) = (client(Family::V4, port), Family::V4.cluster(FAR, 80));
+        *node.tables.budget.get_mut() = lb_common::Budget::default();
+        let (_, bytes) = node.ingress(UPLINK, &frames::tcp(from, service, Flags::Syn, b""));
+        let (seen, backend, _) = frames::checked(&bytes);
+        node.forwarded(UPLINK, &frames::tcp(backend, seen, Flags::SynAck, b""));
+        node.forwarded(UPLINK, &frames::tcp(from, service, Flags::Ack, b""));
+    }
+    *node.tables.budget.get_mut() = lb_common::Budget::default();
+    node
+}
+
+#[test]
+fn the_last_free_port_is_found_by_searching_all_and_counted() {
+    let mut node = nearly_spent();
+    let service = Family::V4.cluster(FAR, 80);
+    let scarce = node.tables.packets(Reason::ForwardedSnatScarce);
+    assert!(scarce < 500, "most are found without: {scarce}");
+    let syn = frames::tcp(client(Family::V4, 3003), service, Flags::Syn, b"");
+    let (verdict, bytes) = node.ingress(UPLINK, &syn);
+    assert_eq!(verdict.reason, Reason::ForwardedSnatScarce);
+    let (seen, backend, _) = frames::checked(&bytes);
+    node.forwarded(UPLINK, &frames::tcp(backend, seen, Flags::SynAck, b""));
+    let ack = frames::tcp(client(Family::V4, 3003), service, Flags::Ack, b"");
+    assert_eq!(node.ingress(UPLINK, &ack).0.reason, Reason::Forwarded, "only its first packet");
+    assert_eq!(node.tables.packets(Reason::ForwardedSnatScarce), scarce + 1);
+}
+
+#[test]
+fn a_flood_gets_one_search_a_tick() {
+    let mut node = nearly_spent();
+    let service = Family::V4.cluster(FAR, 80);
+    let (first, second) = (client(Family::V4, 3003), client(Family::V4, 3004));
+    let syn = |from| frames::tcp(from, service, Flags::Syn, b"");
+    assert_eq!(node.ingress(UPLINK, &syn(first)).0.reason, Reason::ForwardedSnatScarce);
+    // The first one holds its port unconfirmed: whoever may search takes it.
+    assert_eq!(node.ingress(UPLINK, &syn(second)).0, Verdict::drop(Reason::SnatExhausted), "in the same tick");
+    node.around.tick += 1;
+    assert_eq!(node.ingress(UPLINK, &syn(second)).0.reason, Reason::ForwardedSnatScarce);
 }

@@ -2,7 +2,7 @@
 
 use super::types::Problem;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The daemon, its interfaces, sources, maps and counters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,16 @@ pub struct Status {
     pub node_addresses: Vec<IpAddr>,
     /// Addresses lent to connections that need source translation.
     pub snat_addresses: Vec<IpAddr>,
+    /// Where the ports of these addresses are nearest to being used up; absent: none is lent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent_ports: Option<LentPorts>,
+    /// The way of new connections: `direct` or `stack`.
+    pub path: String,
+    /// How processes of this node reach Services, or why they do not.
+    pub host_clients: String,
+    /// Sockets of processes.
+    #[serde(default)]
+    pub socket_lb: SocketStatus,
     /// Interfaces, managed and waited for.
     pub interfaces: Vec<InterfaceStatus>,
     /// Sources of objects.
@@ -40,6 +50,16 @@ pub struct Status {
     pub counters: Vec<CounterLine>,
 }
 
+/// Whether processes are served at their sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketStatus {
+    /// Directory of the cgroup whose processes are; none: nobody is.
+    pub cgroup: Option<String>,
+    /// What processes of the node do not reach; empty: they reach everything.
+    pub note: String,
+}
+
 /// One interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -50,11 +70,11 @@ pub struct InterfaceStatus {
     pub index: u32,
     /// The mode asked for.
     pub wanted: String,
-    /// What is attached: `xdp`, `xdp-generic`, `tcx-ingress`, `tcx-egress`.
+    /// What is attached: `xdp`, `xdp-generic`, `tcx-ingress`, `tcx-egress`, or `clsact-ingress`, `clsact-egress`.
     pub attached: Vec<String>,
     /// Why it is not a better mode, or why nothing is attached; empty: all is well.
     pub note: String,
-    /// What it is taken for: `wire` or `local`.
+    /// What it is taken for: `wire`, `local`, or `host` for the daemon's own.
     pub role: String,
 }
 
@@ -67,6 +87,20 @@ pub struct SourceStatus {
     pub synced: bool,
     /// Objects it gave.
     pub objects: u64,
+}
+
+/// Source ports lent to connections to one backend port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LentPorts {
+    /// The backend's address and port.
+    pub backend: SocketAddr,
+    /// Its protocol.
+    pub protocol: String,
+    /// Ports that live connections hold.
+    pub used: u64,
+    /// Ports that can be lent, over all addresses of the family.
+    pub available: u64,
 }
 
 /// How full a map is.

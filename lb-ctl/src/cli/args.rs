@@ -242,15 +242,17 @@ mod tests {
     fn the_daemon_takes_every_flag_that_is_documented() {
         let line = "lb-ctl daemon --interface eth0=xdp --interface veth* --manifests /m --config /c --check-config \
                     --socket /s --instance i --node-name n --service-cidr 10.0.0.0/16 --service-cidr fd00::/112 \
-                    --node-port-range 30000-30010 --bpffs /b --max-flows 4096 --state-dir /d --log-level debug \
-                    --log-format json";
+                    --node-port-range 30000-30010 --snat-address 192.0.2.1 --bpffs /b --max-flows 4096 --state-dir /d --log-level debug \
+                    --log-format json --path stack --tc clsact --host-clients=false";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         assert_eq!(args.target.socket, Some(PathBuf::from("/s")));
         let Command::Daemon(daemon) = args.command else { panic!() };
         assert!(daemon.check_config);
         assert_eq!(daemon.options.interfaces.len(), 2);
         assert_eq!(daemon.options.service_cidrs.len(), 2);
+        assert_eq!(daemon.options.snat_addresses.len(), 1);
         assert_eq!(daemon.options.max_flows, Some(4096));
+        assert_eq!(daemon.options.host_clients, Some(false));
     }
 
     #[test]

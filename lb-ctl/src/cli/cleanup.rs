@@ -18,7 +18,7 @@ pub(super) fn run(cleanup: &Cleanup, target: &Target, out: &mut Output) -> Resul
     config::check_instance(&instance)?;
     let bpffs = options.bpffs.unwrap_or_else(|| config::DEFAULT_BPFFS.into());
     let max_flows = options.max_flows.unwrap_or(lb_common::maps::DEFAULT_MAX_FLOWS);
-    let options = datapath::Options { bpffs, instance, max_flows };
+    let options = datapath::Options { bpffs, instance, max_flows, ..datapath::Options::default() };
     let removed = datapath::cleanup(&options)?;
     if removed.is_empty() {
         let place = options.bpffs.display();

@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, Status};
+use crate::api::{Client, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -29,9 +29,23 @@ fn text(status: &Status) -> String {
     line("Kernel", &status.kernel);
     line("Node addresses", &list(&status.node_addresses));
     line("SNAT addresses", &list(&status.snat_addresses));
+    if let Some(LentPorts { backend, protocol, used, available }) = &status.lent_ports {
+        line("SNAT ports", &format_args!("{used} of {available} lent towards {backend}/{protocol}, the fullest"));
+    }
+    line(
+        "Path",
+        &match status.path.as_str() {
+            "stack" => "stack: through the host's stack; connections that need source translation go direct",
+            path => path,
+        },
+    );
+    line("Host clients", &status.host_clients);
     if status.adopted {
         line("Datapath", &"taken over from an earlier daemon");
     }
+    let sockets = &status.socket_lb;
+    let note = if sockets.note.is_empty() { String::new() } else { format!(" ({})", sockets.note) };
+    line("Socket hooks", &format_args!("{}{note}", sockets.cgroup.as_deref().unwrap_or("off")));
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
@@ -83,7 +97,7 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SourceStatus};
+    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
 
     #[test]
     fn the_report_says_what_is_attached_and_why_not_better() {
@@ -97,7 +111,16 @@ mod tests {
             adopted: true,
             kernel: "6.18.5".to_owned(),
             node_addresses: vec!["192.0.2.10".parse().unwrap()],
-            snat_addresses: Vec::new(),
+            snat_addresses: vec!["192.0.2.10".parse().unwrap()],
+            lent_ports: Some(LentPorts {
+                backend: "10.244.0.7:8080".parse().unwrap(),
+                protocol: "TCP".to_owned(),
+                used: 28_000,
+                available: 28_976,
+            }),
+            path: "direct".to_owned(),
+            host_clients: "by lbh0: 10.96.0.0/12 from 192.0.2.10".to_owned(),
+            socket_lb: SocketStatus { cgroup: None, note: "the node's own ports are not served".to_owned() },
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -132,8 +155,12 @@ mod tests {
         Node:           n1
         Kernel:         6.18.5
         Node addresses: 192.0.2.10
-        SNAT addresses: <none>
+        SNAT addresses: 192.0.2.10
+        SNAT ports:     28000 of 28976 lent towards 10.244.0.7:8080/TCP, the fullest
+        Path:           direct
+        Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
         Datapath:       taken over from an earlier daemon
+        Socket hooks:   off (the node's own ports are not served)
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE

@@ -7,6 +7,8 @@
 
 use super::describe::{self, Known};
 use super::events::Events;
+use super::host_clients::Destinations;
+use super::options::PathMode;
 use super::{endpoints, node};
 use crate::api::catalogue::{Catalogue, Endpoints};
 use crate::api::{Problem, ServiceDescription};
@@ -15,8 +17,9 @@ use crate::image::{HostFacts, ReconcileError, Reconciler, Refused};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{self, EndpointView, NodeView, ServiceView};
 use crate::objects::{Key, Objects};
+use ipnet::IpNet;
 use jiff::Timestamp;
-use lb_common::{Device, Settings};
+use lb_common::{Device, HostPair, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
@@ -32,6 +35,10 @@ pub(super) struct Inputs {
     pub(super) host: Arc<HostView>,
     /// The managed interfaces; `None`: not attached yet, so those of an earlier daemon count.
     pub(super) devices: Option<BTreeMap<u32, Device>>,
+    /// The way to the node's own processes.
+    pub(super) pair: HostPair,
+    /// The way of new flows.
+    pub(super) path: PathMode,
 }
 
 /// Asks the kernel for the route to an address.
@@ -40,6 +47,8 @@ pub(super) type Routing<'a> = &'a dyn Fn(IpAddr) -> Option<Route>;
 /// See the [module](self).
 pub(super) struct Balancer {
     node_name: String,
+    /// Addresses to lend, if the node has them.
+    wanted_addresses: Vec<IpAddr>,
     maps: Box<dyn LbMaps>,
     reconciler: Reconciler,
     views: Vec<ServiceView>,
@@ -56,7 +65,12 @@ pub(super) struct Balancer {
 
 impl Balancer {
     /// Takes over what the maps hold.
-    pub(super) fn adopt(maps: Box<dyn LbMaps>, node_name: String, now: Instant) -> Result<Self, MapError> {
+    pub(super) fn adopt(
+        maps: Box<dyn LbMaps>,
+        node_name: String,
+        wanted_addresses: Vec<IpAddr>,
+        now: Instant,
+    ) -> Result<Self, MapError> {
         let reconciler = Reconciler::adopt(maps.as_ref(), now)?;
         let realized = reconciler.realized();
         let adopted = realized.settings.seed != 0;
@@ -65,6 +79,7 @@ impl Balancer {
         let facts = HostFacts { settings, devices: realized.devices.clone(), ..HostFacts::default() };
         Ok(Self {
             node_name,
+            wanted_addresses,
             maps,
             reconciler,
             views: Vec::new(),
@@ -101,13 +116,17 @@ impl Balancer {
         }
         let managed = self.facts.devices.keys().copied();
         let source_to = |to| route_to(to).and_then(|route| route.prefsrc);
-        let (v4, v6) = node::lent_addresses(host, &inputs.objects, &self.node_name, managed, source_to);
+        let (v4, v6) =
+            node::lent_addresses(&self.wanted_addresses, host, &inputs.objects, &self.node_name, managed, source_to);
         self.facts.settings = Settings {
             seed: self.facts.settings.seed,
-            snat4: Settings::lent(v4.map(|address| address.octets())),
-            snat6: Settings::lent(v6.map(|address| address.octets())),
+            netns_cookie: host.namespace,
+            snat4: Settings::lent(v4.into_iter().map(|address| address.octets())),
+            snat6: Settings::lent(v6.into_iter().map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
+            flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
+            host: inputs.pair,
             ..Settings::default()
         };
         self.facts.node_addresses = addresses.into_iter().collect();
@@ -171,6 +190,17 @@ impl Balancer {
         all.filter(|address| !address.is_unspecified()).collect()
     }
 
+    /// Where Services are, as far as the node has a source of the family to use towards them: these networks, and every
+    /// address outside of them that is a Service's.
+    pub(super) fn destinations(&self, networks: &[IpNet]) -> Destinations {
+        let sources = self.lent_addresses();
+        let source = |to: IpAddr| sources.iter().copied().find(|source| source.is_ipv4() == to.is_ipv4());
+        let owned = self.realized().owned.iter().filter(|(_, owned)| !owned.is_node()).map(|(address, _)| *address);
+        let outside = owned.filter(|address| !networks.iter().any(|network| network.contains(address)));
+        let all = networks.iter().copied().chain(outside.map(IpNet::from));
+        all.filter_map(|to| Some((to, source(to.addr())?))).collect()
+    }
+
     /// The maps.
     pub(super) fn maps(&self) -> &dyn LbMaps {
         self.maps.as_ref()
@@ -183,11 +213,17 @@ impl Balancer {
 
     /// What keeps Services, or parts of them, from being served.
     pub(super) fn problems(&self) -> Vec<Problem> {
+        let missing = self.wanted_addresses.iter().filter(|address| !self.facts.node_addresses.contains(address));
+        let missing = missing.map(|address| Problem {
+            subject: format!("SNAT address {address}"),
+            message: "no interface of this node has it, so it is not lent: add it, or name another by --snat-address"
+                .to_owned(),
+        });
         let of_views =
             self.views.iter().flat_map(|view| view.problems.iter().map(move |message| (&view.key, message.clone())));
         let refused = self.refused.iter().map(|refused| (&refused.service, refused.refusal.to_string()));
         let all = of_views.chain(refused);
-        all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).collect()
+        all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).chain(missing).collect()
     }
 
     /// The description of a Service, or `None` if there is none.

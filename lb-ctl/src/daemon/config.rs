@@ -1,11 +1,14 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
-use super::options::{LogFormat, LogLevel, Options, PortRange};
+use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
+use crate::datapath::TcMode;
 use ipnet::IpNet;
+use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,8 @@ pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"
 pub struct Config {
     /// Interfaces to manage.
     pub interfaces: Vec<InterfaceSpec>,
+    /// Cgroup whose processes are served at their sockets.
+    pub socket_lb: Option<PathBuf>,
     /// Directory of manifests to watch.
     pub manifests: Option<PathBuf>,
     /// Socket of the control API.
@@ -39,6 +44,14 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
+    /// The way of new flows.
+    pub path: PathMode,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
+    /// Whether processes of this node are clients.
+    pub host_clients: bool,
+    /// Addresses to lend to connections that need source translation; none of a family: one that is found.
+    pub snat_addresses: Vec<IpAddr>,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -138,14 +151,20 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
+            socket_lb: options.socket_lb,
             manifests: options.manifests,
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
+            snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
+            path: options.path.unwrap_or_default(),
+            tc: options.tc.unwrap_or_default(),
+            host_clients: options.host_clients.unwrap_or(true),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
             state_file: state_dir.join(format!("{instance}.json")),
@@ -161,11 +180,16 @@ impl Config {
     /// maps, paths or locks.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
         [
+            ("socketLB", self.socket_lb != new.socket_lb),
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
+            ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
+            ("path", self.path != new.path),
+            ("tc", self.tc != new.tc),
+            ("hostClients", self.host_clients != new.host_clients),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
             ("stateDir", self.state_file != new.state_file),
@@ -183,6 +207,8 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
         writeln!(f, "interfaces:    {}", list(&mut self.interfaces.iter().map(ToString::to_string)))?;
+        let cgroup = self.socket_lb.as_ref().map_or("none".into(), |path| path.display().to_string());
+        writeln!(f, "socketLB:      {cgroup}")?;
         let manifests = self.manifests.as_ref().map_or("none".into(), |path| path.display().to_string());
         writeln!(f, "manifests:     {manifests}")?;
         writeln!(f, "socket:        {}", self.socket.display())?;
@@ -190,6 +216,13 @@ impl fmt::Display for Config {
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        writeln!(f, "path:          {}", self.path.name())?;
+        writeln!(f, "tc:            {}", self.tc.name())?;
+        writeln!(f, "hostClients:   {}", self.host_clients)?;
+        if !self.snat_addresses.is_empty() {
+            let addresses = list(&mut self.snat_addresses.iter().map(ToString::to_string));
+            writeln!(f, "snatAddresses: {addresses}")?;
+        }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -219,6 +252,24 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         }
         if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
             return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        }
+    }
+    Ok(())
+}
+
+fn check_snat_addresses(addresses: &[IpAddr]) -> Result<(), ConfigError> {
+    let setting = "--snat-address (snatAddresses)";
+    for (index, address) in addresses.iter().enumerate() {
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(invalid(setting, format!("{address} is no address that a backend could answer to")));
+        }
+        if addresses[..index].contains(address) {
+            return Err(invalid(setting, format!("{address} is named twice: name it once")));
+        }
+        let of_family = addresses[..=index].iter().filter(|other| other.is_ipv4() == address.is_ipv4());
+        if of_family.count() > Settings::SNAT_ADDRESSES {
+            let most = Settings::SNAT_ADDRESSES;
+            return Err(invalid(setting, format!("{address} is one too many: at most {most} of each family are lent")));
         }
     }
     Ok(())
@@ -286,15 +337,19 @@ mod tests {
     #[test]
     fn every_setting_can_stand_in_the_file() {
         let options = file(
-            "interfaces: [eth0]\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nbpffs: /b\nmaxFlows: 2048\nstateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+            "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\n\
+             stateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
+        assert_eq!(config.snat_addresses.len(), 2);
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
+        assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
+        assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
     }
 
     #[test]
@@ -305,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
@@ -322,6 +377,19 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
             @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_lent_are_refused() {
+        let refuse = |addresses: &[&str]| {
+            let snat_addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Config::resolve(Options { snat_addresses, ..minimal() }).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!(refuse(&["::1"]), @"--snat-address (snatAddresses): ::1 is no address that a backend could answer to");
+        insta::assert_snapshot!(refuse(&["192.0.2.1", "192.0.2.1"]), @"--snat-address (snatAddresses): 192.0.2.1 is named twice: name it once");
+        insta::assert_snapshot!(
+            refuse(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "192.0.2.4", "192.0.2.5"]),
+            @"--snat-address (snatAddresses): 192.0.2.5 is one too many: at most 4 of each family are lent");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use crate::api::server::Control;
 use crate::api::{
-    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText,
-    MapFill, ServiceDescription, Status,
+    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
+    ManifestText, MapFill, ServiceDescription, Status,
 };
 use crate::manifest::{self, Diagnostic, Parsed};
 use crate::objects::{Key, Kind, ObjectId};
+use lb_common::Settings;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,7 +32,15 @@ pub(super) trait FlowSource: Send + Sync {
     /// Gives each flow to `sink`, until it wants no more.
     fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure>;
     /// How full the tables are.
-    fn fill(&self) -> Vec<MapFill>;
+    fn fill(&self) -> Fullness;
+}
+
+/// How full the flow tables are, and the ranges of ports that they lend from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fullness {
+    pub(super) maps: Vec<MapFill>,
+    /// The backend port to which most ports are lent, where any are; what is available is for the engine to say.
+    pub(super) ports: Option<LentPorts>,
 }
 
 /// A handle on the engine.
@@ -85,7 +94,14 @@ impl Control for Handle {
         let flows = Arc::clone(&self.flows);
         let fill = tokio::task::spawn_blocking(move || flows.fill());
         let mut status = self.ask(Command::Status).await?;
-        status.maps.extend(fill.await.unwrap_or_default());
+        let Fullness { maps, ports } = fill.await.unwrap_or_default();
+        status.maps.extend(maps);
+        status.lent_ports = ports.map(|ports| {
+            let addresses = status.snat_addresses.iter();
+            let addresses = addresses.filter(|address| address.is_ipv4() == ports.backend.is_ipv4()).count();
+            let (first, last) = Settings::SNAT_PORTS;
+            LentPorts { available: addresses as u64 * (u64::from(last - first) + 1), ..ports }
+        });
         Ok(status)
     }
 

@@ -7,6 +7,7 @@
 
 use super::balancer::{Balancer, Inputs};
 use super::control::Command;
+use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
 use super::{Config, Error, config, notify};
@@ -37,6 +38,8 @@ pub(super) struct Parts {
     pub(super) maps: Box<dyn LbMaps>,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
+    /// The way of the node's own processes.
+    pub(super) host_clients: HostClients,
     /// Asks the kernel for the route to an address.
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -52,6 +55,7 @@ pub(super) struct Engine {
     pub(super) store: Store,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
+    pub(super) host_clients: HostClients,
     route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
@@ -63,6 +67,8 @@ pub(super) struct Engine {
     pub(super) started: Instant,
     /// The configuration file turned bad: the last good one counts.
     pub(super) config_problem: Option<String>,
+    /// The cgroup is not served.
+    pub(super) socket_problem: Option<String>,
 }
 
 /// How far the engine has come, and when it must look again.
@@ -91,8 +97,21 @@ struct Signals {
 impl Engine {
     /// Takes over what the maps hold.
     pub(super) fn new(parts: Parts) -> Result<Self, MapError> {
-        let Parts { config, origin, store, maps, hooks, host, route_to, sources, updates, commands, catalogue } = parts;
-        let balancer = Balancer::adopt(maps, config.node_name.clone(), Instant::now())?;
+        let Parts {
+            config,
+            origin,
+            store,
+            maps,
+            hooks,
+            host,
+            host_clients,
+            route_to,
+            sources,
+            updates,
+            commands,
+            catalogue,
+        } = parts;
+        let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
         Ok(Self {
             config,
@@ -100,6 +119,7 @@ impl Engine {
             store,
             hooks,
             host,
+            host_clients,
             route_to,
             sources,
             updates,
@@ -110,6 +130,7 @@ impl Engine {
             progress: Progress::default(),
             started: Instant::now(),
             config_problem: None,
+            socket_problem: None,
         })
     }
 
@@ -140,6 +161,7 @@ impl Engine {
                     }
                     self.balancer.forget_routes();
                     self.interfaces.look_again();
+                    self.host_clients.look_again();
                     self.converge();
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
@@ -155,8 +177,9 @@ impl Engine {
 
     fn next_wake(&self) -> Instant {
         let retry = self.progress.retry.map(|(when, _)| when);
-        let times = [retry, self.progress.next_look, self.interfaces.next_retry(), self.balancer.next_expiry()];
-        let soonest = times.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + REGULAR);
+        let retries = [retry, self.interfaces.next_retry(), self.host_clients.next_retry()];
+        let times = retries.into_iter().chain([self.progress.next_look, self.balancer.next_expiry()]);
+        let soonest = times.flatten().min().unwrap_or_else(|| Instant::now() + REGULAR);
         // Whatever is due already is done now, but never without a breath in between.
         soonest.max(Instant::now() + Duration::from_millis(10))
     }
@@ -168,6 +191,7 @@ impl Engine {
         if self.progress.next_look.is_none_or(|when| when <= now) {
             self.progress.next_look = Some(now + REGULAR);
             self.balancer.forget_routes();
+            self.host_clients.look_again();
             self.sources.look_after();
         }
         if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
@@ -189,6 +213,10 @@ impl Engine {
         if moved {
             self.interfaces.look_again();
         }
+        let managed: Vec<u32> = self.hooks.attachments().iter().map(|attachment| attachment.ifindex).collect();
+        let managed = managed.iter().filter_map(|index| host.interfaces.get(index));
+        self.host_clients.keep_pair(&host, managed, Instant::now());
+        self.interfaces.set_pair(self.host_clients.ends());
         self.observe(&host);
         self.catalogue.send_if_modified(|catalogue| {
             let now = self.balancer.catalogue();
@@ -209,6 +237,13 @@ impl Engine {
                 return self.failed(&error);
             }
         }
+        let is_attached = self
+            .host_clients
+            .ends()
+            .is_some_and(|(_, outer)| self.hooks.attachments().iter().any(|attachment| attachment.ifindex == outer));
+        let destinations = self.balancer.destinations(&self.config.service_cidrs);
+        self.host_clients.keep_routes(&destinations, is_attached, Instant::now());
+        self.serve_sockets();
         if !self.progress.settled {
             match self.hooks.settle() {
                 Ok(settled) => {
@@ -221,7 +256,7 @@ impl Engine {
         }
         self.progress.retry = None;
         self.progress.failure = None;
-        if !self.progress.announced && self.interfaces.all_attached() {
+        if !self.progress.announced && self.is_ready() {
             self.progress.announced = true;
             let attachments = self.hooks.attachments();
             let interfaces: Vec<&str> = attachments.iter().map(|attachment| attachment.name.as_str()).collect();
@@ -230,13 +265,27 @@ impl Engine {
         }
     }
 
+    /// Brings the socket hooks to their cgroup; one that is refused, or that is not there at the moment, is tried again
+    /// whenever anything is looked at.
+    fn serve_sockets(&mut self) {
+        let Some(cgroup) = &self.config.socket_lb else { return };
+        let problem = self.hooks.serve_sockets(cgroup).err().map(|error| error.to_string());
+        if let Some(problem) = problem.iter().find(|problem| self.socket_problem.as_ref() != Some(problem)) {
+            error!("sockets are not served: {problem}");
+        }
+        self.socket_problem = problem;
+    }
+
     fn observe(&mut self, host: &Arc<HostView>) {
-        let attached = interfaces::devices(self.hooks.as_ref());
+        let mut attached = interfaces::devices(self.hooks.as_ref());
+        self.host_clients.mark(&mut attached);
         let inputs = Inputs {
             objects: self.store.snapshot(),
             host: Arc::clone(host),
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),
+            pair: self.host_clients.settings(),
+            path: self.config.path,
         };
         self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
     }
@@ -295,8 +344,10 @@ impl Engine {
         self.progress.failure.as_deref()
     }
 
-    /// Whether every source was read, the maps hold the image, and every named interface that exists is attached.
+    /// Whether every source was read, the maps hold the image, every named interface that exists is attached, and so are the
+    /// socket hooks if they are wanted.
     pub(super) fn is_ready(&self) -> bool {
-        self.progress.settled && self.progress.failure.is_none() && self.interfaces.all_attached()
+        let attached = self.interfaces.all_attached() && self.socket_problem.is_none();
+        self.progress.settled && self.progress.failure.is_none() && attached
     }
 }

@@ -7,8 +7,7 @@ use super::sources::Sources;
 use super::{Config, Options, config};
 use crate::api::server::Control as _;
 use crate::api::{
-    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, MapFill, ObjectName,
-    Outcome,
+    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
 };
 use crate::host::HostView;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
@@ -45,8 +44,8 @@ impl super::control::FlowSource for NoFlows {
         Ok(())
     }
 
-    fn fill(&self) -> Vec<MapFill> {
-        Vec::new()
+    fn fill(&self) -> super::control::Fullness {
+        super::control::Fullness::default()
     }
 }
 
@@ -65,11 +64,21 @@ fn start(
     manifests: Option<&Path>,
     patterns: &[&str],
 ) -> Running {
+    start_with(maps, directory, manifests, patterns, Options::default())
+}
+
+fn start_with(
+    maps: impl LbMaps + 'static,
+    directory: &Arc<TempDir>,
+    manifests: Option<&Path>,
+    patterns: &[&str],
+    options: Options,
+) -> Running {
     let options = Options {
         interfaces: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(),
         node_name: Some("n1".to_owned()),
         state_dir: Some(directory.path().to_owned()),
-        ..Options::default()
+        ..options
     };
     let config = Config::resolve(options.clone()).unwrap();
     let mut store = Store::open(store::Options {
@@ -95,6 +104,7 @@ fn start(
         maps: Box::new(maps),
         hooks: Box::new(hooks),
         host: host_receiver,
+        host_clients: super::host_clients::HostClients::off(),
         route_to: |_| None,
         sources,
         updates,
@@ -139,6 +149,24 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 fn names(attached: &Arc<Mutex<Attached>>) -> Vec<String> {
     attached.lock().unwrap().by_index.values().map(|attachment| attachment.name.clone()).collect()
+}
+
+#[test]
+fn a_cgroup_that_refuses_is_told_and_tried_again() {
+    on_one_thread(async {
+        let options = Options { socket_lb: Some("/c".into()), ..Options::default() };
+        let running = start_with(FakeMaps::default(), &directory(), None, &["eth0"], options);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        assert_eq!(running.handle.status().await.unwrap().socket_lb.cgroup.as_deref(), Some("/c"));
+        running.attached.lock().unwrap().refuses_sockets = true;
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let status = running.handle.status().await.unwrap();
+        assert!(!status.ready && status.socket_lb.cgroup.is_none());
+        assert!(status.problems.iter().any(|problem| problem.subject == "socket-lb"), "{:?}", status.problems);
+        running.attached.lock().unwrap().refuses_sockets = false;
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        assert!(running.handle.status().await.unwrap().ready);
+    });
 }
 
 #[test]

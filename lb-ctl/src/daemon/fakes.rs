@@ -6,6 +6,7 @@ use crate::host::{HostView, Interface};
 use crate::maps::{FakeMaps, Image, LbMaps, MapError, MapOp};
 use lb_common::{ReasonCount, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// An interface of this name; `lo` is the loopback.
@@ -46,6 +47,8 @@ pub(super) struct Attached {
     pub(super) refusing: BTreeSet<String>,
     pub(super) attempts: usize,
     pub(super) settled: bool,
+    /// The cgroup does not take the hooks.
+    pub(super) refuses_sockets: bool,
 }
 
 /// Hooks that attach nothing.
@@ -55,6 +58,7 @@ pub(super) struct FakeHooks {
     pub(super) attached: Arc<Mutex<Attached>>,
     /// A copy to lend out.
     copy: BTreeMap<u32, Attachment>,
+    sockets: Option<PathBuf>,
 }
 
 impl FakeHooks {
@@ -79,6 +83,7 @@ impl Hooks for FakeHooks {
                 mode,
                 xdp: XdpState::Off { why: String::new() },
                 tcx: true,
+                clsact: false,
                 role: Role::LocalClients,
                 target: XdpTarget::Yes,
                 own_mac: None,
@@ -104,6 +109,19 @@ impl Hooks for FakeHooks {
             attached.by_index.retain(|index, _| view.interfaces.contains_key(index));
             attached.by_index.len() != before
         })
+    }
+
+    fn serve_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
+        if self.change(|attached| attached.refuses_sockets) {
+            self.sockets = None;
+            return Err(Error::Option("the cgroup refuses".to_owned()));
+        }
+        self.sockets = Some(cgroup.into());
+        Ok(())
+    }
+
+    fn sockets(&self) -> Option<&Path> {
+        self.sockets.as_deref()
     }
 
     fn settle(&mut self) -> Result<Settled, Error> {

@@ -1,8 +1,8 @@
 //! The flow tables: lines for `conntrack list`, and sweeping at a bounded cost.
 
-use super::control::FlowSource;
-use crate::api::{Failure, FailureReason, FlowLine, MapFill};
-use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Sweep};
+use super::control::{FlowSource, Fullness};
+use crate::api::{Failure, FailureReason, FlowLine, LentPorts, MapFill};
+use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sweep};
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
 use std::time::Duration;
@@ -28,14 +28,20 @@ impl FlowSource for FlowTables {
         Ok(())
     }
 
-    fn fill(&self) -> Vec<MapFill> {
-        let fill = self.fill().unwrap_or_else(|error| {
+    fn fill(&self) -> Fullness {
+        let (fill, lent) = self.fill(conntrack::now()).unwrap_or_else(|error| {
             warn!(%error, "the flow tables could not be counted");
-            Vec::new()
+            (Vec::new(), Lent::default())
         });
         let line =
             |fill: Fill| MapFill { name: fill.map.to_owned(), used: fill.entries, capacity: fill.capacity.into() };
-        fill.into_iter().map(line).collect()
+        let ports = lent.fullest().map(|((backend, protocol), used)| LentPorts {
+            backend,
+            protocol: protocol_name(protocol),
+            used,
+            available: 0,
+        });
+        Fullness { maps: fill.into_iter().map(line).collect(), ports }
     }
 }
 
@@ -43,14 +49,9 @@ fn line(entry: &FlowEntry, now: u32) -> FlowLine {
     let seconds = |ticks: u32| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000;
     let idle = now.saturating_sub(entry.tick);
     let left = entry.state().timeout_ticks().saturating_sub(idle);
-    let protocol = match entry.protocol {
-        lb_common::TCP => "TCP".to_owned(),
-        lb_common::UDP => "UDP".to_owned(),
-        other => other.to_string(),
-    };
     let translated = entry.flags & Flow::<[u8; 4]>::SNAT != 0;
     FlowLine {
-        protocol,
+        protocol: protocol_name(entry.protocol),
         state: entry.state().name().to_owned(),
         client: entry.source.to_string(),
         frontend: entry.destination.to_string(),
@@ -58,6 +59,15 @@ fn line(entry: &FlowEntry, now: u32) -> FlowLine {
         source_nat: translated.then(|| entry.rewritten_source.to_string()),
         idle_seconds: seconds(idle),
         expires_seconds: seconds(left),
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        lb_common::TCP => "TCP".to_owned(),
+        lb_common::UDP => "UDP".to_owned(),
+        lb_common::SCTP => "SCTP".to_owned(),
+        other => other.to_string(),
     }
 }
 

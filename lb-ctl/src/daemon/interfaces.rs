@@ -9,6 +9,7 @@ use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Role, Sett
 use crate::host::{HostView, Interface};
 use lb_common::Device;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
@@ -25,6 +26,10 @@ pub(super) trait Hooks {
     fn attachments(&self) -> Vec<&Attachment>;
     /// Looks again at what is managed; whether anything changed.
     fn refresh(&mut self, view: &HostView) -> bool;
+    /// Translates what processes in a cgroup ask for at their sockets.
+    fn serve_sockets(&mut self, cgroup: &Path) -> Result<(), Error>;
+    /// The cgroup whose processes are served.
+    fn sockets(&self) -> Option<&Path>;
     /// Ends the take-over from an earlier daemon.
     fn settle(&mut self) -> Result<Settled, Error>;
 }
@@ -46,6 +51,14 @@ impl Hooks for Datapath {
         self.refresh(view)
     }
 
+    fn serve_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
+        self.serve_sockets(cgroup)
+    }
+
+    fn sockets(&self) -> Option<&Path> {
+        self.sockets()
+    }
+
     fn settle(&mut self) -> Result<Settled, Error> {
         self.settle()
     }
@@ -65,6 +78,8 @@ struct Refused {
 pub(super) struct Interfaces {
     specs: Vec<InterfaceSpec>,
     refused: BTreeMap<u32, Refused>,
+    /// The ends of the daemon's own pair: the inner one is left alone and the outer one managed, whatever the patterns say.
+    pair: Option<(u32, u32)>,
     /// The network, the patterns or the clock gave a reason to look.
     is_due: bool,
 }
@@ -72,7 +87,7 @@ pub(super) struct Interfaces {
 impl Interfaces {
     /// Nothing attached yet.
     pub(super) fn new(specs: Vec<InterfaceSpec>) -> Self {
-        Self { specs, refused: BTreeMap::new(), is_due: true }
+        Self { specs, refused: BTreeMap::new(), pair: None, is_due: true }
     }
 
     /// Other patterns count from now on.
@@ -87,9 +102,20 @@ impl Interfaces {
         self.is_due = true;
     }
 
+    /// The daemon's own pair is this one.
+    pub(super) fn set_pair(&mut self, pair: Option<(u32, u32)>) {
+        self.is_due |= self.pair != pair;
+        self.pair = pair;
+    }
+
     /// The mode that is wanted on an interface.
     fn wanted(&self, interface: &Interface) -> Option<Mode> {
-        if interface.loopback { None } else { pattern::mode_for(&self.specs, &interface.name) }
+        match self.pair {
+            Some((inner, _)) if inner == interface.index => None,
+            Some((_, outer)) if outer == interface.index => Some(Mode::Tcx),
+            _ if interface.loopback => None,
+            _ => pattern::mode_for(&self.specs, &interface.name),
+        }
     }
 
     /// Attaches what is to be attached and detaches what is not, if there was a reason to look. Says whether anything
@@ -121,7 +147,7 @@ impl Interfaces {
             match hooks.attach(interface, mode) {
                 Ok(attachment) => {
                     self.refused.remove(&index);
-                    log_attached(&attachment);
+                    log_attached(&attachment, &self.line(&attachment));
                 }
                 Err(refusal) => {
                     let message = refusal.to_string();
@@ -148,7 +174,8 @@ impl Interfaces {
 
     /// A line for each interface that is managed, refused or waited for.
     pub(super) fn status(&self, hooks: &dyn Hooks, host: &HostView) -> Vec<InterfaceStatus> {
-        let mut lines: Vec<InterfaceStatus> = hooks.attachments().into_iter().map(attached_line).collect();
+        let mut lines: Vec<InterfaceStatus> =
+            hooks.attachments().into_iter().map(|attachment| self.line(attachment)).collect();
         lines.extend(self.refused.iter().map(|(index, refused)| InterfaceStatus {
             name: refused.interface.name.clone(),
             index: *index,
@@ -172,6 +199,16 @@ impl Interfaces {
         lines
     }
 
+    /// The line of a managed interface.
+    fn line(&self, attachment: &Attachment) -> InterfaceStatus {
+        let mut line = attached_line(attachment);
+        if self.pair.is_some_and(|(_, outer)| outer == attachment.ifindex) {
+            "host".clone_into(&mut line.role);
+            "the daemon's own: processes of this node come in by it".clone_into(&mut line.note);
+        }
+        line
+    }
+
     /// What an operator should look at.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let problem = |refused: &Refused| Problem {
@@ -190,9 +227,8 @@ fn detach(hooks: &mut dyn Hooks, interface: &Interface) -> bool {
     true
 }
 
-fn log_attached(attachment: &Attachment) {
+fn log_attached(attachment: &Attachment, line: &InterfaceStatus) {
     let hooks = hooks_of(attachment).join(",");
-    let line = attached_line(attachment);
     info!(
         interface = attachment.name,
         ifindex = attachment.ifindex,
@@ -211,7 +247,11 @@ fn hooks_of(attachment: &Attachment) -> Vec<String> {
         XdpState::Generic { .. } => Some("xdp-generic"),
         XdpState::Off { .. } => None,
     };
-    let tcx: &[&str] = if attachment.tcx { &["tcx-ingress", "tcx-egress"] } else { &[] };
+    let tcx: &[&str] = match (attachment.tcx, attachment.clsact) {
+        (false, _) => &[],
+        (true, false) => &["tcx-ingress", "tcx-egress"],
+        (true, true) => &["clsact-ingress", "clsact-egress"],
+    };
     xdp.iter().chain(tcx).map(|hook| (*hook).to_owned()).collect()
 }
 

@@ -15,6 +15,7 @@ mod events;
 #[cfg(test)]
 mod fakes;
 mod flows;
+mod host_clients;
 mod interfaces;
 pub mod logging;
 mod node;
@@ -34,6 +35,7 @@ use crate::maps::MapError;
 use crate::{host, source, store};
 use control::Handle;
 use engine::{Engine, Parts};
+use host_clients::HostClients;
 use sources::Sources;
 use std::io;
 use std::sync::Arc;
@@ -98,14 +100,21 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         node_port_range: config.node_port_range.clone(),
     })?;
     let (sources, updates) = Sources::open(config.manifests.clone(), &mut store)?;
+    if let Some(cgroup) = &config.socket_lb {
+        // A name that is none is told at once, not by and by.
+        datapath::Cgroup::open(cgroup)?;
+    }
     let mut datapath = Datapath::open(&datapath::Options {
         bpffs: config.bpffs.clone(),
         instance: config.instance.clone(),
         max_flows: config.max_flows,
+        tc: config.tc,
     })?;
     // The programs log only if the subscriber that is installed by now wants to hear it.
     let packet_log = (config.log_level >= LogLevel::Debug).then(|| datapath.packet_log()).flatten();
     let packet_log = packet_log.map(|log| tokio::spawn(logging::follow(log)));
+    // Before the network is looked at for the first time, so that it is seen from the start.
+    let host_clients = HostClients::open(&config.instance, config.host_clients);
     let host = host::watch()?;
     // With the instance's lock in hand a socket in this place is nobody's.
     let server = Server::bind(config.socket.clone())?;
@@ -125,6 +134,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         maps: Box::new(maps),
         hooks: Box::new(datapath),
         host,
+        host_clients,
         route_to: |address| host::route_to(address).unwrap_or_default(),
         sources,
         updates,

@@ -40,16 +40,18 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// The addresses lent to connections that need source translation, by what was known best: the Node manifest's
-/// `InternalIP`, if the host has it; the source address of the default route; the first address of an interface in
-/// `managed`.
+/// The addresses lent to connections that need source translation: those `wanted` that the host has, or, in a family of
+/// which none is wanted, the one known best: the Node manifest's `InternalIP`, if the host has it; the source address of the
+/// default route; the first address of an interface in `managed`. A wanted address that the host does not have is never
+/// replaced by another: whoever names addresses has firewalls that expect them.
 pub(super) fn lent_addresses(
+    wanted: &[IpAddr],
     host: &HostView,
     objects: &Objects,
     name: &str,
     managed: impl Iterator<Item = u32>,
     source_to: impl Fn(IpAddr) -> Option<IpAddr>,
-) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let own = addresses(host);
     let node = objects.nodes.get(&Key::new("", name));
     let internal = node.iter().flat_map(|node| &node.status.addresses).filter(|entry| entry.r#type == "InternalIP");
@@ -58,14 +60,21 @@ pub(super) fn lent_addresses(
     let by_interface = managed.flat_map(|index| host.addresses_of(index));
     let candidates: Vec<IpAddr> =
         internal.chain(by_route).chain(by_interface).filter(|address| own.contains(address)).collect();
-    let v4 = candidates.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
-    let v6 = candidates.iter().find_map(|address| match address {
-        IpAddr::V6(address) => Some(*address),
-        IpAddr::V4(_) => None,
-    });
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for is_v4 in [true, false] {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == is_v4;
+        let found: Vec<IpAddr> = if wanted.iter().any(|address| of_family(&address)) {
+            wanted.iter().filter(of_family).filter(|address| own.contains(address)).copied().collect()
+        } else {
+            candidates.iter().find(of_family).copied().into_iter().collect()
+        };
+        for address in found {
+            match address {
+                IpAddr::V4(address) => v4.push(address),
+                IpAddr::V6(address) => v6.push(address),
+            }
+        }
+    }
     (v4, v6)
 }
 
@@ -170,13 +179,27 @@ mod tests {
         assert_eq!(addresses(&host()), [ip("10.0.0.5"), ip("203.0.113.5"), ip("2001:db8:1::5")]);
     }
 
+    #[test]
+    fn wanted_addresses_are_lent_if_the_host_has_them_and_never_replaced() {
+        let lent = |wanted: &[&str]| {
+            let wanted: Vec<IpAddr> = wanted.iter().map(|address| ip(address)).collect();
+            let (v4, v6) = lent_addresses(&wanted, &host(), &node("10.0.0.5"), "n1", std::iter::empty(), |_| None);
+            v4.into_iter().map(IpAddr::from).chain(v6.into_iter().map(IpAddr::from)).collect::<Vec<_>>()
+        };
+        assert_eq!(lent(&["203.0.113.5", "10.0.0.5"]), [ip("203.0.113.5"), ip("10.0.0.5")], "in this order");
+        assert_eq!(lent(&["203.0.113.9", "203.0.113.5"]), [ip("203.0.113.5")]);
+        assert_eq!(lent(&["203.0.113.9"]), [] as [IpAddr; 0]);
+        assert_eq!(lent(&["2001:db8:1::5"]), [ip("10.0.0.5"), ip("2001:db8:1::5")], "the other family is found");
+    }
+
     fn lent(objects: &Objects, routes: &[(&str, &str)], managed: &[u32]) -> (Option<String>, Option<String>) {
         let source = |to: IpAddr| {
             let route = routes.iter().find(|(family, _)| (*family == "4") == to.is_ipv4());
             route.map(|(_, source)| ip(source))
         };
-        let (v4, v6) = lent_addresses(&host(), objects, "n1", managed.iter().copied(), source);
-        (v4.map(|address| address.to_string()), v6.map(|address| address.to_string()))
+        let (v4, v6) = lent_addresses(&[], &host(), objects, "n1", managed.iter().copied(), source);
+        assert!(v4.len() <= 1 && v6.len() <= 1);
+        (v4.first().map(ToString::to_string), v6.first().map(ToString::to_string))
     }
 
     fn node(address: &str) -> Objects {

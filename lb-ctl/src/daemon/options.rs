@@ -2,11 +2,13 @@
 //! setting is declared once. What they mean together is [`super::Config`].
 
 use super::pattern::InterfaceSpec;
+use crate::datapath::TcMode;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,6 +21,11 @@ pub struct Options {
     #[arg(long = "interface", short = 'i', value_name = "NAME|PATTERN[=auto|xdp|xdp-generic|tcx]")]
     #[serde(default)]
     pub interfaces: Vec<InterfaceSpec>,
+    /// Directory of the cgroup2 file system: processes in it and below are served at their sockets, once for each
+    /// connection, on this node's own node ports and loopback too
+    #[arg(long = "socket-lb", value_name = "CGROUP")]
+    #[serde(rename = "socketLB")]
+    pub socket_lb: Option<PathBuf>,
     /// Directory of manifests to watch
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
@@ -41,6 +48,22 @@ pub struct Options {
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
+    /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<PathMode>,
+    /// How programs come to the TC hooks: TCX where the kernel has it (Linux 6.6), else filters on a clsact qdisc
+    /// [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub tc: Option<TcMode>,
+    /// Whether processes of this node reach Services, by a veth pair (lbh0, lbh1) and routes of the daemon's own
+    /// [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub host_clients: Option<bool>,
+    /// Address of this node to lend to connections that need source translation; repeatable, up to four of each family
+    /// [default: one of each family, found by the Node manifest or the routes]
+    #[arg(long = "snat-address", value_name = "ADDRESS")]
+    #[serde(default)]
+    pub snat_addresses: Vec<IpAddr>,
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -66,17 +89,43 @@ impl Options {
         let list = |strong: Vec<_>, weak| if strong.is_empty() { weak } else { strong };
         Self {
             interfaces: if self.interfaces.is_empty() { weaker.interfaces } else { self.interfaces },
+            socket_lb: self.socket_lb.or(weaker.socket_lb),
             manifests: self.manifests.or(weaker.manifests),
             socket: self.socket.or(weaker.socket),
             instance: self.instance.or(weaker.instance),
             node_name: self.node_name.or(weaker.node_name),
+            snat_addresses: if self.snat_addresses.is_empty() { weaker.snat_addresses } else { self.snat_addresses },
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
+            path: self.path.or(weaker.path),
+            tc: self.tc.or(weaker.tc),
+            host_clients: self.host_clients.or(weaker.host_clients),
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),
             state_dir: self.state_dir.or(weaker.state_dir),
             log_level: self.log_level.or(weaker.log_level),
             log_format: self.log_format.or(weaker.log_format),
+        }
+    }
+}
+
+/// The way of a flow, decided when it is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathMode {
+    /// By redirect, past the host's stack and its FORWARD rules.
+    #[default]
+    Direct,
+    /// Through the host's stack, wherever the client's address is kept.
+    Stack,
+}
+
+impl PathMode {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PathMode::Direct => "direct",
+            PathMode::Stack => "stack",
         }
     }
 }

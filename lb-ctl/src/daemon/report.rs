@@ -1,7 +1,7 @@
 //! Makes the [`Status`] from what the engine knows.
 
 use super::engine::Engine;
-use crate::api::{CounterLine, MapFill, Problem, SourceStatus, Status};
+use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Key, Kind, ObjectId, Objects};
 use crate::store::SourceId;
@@ -15,8 +15,10 @@ impl Engine {
         let host = self.host.borrow().clone();
         let objects = self.store.snapshot();
         let mut problems = self.interfaces.problems();
+        problems.extend(self.host_clients.problems());
         problems.extend(self.failure().map(|message| problem("datapath", message)));
         problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
+        problems.extend(self.socket_problem.iter().map(|message| problem("socket-lb", message)));
         problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
         for source in self.store.problems() {
             let kept = format!("{}: {} of its objects are kept as they last were", source.source, source.kept);
@@ -56,6 +58,11 @@ impl Engine {
                 .map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
             node_addresses: self.balancer.node_addresses(),
             snat_addresses: self.balancer.lent_addresses(),
+            path: self.config.path.name().to_owned(),
+            host_clients: self.host_clients.status(),
+            socket_lb: self.socket_lb(),
+            // Told with the fullness of the flow tables, by others too.
+            lent_ports: None,
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),
@@ -63,6 +70,20 @@ impl Engine {
             maps: fill(self.balancer.realized(), self.balancer.maps()),
             counters,
         }
+    }
+
+    /// Whose sockets are served, and what the node's own processes cannot reach.
+    fn socket_lb(&self) -> SocketStatus {
+        let cgroup = self.hooks.sockets().map(|path| path.display().to_string());
+        let note = if cgroup.is_none() {
+            "processes of this node do not reach its own node ports, nor those on loopback: --socket-lb CGROUP serves them"
+        } else if self.balancer.realized().settings.host.ifindex == 0 {
+            "a connected UDP socket of this node's own processes is not served: only the veth pair for the node's own \
+             packets does that"
+        } else {
+            ""
+        };
+        SocketStatus { cgroup, note: note.to_owned() }
     }
 
     /// The CLI, the watched directory, and the files in it that gave objects.
@@ -119,6 +140,7 @@ fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
         (maps::SERVICES, image.services.len()),
         (maps::SLOTS, image.slots.len()),
         (maps::BACKENDS, image.backends.len()),
+        (maps::NODE_PORTS, image.node_ports.len()),
         (maps::DEVICES, image.devices.len()),
     ];
     let line = |(name, used): (&str, usize)| MapFill {

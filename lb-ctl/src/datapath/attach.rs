@@ -106,6 +106,7 @@ impl Attacher<'_> {
             own_mac: own_mac(interface),
             xdp,
             tcx,
+            clsact: self.links.has_filter(interface.index, Hook::Ingress),
             adopted,
             notes,
         })

@@ -41,6 +41,30 @@ impl fmt::Display for Mode {
     }
 }
 
+/// How programs come to the TC hooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TcMode {
+    /// By TCX, or by filters where the kernel has no TCX (before Linux 6.6).
+    #[default]
+    Auto,
+    /// By TCX.
+    Tcx,
+    /// By filters on a clsact qdisc.
+    Clsact,
+}
+
+impl TcMode {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
 /// No mode has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no mode: there are auto, xdp, xdp-generic and tcx")]
@@ -133,8 +157,10 @@ pub struct Attachment {
     pub mode: Mode,
     /// What XDP came to.
     pub xdp: XdpState,
-    /// Whether TCX ingress and egress are attached.
+    /// Whether TCX ingress and egress are attached, or filters in their place.
     pub tcx: bool,
+    /// Whether it is filters on a clsact qdisc.
+    pub clsact: bool,
     /// Who is behind it.
     pub role: Role,
     /// Whether XDP can send to it.

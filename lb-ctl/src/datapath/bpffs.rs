@@ -6,10 +6,11 @@
 //!     config-<layout>-<max flows>/NAME  the configuration maps and the counters
 //!     flows-<layout>-<max flows>/NAME   the flow tables
 //!     links/<ifindex>-<hook>            what holds the programs on the interfaces
+//!     links/socket-<hook>               and those on a cgroup
 //! ```
 //! The kernel allows no dots in these names.
 
-use super::bpf::Hook;
+use super::bpf::{Hook, SocketHook};
 use super::{Error, Options};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, SYSFS_MAGIC, statfs};
@@ -75,7 +76,11 @@ impl Pins {
         self.links().join(format!("{ifindex}-{}", hook.pin()))
     }
 
-    /// The links that are pinned.
+    pub(super) fn socket_link(&self, hook: SocketHook) -> PathBuf {
+        self.links().join(format!("socket-{}", hook.name()))
+    }
+
+    /// The links to interfaces that are pinned.
     pub(super) fn pinned_links(&self) -> Result<Vec<(u32, Hook)>, Error> {
         let names = entries(&self.links())?;
         Ok(names.iter().filter_map(|name| parse_link(name)).collect())

@@ -3,10 +3,11 @@
 use super::bpf::{self, Link};
 use super::bpffs::{self, Pins, entries, remove_directory, remove_pin};
 use super::layout::{self, Half, Layout};
-use super::lock::InstanceLock;
+use super::lock::{InstanceLock, NamespaceLock};
 use super::meta::Meta;
 use super::require;
-use super::{Error, Options};
+use super::sockets::SocketLinks;
+use super::{Error, Options, filters};
 use crate::host;
 use std::fs;
 
@@ -19,14 +20,32 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         return Ok(Vec::new());
     }
     let pins = Pins::new(options);
-    let Some(_lock) = InstanceLock::take_existing(&pins, &options.instance)? else { return Ok(Vec::new()) };
-    let mut removed = wipe(&pins)?;
+    let lock = InstanceLock::take_existing(&pins, &options.instance)?;
+    let mut removed = remove_unpinned(&options.instance)?;
+    let Some(_lock) = lock else { return Ok(removed) };
+    removed.extend(wipe(&pins)?);
     let root = pins.root();
     fs::remove_dir(root).map_err(|source| Error::Path { action: "remove", path: root.into(), source })?;
     removed.push(format!("removed {}", root.display()));
     // The directory of all instances goes with the last of them.
     if let Some(parent) = root.parent() {
         let _ = fs::remove_dir(parent);
+    }
+    Ok(removed)
+}
+
+/// Removes what is known without pins, unless a daemon serves this namespace: filters, and the pair by which processes of
+/// this node reach Services.
+fn remove_unpinned(instance: &str) -> Result<Vec<String>, Error> {
+    let Ok(_lock) = NamespaceLock::take() else { return Ok(Vec::new()) };
+    let mut removed = Vec::new();
+    let owner = filters::owner(instance);
+    for (ifindex, hook) in filters::scan(&owner).map_err(Error::Filters)? {
+        filters::remove(&owner, ifindex, hook).map_err(Error::Filters)?;
+        removed.push(format!("removed the filter {owner} in place of {hook} from interface {ifindex}"));
+    }
+    if host::pair::remove(instance)? {
+        removed.push(format!("removed {} and {} with their routes", host::pair::INNER, host::pair::OUTER));
     }
     Ok(removed)
 }
@@ -53,6 +72,10 @@ pub(super) fn wipe(pins: &Pins) -> Result<Vec<String>, Error> {
             Some(_) => format!("detached {hook} from {name}"),
             None => format!("removed the dead link of {hook} on {name}"),
         });
+    }
+    match SocketLinks::scan(pins)?.remove()? {
+        0 => {}
+        hooks => removed.push(format!("detached {hooks} socket hooks from their cgroup")),
     }
     remove_directory(&pins.links())?;
     for name in entries(pins.root())? {

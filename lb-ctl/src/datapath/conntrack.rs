@@ -8,6 +8,7 @@ use lb_common::flow::{State, TICK_SHIFT, state};
 use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
 use lb_common::{Flow, FlowKey, NextHop};
 use nix::time::{ClockId, clock_gettime};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -120,6 +121,25 @@ pub struct Fill {
     pub capacity: u32,
 }
 
+/// Source ports that are lent, by the backend port they are lent towards (the same port may be lent towards another).
+#[derive(Clone, Debug, Default)]
+pub struct Lent(HashMap<(SocketAddr, u8), u64>);
+
+impl Lent {
+    /// Counts an entry if it holds a lent port that nobody else may have at tick `now`.
+    fn count<A: Copy + Into<IpAddr>>(&mut self, key: &FlowKey<A>, flow: &Flow<A>, now: u32) {
+        if flow.is_reply() && flow.flags & Flow::<A>::SNAT != 0 && !flow.is_over(key.protocol, now) {
+            let backend = SocketAddr::new(key.src.into(), u16::from_be_bytes(key.src_port));
+            *self.0.entry((backend, key.protocol)).or_default() += 1;
+        }
+    }
+
+    /// The backend port and protocol towards which most are lent, and how many.
+    pub fn fullest(&self) -> Option<((SocketAddr, u8), u64)> {
+        self.0.iter().map(|(backend, count)| (*backend, *count)).max_by_key(|(backend, count)| (*count, *backend))
+    }
+}
+
 /// Where a sweep stands. One call looks at a bounded number of entries; the next goes on from there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sweep {
@@ -152,11 +172,12 @@ impl FlowTables {
         self.v4.iter().chain(self.v6.iter())
     }
 
-    /// How full the tables are. Counts entries by walking them.
-    pub fn fill(&self) -> Result<Vec<Fill>, MapError> {
-        let mut fill = self.v4.fill()?;
-        fill.extend(self.v6.fill()?);
-        Ok(fill)
+    /// How full the tables are, and which ports are lent at tick `now`. Counts entries by walking them.
+    pub fn fill(&self, now: u32) -> Result<(Vec<Fill>, Lent), MapError> {
+        let mut lent = Lent::default();
+        let mut fill = self.v4.fill(&mut lent, now)?;
+        fill.extend(self.v6.fill(&mut lent, now)?);
+        Ok((fill, lent))
     }
 
     /// Deletes what has expired at tick `now` among the next `limit` entries or so, and says how many that were. After
@@ -220,11 +241,15 @@ where
         })
     }
 
-    fn fill(&self) -> Result<Vec<Fill>, MapError> {
+    fn fill(&self, lent: &mut Lent, now: u32) -> Result<Vec<Fill>, MapError> {
         let count = |(_, name, map): Named<'_, A>| {
             let mut entries = 0;
             for batch in map.batches() {
-                entries += batch.map_err(failed(name, "read"))?.len() as u64;
+                let batch = batch.map_err(failed(name, "read"))?;
+                entries += batch.len() as u64;
+                for (key, flow) in &batch {
+                    lent.count(key, flow, now);
+                }
             }
             Ok(Fill { map: name, entries, capacity: map.entries() })
         };

@@ -100,6 +100,32 @@ pub enum Error {
         /// The last lines of the verifier's log, each on a line of its own.
         log: String,
     },
+    /// Filters could not be listed or removed.
+    #[error("the filters of lb-ctl on clsact qdiscs cannot be listed or removed: {0}")]
+    Filters(io::Error),
+    /// The daemon's veth pair could not be removed.
+    #[error(transparent)]
+    Pair(#[from] host::pair::PairError),
+    /// The directory is no cgroup.
+    #[error("--socket-lb {}: {reason}; {remedy}", path.display())]
+    Cgroup {
+        /// What was named.
+        path: PathBuf,
+        /// Why it is none.
+        reason: String,
+        /// What can be done.
+        remedy: String,
+    },
+    /// The kernel did not attach a socket hook.
+    #[error("the cgroup {} refused the socket hook {hook}: {source}{}", cgroup.display(), cgroup_remedy(source))]
+    SocketHook {
+        /// Name of the hook.
+        hook: &'static str,
+        /// Which cgroup.
+        cgroup: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The network could not be read.
     #[error(transparent)]
     Host(#[from] host::Error),
@@ -107,6 +133,17 @@ pub enum Error {
 
 fn process(pid: Option<u32>) -> String {
     pid.filter(|pid| *pid != 0).map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+fn cgroup_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "; a program that allows no others is attached there or above (`bpftool cgroup tree` shows it): remove it, or \
+             name another cgroup"
+        }
+        Some(libc::E2BIG) => "; too many programs are attached there: remove one, or name another cgroup",
+        _ => "",
+    }
 }
 
 fn memory(error: &io::Error) -> &'static str {

@@ -10,6 +10,7 @@ use super::bpffs::{Pins, entries, remove_directory};
 use super::conntrack::{self, FlowTables};
 use super::layout::{self, Half, Layout};
 use super::meta::Meta;
+use super::sockets;
 use crate::maps::pinned::ConfigMaps;
 use lb_common::Settings;
 use lb_common::maps::{MAPS, SETTINGS};
@@ -70,6 +71,7 @@ impl Handover {
         }
         let to = FlowTables::open(&self.directory(Half::Flows))?;
         for source in &self.sources {
+            sockets::copy(source, &self.directory(Half::Flows))?;
             // A directory that a crash left half made holds nothing.
             let Ok(from) = FlowTables::open(source) else { continue };
             let carried = from.copy_to(&to, since)?;

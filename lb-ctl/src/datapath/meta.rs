@@ -7,12 +7,12 @@ use super::bpf::{self, Map, map::Put};
 use super::bpffs::Pins;
 use super::layout::Layout;
 use super::{Error, bpf::map::MapInfo};
+use crate::host;
 use lb_common::maps::MapKind;
 use std::fs;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsFd;
 
 /// The record. All numbers in the machine's order: it never leaves it.
 #[repr(C)]
@@ -37,7 +37,7 @@ impl Meta {
 
     /// The record of the calling thread's namespace.
     pub(super) fn here(layout: Layout) -> Result<Self, Error> {
-        let namespace = namespace_cookie().map_err(Error::Namespace)?;
+        let namespace = host::namespace_cookie().map_err(Error::Namespace)?;
         Ok(Self { version: Self::VERSION, namespace, boot: boot_id(), layout })
     }
 
@@ -73,24 +73,6 @@ impl Meta {
         })();
         written.map_err(|source| Error::Path { action: "write", path, source })
     }
-}
-
-/// The cookie of the calling thread's network namespace (Linux 5.14).
-fn namespace_cookie() -> io::Result<u64> {
-    let socket = UnixDatagram::unbound()?;
-    let mut cookie = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// The boot id, or zeros where it cannot be read.

@@ -5,7 +5,8 @@
 //!
 //! 1. [`Datapath::open`] takes the locks, makes or adopts the maps and loads the programs. What is attached goes on.
 //! 2. The caller brings the maps ([`Datapath::maps`]) up to date.
-//! 3. [`Datapath::attach`] for each interface: a program that is there is replaced in one step, with no packet between.
+//! 3. [`Datapath::attach`] for each interface, and [`Datapath::serve_sockets`] for a cgroup: a program that is there is
+//!    replaced in one step, with no packet between.
 //! 4. [`Datapath::settle`] takes off what no interface needs any more, and removes the earlier maps.
 
 mod attach;
@@ -15,6 +16,7 @@ mod bpffs;
 mod cleanup;
 pub mod conntrack;
 mod error;
+mod filters;
 mod handover;
 mod layout;
 mod links;
@@ -23,14 +25,16 @@ mod meta;
 mod programs;
 mod refusal;
 mod require;
+mod sockets;
 mod target;
 
-pub use attachment::{AttachError, Attachment, Mode, Role, UnknownMode, XdpState, XdpTarget};
+pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
 pub use programs::PacketLog;
+pub use sockets::Cgroup;
 
 use crate::host::{HostView, Interface};
 use crate::maps::PinnedMaps;
@@ -43,8 +47,9 @@ use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
 use programs::Programs;
+use sockets::SocketLinks;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use target::Prober;
 use tracing::warn;
 
@@ -60,6 +65,8 @@ pub struct Options {
     pub instance: String,
     /// How many flows of each family must fit.
     pub max_flows: u32,
+    /// How programs come to the TC hooks.
+    pub tc: TcMode,
 }
 
 impl Default for Options {
@@ -68,6 +75,7 @@ impl Default for Options {
             bpffs: PathBuf::from(DEFAULT_BPFFS),
             instance: DEFAULT_INSTANCE.to_owned(),
             max_flows: DEFAULT_MAX_FLOWS,
+            tc: TcMode::Auto,
         }
     }
 }
@@ -78,6 +86,7 @@ pub struct Datapath {
     programs: Programs,
     maps: PinnedMaps,
     links: Links,
+    sockets: SocketLinks,
     attachments: BTreeMap<u32, Attachment>,
     handover: Handover,
     _locks: (InstanceLock, NamespaceLock),
@@ -104,7 +113,8 @@ impl Datapath {
         Ok(Self {
             programs,
             maps: PinnedMaps::open(&config, &flows)?,
-            links: Links::scan(&pins)?,
+            links: Links::open(&pins, options)?,
+            sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
             handover,
             _locks: (instance, namespace),
@@ -137,6 +147,22 @@ impl Datapath {
     pub fn detach(&mut self, ifindex: u32) -> Result<bool, Error> {
         let managed = self.attachments.remove(&ifindex).is_some();
         Ok(!self.links.remove_all(ifindex)?.is_empty() || managed)
+    }
+
+    /// Translates what processes in a cgroup ask for at their sockets. Does nothing where that is so already. A cgroup that
+    /// takes only some of the hooks keeps none.
+    pub fn serve_sockets(&mut self, path: &Path) -> Result<(), Error> {
+        let cgroup = Cgroup::open(path).inspect_err(|_| self.sockets.lose())?;
+        if self.sockets.serves(&cgroup) {
+            return Ok(());
+        }
+        self.programs.load_sockets()?;
+        self.sockets.serve(&cgroup, &self.programs)
+    }
+
+    /// The cgroup whose processes are served at their sockets.
+    pub fn sockets(&self) -> Option<&Path> {
+        self.sockets.served()
     }
 
     /// What the programs log, to be read by the caller; once.
@@ -189,6 +215,10 @@ impl Datapath {
                 let hooks = self.links.remove_all(ifindex)?;
                 detached.extend(hooks.iter().map(|hook| format!("{hook} from interface {ifindex}")));
             }
+        }
+        if self.sockets.served().is_none() {
+            let hooks = self.sockets.remove()?;
+            detached.extend((hooks > 0).then(|| format!("{hooks} socket hooks from a cgroup")));
         }
         Ok(Settled { detached, ..self.handover.finish()? })
     }

@@ -1,7 +1,7 @@
 //! Loads the programs of the BPF object against the pinned maps.
 
 use super::Error;
-use super::bpf::Hook;
+use super::bpf::{Hook, SocketHook};
 use aya::programs::{Program, ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::MAPS;
@@ -25,7 +25,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads everything that hooks need.
+    /// Loads everything that the hooks of interfaces need.
     pub(super) fn load(object: &[u8], config: &Path, flows: &Path) -> Result<Self, Error> {
         check_maps(object)?;
         let log = u8::from(tracing::enabled!(target: "lb_ebpf", tracing::Level::DEBUG));
@@ -38,18 +38,31 @@ impl Programs {
         let object = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
         let mut programs = Self { object };
         for name in ["lb_xdp", "lb_xdp_generic", "lb_tcx_ingress", "lb_tcx_egress", PROBE] {
-            let program = programs
-                .object
-                .program_mut(name)
-                .ok_or_else(|| Error::Object(format!("it has no program named {name}")))?;
-            let result = match program {
-                Program::Xdp(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
-                _ => return Err(Error::Object(format!("its program {name} is of a kind that has no place here"))),
-            };
-            result.map_err(|error| rejected(name, error))?;
+            programs.load_one(name)?;
         }
         Ok(programs)
+    }
+
+    /// Loads what the hooks of a cgroup need, unless that was done. Not everybody wants them, and not every kernel has them.
+    pub(super) fn load_sockets(&mut self) -> Result<(), Error> {
+        for hook in SocketHook::ALL {
+            if self.object.program(hook.program()).is_none_or(|program| program.fd().is_err()) {
+                self.load_one(hook.program())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_one(&mut self, name: &'static str) -> Result<(), Error> {
+        let program =
+            self.object.program_mut(name).ok_or_else(|| Error::Object(format!("it has no program named {name}")))?;
+        let result = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => return Err(Error::Object(format!("its program {name} is of a kind that has no place here"))),
+        };
+        result.map_err(|error| rejected(name, error))
     }
 
     /// What the programs log, if they log at all; to be asked for once.
@@ -59,7 +72,12 @@ impl Programs {
 
     /// The program that belongs on a hook.
     pub(super) fn on(&self, hook: Hook) -> BorrowedFd<'_> {
-        let program = self.object.program(hook.program()).expect("`load` has found it");
+        self.at(hook.program())
+    }
+
+    /// The program of this name, which must have been loaded.
+    pub(super) fn at(&self, name: &str) -> BorrowedFd<'_> {
+        let program = self.object.program(name).expect("`load` has found it");
         program.fd().expect("`load` has loaded it").as_fd()
     }
 

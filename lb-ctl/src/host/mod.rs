@@ -6,6 +6,7 @@
 
 pub(crate) mod ethtool;
 pub(crate) mod netlink;
+pub mod pair;
 mod route;
 mod snapshot;
 mod watch;
@@ -13,6 +14,7 @@ pub(crate) mod xdp_features;
 
 pub use netlink::Refused;
 pub use route::{Route, route_to};
+pub(crate) use snapshot::namespace_cookie;
 pub use snapshot::snapshot;
 pub use watch::watch;
 pub use xdp_features::XdpFeatures;
@@ -83,6 +85,8 @@ pub struct HostView {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Addresses with their prefix, and the index of the interface that has them; sorted.
     pub addresses: Vec<(u32, IpNet)>,
+    /// The cookie of its network namespace (`SO_NETNS_COOKIE`), which the kernel never gives out twice; zero: not known.
+    pub namespace: u64,
 }
 
 impl HostView {

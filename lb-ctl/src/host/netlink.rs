@@ -176,6 +176,13 @@ impl Connection {
         Self::open(protocols::NETLINK_GENERIC)
     }
 
+    /// A socket to the routing subsystem for which dumps are filtered by what the request says (Linux 4.20).
+    pub(crate) fn strict() -> io::Result<Self> {
+        let connection = Self::route()?;
+        connection.socket.set_netlink_get_strict_chk(true)?;
+        Ok(connection)
+    }
+
     fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -194,6 +201,11 @@ impl Connection {
     /// Sends a request and returns what the kernel answers before it acknowledges.
     pub(crate) fn request(&mut self, request: Request) -> Result<Vec<Message>, Refused> {
         self.exchange(request, REQUEST | ACK).map(|(messages, _)| messages)
+    }
+
+    /// The same with flags that say how something is to be made (`NLM_F_CREATE` and its neighbours).
+    pub(crate) fn change(&mut self, request: Request, flags: u16) -> Result<Vec<Message>, Refused> {
+        self.exchange(request, REQUEST | ACK | flags).map(|(messages, _)| messages)
     }
 
     /// Reads a whole table.

@@ -4,7 +4,10 @@ use super::netlink::{Connection, Message, Refused, Request, attributes, text, u1
 use super::{Error, HostView, Interface};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 
 /// `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETROUTE` and what answers them.
 const GET_LINK: u16 = 18;
@@ -79,7 +82,27 @@ pub(super) fn read(connection: &mut Connection) -> Result<HostView, Error> {
     }
     view.addresses = addresses.iter().filter_map(address).collect();
     view.addresses.sort_unstable();
+    // A kernel that does not tell leaves loopback to itself.
+    view.namespace = namespace_cookie().unwrap_or_default();
     Ok(view)
+}
+
+/// The cookie of the calling thread's network namespace (Linux 5.14).
+pub(crate) fn namespace_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 fn interface(message: &Message) -> Option<Interface> {

@@ -64,6 +64,12 @@ impl Image {
                 self.backends.remove(&id);
             }
             MapOp::ResetServiceStats(_) | MapOp::ResetBackendStats(_) => {}
+            MapOp::PutNodePort(key, peer) => {
+                self.node_ports.insert(key, peer);
+            }
+            MapOp::DeleteNodePort(key) => {
+                self.node_ports.remove(&key);
+            }
             MapOp::PutDevice(index, device) => {
                 self.devices.insert(index, device);
             }

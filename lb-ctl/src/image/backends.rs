@@ -9,18 +9,39 @@ use super::fragment::Locality;
 use super::ids::Ids;
 use super::sets::next_generation;
 use super::{DRAIN, GRACE, HostFacts};
-use lb_common::Backend;
+use lb_common::{Backend, Peer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 /// The address in a backend's record; `None` for a record that is not in use.
 pub fn backend_address(backend: &Backend) -> Option<IpAddr> {
-    let [a, b, c, d, ..] = backend.address;
-    match backend.family {
+    address(backend.family, backend.address)
+}
+
+/// The address of a peer, if its record is sound.
+pub(super) fn peer_address(peer: &Peer) -> Option<IpAddr> {
+    address(peer.family, peer.address)
+}
+
+fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = bytes;
+    match family {
         4 => Some(Ipv4Addr::new(a, b, c, d).into()),
-        6 => Some(Ipv6Addr::from(backend.address).into()),
+        6 => Some(Ipv6Addr::from(bytes).into()),
         _ => None,
+    }
+}
+
+/// An address as records hold it, with its family.
+pub(super) fn octets(address: IpAddr) -> ([u8; 16], u8) {
+    match address {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            (bytes, 4)
+        }
+        IpAddr::V6(v6) => (v6.octets(), 6),
     }
 }
 
@@ -62,14 +83,7 @@ impl Entry {
     }
 
     fn record(&self, address: IpAddr) -> Backend {
-        let (bytes, family) = match address {
-            IpAddr::V4(v4) => {
-                let mut bytes = [0; 16];
-                bytes[..4].copy_from_slice(&v4.octets());
-                (bytes, 4)
-            }
-            IpAddr::V6(v6) => (v6.octets(), 6),
-        };
+        let (bytes, family) = octets(address);
         Backend { address: bytes, flags: self.flags, generation: self.generation, family, reserved: [0; 3] }
     }
 }

@@ -3,13 +3,15 @@
 //! A fragment is bound wholly or not at all. Room is checked before anything is taken, so that a Service that does not
 //! fit uses up nothing while it is tried again and again.
 
+use super::backends::octets;
 use super::fragment::{Entry, Fragment, Member};
 use super::renderer::{Refusal, Renderer};
 use super::sets::{Slots, run};
 use crate::model::Place;
 use crate::objects::Key;
-use lb_common::{Owned, Service, ServiceKey, Slot, maps};
+use lb_common::{Owned, Peer, Service, ServiceKey, Slot, maps};
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A fragment and what it got.
@@ -40,7 +42,11 @@ impl Renderer {
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
         for entry in &fragment.entries {
-            entries.push(self.acquire_entry(service, entry, &mut reserved));
+            let (key, slots) = self.acquire_entry(service, entry, &mut reserved);
+            // What another Service has taken over is not in the fragment any more.
+            let cluster = entry.cluster.filter(|cluster| fragment.serves(*cluster, entry.protocol));
+            self.name_cluster(key, cluster);
+            entries.push((key, slots));
         }
         Ok(Bound { fragment, entries })
     }
@@ -75,6 +81,7 @@ impl Renderer {
         for key in self.records.retire() {
             self.image.services.remove(&key);
             self.touch(|touched| touched.services.insert(key));
+            self.name_cluster(key, None);
         }
         for slots in std::mem::take(&mut self.unused_sets) {
             let Some(set) = self.sets.retire(&slots) else { continue };
@@ -168,6 +175,21 @@ impl Renderer {
         self.image.services.insert(key, Service { backends, id, target_port, flags: 0 });
         self.touch(|touched| touched.services.insert(key));
         (key, slots)
+    }
+
+    /// Says by which address of its own the Service port behind a UDP node port is reached.
+    fn name_cluster(&mut self, key: ServiceKey, cluster: Option<SocketAddr>) {
+        let before = match cluster {
+            Some(cluster) => {
+                let (address, family) = octets(cluster.ip());
+                let peer = Peer::new(family, key.protocol, address, cluster.port().to_be_bytes());
+                self.image.node_ports.insert(key, peer)
+            }
+            None => self.image.node_ports.remove(&key),
+        };
+        if before != self.image.node_ports.get(&key).copied() {
+            self.touch(|touched| touched.node_ports.insert(key));
+        }
     }
 
     /// The content of the set of these members; `None` if one has no backend record.

@@ -1,6 +1,7 @@
 //! What in an image refers to something that is missing or means something else. Empty for every image that is
 //! rendered, and for the maps at every moment between two writes.
 
+use super::backends::peer_address;
 use crate::maps::Image;
 use lb_common::{Service, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,19 @@ pub fn dangling(image: &Image) -> Vec<String> {
         }
         if let Some(other) = holders.insert(owned.id, address) {
             found.push(format!("addresses {other} and {address} have the same id {}", owned.id));
+        }
+    }
+    for (key, peer) in &image.node_ports {
+        let address = peer_address(peer).and_then(|address| image.owned.get(&address));
+        let cluster = address.filter(|owned| !owned.is_node()).map(|owned| ServiceKey {
+            address: owned.id,
+            port: peer.port,
+            ..*key
+        });
+        if !cluster.is_some_and(|cluster| image.services.contains_key(&cluster)) || !image.services.contains_key(key) {
+            found.push(format!(
+                "{key:?}: the node port is another's, or stands for an address that serves no such port"
+            ));
         }
     }
     found

@@ -2,10 +2,10 @@
 //! are bound and diffed.
 
 use crate::model::{Place, ServiceView};
-use crate::objects::IpFamily;
+use crate::objects::{IpFamily, Protocol};
 use lb_common::ServiceKey;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Where one Service is reached and where its connections go.
@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) family: IpFamily,
     /// The port of all members, or zero where they differ (then each says its own) or there is none.
     pub(super) target_port: u16,
+    /// Of a UDP node port: where the same Service port is reached by an address of its own.
+    pub(super) cluster: Option<SocketAddr>,
     /// In order of address and port.
     pub(super) members: Arc<[Member]>,
 }
@@ -66,7 +68,8 @@ impl Fragment {
         let mut fragment = Self::default();
         for port in &view.ports {
             let mut sets: BTreeMap<IpFamily, (u16, Arc<[Member]>)> = BTreeMap::new();
-            for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
+            let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
+            for frontend in served() {
                 let (target_port, members) = sets.entry(frontend.family).or_insert_with(|| {
                     let chosen = port.chosen(frontend.family);
                     members(chosen.map(|endpoint| {
@@ -80,17 +83,30 @@ impl Fragment {
                         Member { address: endpoint.address, port: endpoint.port }
                     }))
                 });
+                let own_addresses = served().filter(|other| other.family == frontend.family);
+                let mut clusters = own_addresses.filter_map(|other| match other.place() {
+                    Place::Address(address) => Some(SocketAddr::new(address, other.port)),
+                    Place::Node => None,
+                });
+                let is_udp_node_port = frontend.place() == Place::Node && frontend.protocol == Protocol::UDP;
                 fragment.entries.push(Entry {
                     place: frontend.place(),
                     port: frontend.port,
                     protocol: frontend.protocol.number(),
                     family: frontend.family,
                     target_port: *target_port,
+                    cluster: if is_udp_node_port { clusters.next() } else { None },
                     members: Arc::clone(members),
                 });
             }
         }
         fragment
+    }
+
+    /// Whether it has an entry on this address and port.
+    pub(super) fn serves(&self, cluster: SocketAddr, protocol: u8) -> bool {
+        let on_address = |entry: &Entry| entry.place == Place::Address(cluster.ip());
+        self.entries.iter().any(|entry| on_address(entry) && (entry.port, entry.protocol) == (cluster.port(), protocol))
     }
 }
 

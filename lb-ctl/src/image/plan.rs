@@ -5,16 +5,18 @@
 //! either the old backends or the new ones. Hence the order:
 //!
 //! 1. settings and interfaces, 2. backends, 3. slots, 4. service records, each with fresh counters if its id is new,
-//! 5. addresses, 6. addresses given up, 7. service records given up, 8. backends that lose their flag of life,
-//! 9. backends given up, 10. interfaces given up.
+//! 5. addresses, 6. node ports that name one, 7. node ports given up, 8. addresses given up,
+//! 9. service records given up, 10. backends that lose their flag of life, 11. backends given up,
+//! 12. interfaces given up.
 //!
 //! A [`super::Renderer`] never reuses a slot, an id or a backend that the maps still refer to. Should the maps hold
 //! something foreign all the same, those who refer to it are withdrawn first and published again: a short gap instead
 //! of a wrong backend.
 
+use super::backends::peer_address;
 use super::touched::Touched;
 use crate::maps::{Image, MapOp};
-use lb_common::{Backend, BackendSet, Owned, Service, ServiceKey};
+use lb_common::{Backend, BackendSet, Owned, Peer, Service, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
@@ -28,6 +30,8 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
     let mut ops = Vec::new();
     let given = given_ids(image, realized, touched);
     let unowned = ambiguous_addresses(image, realized, touched, &given);
+    let unnamed = nameless_node_ports(realized, &unowned);
+    ops.extend(unnamed.iter().map(|key| MapOp::DeleteNodePort(*key)));
     ops.extend(unowned.iter().map(|address| MapOp::DeleteOwned(*address)));
     let withdrawn = torn_services(image, realized, touched);
     ops.extend(withdrawn.iter().map(|(key, service)| MapOp::PutService(*key, *service)));
@@ -56,6 +60,7 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
         let wanted = image.owned.get(address).filter(|owned| Some(*owned) != realized);
         ops.extend(wanted.map(|owned| MapOp::PutOwned(*address, *owned)));
     }
+    node_ports(image, realized, touched, &unnamed, &mut ops);
     let is_given_up = |address: &&IpAddr| !image.owned.contains_key(*address) && !unowned.contains(*address);
     for address in touched.owned.iter().filter(is_given_up) {
         ops.extend(realized.owned.get(address).map(|_| MapOp::DeleteOwned(*address)));
@@ -117,6 +122,32 @@ fn put_services(
         }
         ops.push(MapOp::PutService(*key, *service));
     }
+}
+
+/// Node ports in the maps that name an address which is about to be given up for a while.
+fn nameless_node_ports(realized: &Image, unowned: &BTreeSet<IpAddr>) -> BTreeSet<ServiceKey> {
+    if unowned.is_empty() {
+        return BTreeSet::new();
+    }
+    let is_nameless = |peer: &Peer| peer_address(peer).is_some_and(|address| unowned.contains(&address));
+    realized.node_ports.iter().filter(|(_, peer)| is_nameless(peer)).map(|(key, _)| *key).collect()
+}
+
+fn node_ports(
+    image: &Image,
+    realized: &Image,
+    touched: &Touched,
+    unnamed: &BTreeSet<ServiceKey>,
+    ops: &mut Vec<MapOp>,
+) {
+    let keys: BTreeSet<ServiceKey> = touched.node_ports.union(unnamed).copied().collect();
+    let held = |key: &ServiceKey| realized.node_ports.get(key).filter(|_| !unnamed.contains(key));
+    for key in &keys {
+        let wanted = image.node_ports.get(key).filter(|peer| held(key) != Some(*peer));
+        ops.extend(wanted.map(|peer| MapOp::PutNodePort(*key, *peer)));
+    }
+    let given_up = keys.into_iter().filter(|key| !image.node_ports.contains_key(key) && held(key).is_some());
+    ops.extend(given_up.map(MapOp::DeleteNodePort));
 }
 
 /// Ids that an address gets which does not have them in the maps.

@@ -40,6 +40,8 @@ impl Renderer {
             let backends = if adopted.contains(&service.backends) { service.backends } else { BackendSet::EMPTY };
             start.services.insert(*key, Service { backends, ..*service });
         }
+        start.node_ports = image.node_ports.clone();
+        start.node_ports.retain(|key, _| start.services.contains_key(key));
         Self {
             image: start,
             host: None,

@@ -1,11 +1,11 @@
 //! An image, and the writes that make it, as text for people and for tests: one record a line.
 
-use super::backends::backend_address;
+use super::backends::{backend_address, peer_address};
 use crate::maps::{Image, MapOp};
-use lb_common::{Backend, Device, Owned, Service, ServiceKey, Settings, Slot, TCP, UDP};
+use lb_common::{Backend, Device, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Services are shown with the addresses of their backends.
 impl fmt::Display for Image {
@@ -34,6 +34,9 @@ impl fmt::Display for Image {
                 }
             }
         }
+        for (key, record) in &self.node_ports {
+            writeln!(f, "{}", node_port(*key, record))?;
+        }
         for (id, record) in &self.backends {
             writeln!(f, "{}", backend(*id, record))?;
         }
@@ -54,6 +57,8 @@ impl fmt::Display for MapOp {
             MapOp::DeleteBackend(id) => write!(f, "delete backend {id}"),
             MapOp::ResetServiceStats(id) => write!(f, "reset service-stats {id}"),
             MapOp::ResetBackendStats(id) => write!(f, "reset backend-stats {id}"),
+            MapOp::PutNodePort(key, record) => write!(f, "put {}", node_port(*key, record)),
+            MapOp::DeleteNodePort(key) => write!(f, "delete node-port {} {}", place(*key), port(*key)),
             MapOp::PutDevice(index, record) => write!(f, "put {}", device(*index, *record)),
             MapOp::DeleteDevice(index) => write!(f, "delete device {index}"),
         }
@@ -96,6 +101,7 @@ fn port(key: ServiceKey) -> String {
     match key.protocol {
         TCP => format!("{}/TCP", key.port()),
         UDP => format!("{}/UDP", key.port()),
+        SCTP => format!("{}/SCTP", key.port()),
         number => format!("{}/{number}", key.port()),
     }
 }
@@ -108,6 +114,12 @@ fn service(place: &str, key: ServiceKey, service: &Service) -> String {
         format!("slots={}+{} generation={}", set.base(), set.count(), set.generation())
     };
     format!("service {place} {} id={} target={target} {backends}", port(key), service.id)
+}
+
+fn node_port(key: ServiceKey, peer: &Peer) -> String {
+    let cluster = peer_address(peer).map(|address| SocketAddr::new(address, u16::from_be_bytes(peer.port)));
+    let cluster = cluster.map_or_else(|| "?".to_owned(), |cluster| cluster.to_string());
+    format!("node-port {} {} cluster={cluster}", place(key), port(key))
 }
 
 fn slot(index: u32, slot: Slot) -> String {

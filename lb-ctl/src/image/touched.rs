@@ -13,6 +13,7 @@ pub(super) struct Touched {
     pub(super) services: BTreeSet<ServiceKey>,
     pub(super) slots: BTreeSet<u32>,
     pub(super) backends: BTreeSet<u32>,
+    pub(super) node_ports: BTreeSet<ServiceKey>,
     pub(super) devices: BTreeSet<u32>,
 }
 
@@ -25,6 +26,7 @@ impl Touched {
             services: keys(&image.services, &realized.services),
             slots: keys(&image.slots, &realized.slots),
             backends: keys(&image.backends, &realized.backends),
+            node_ports: keys(&image.node_ports, &realized.node_ports),
             devices: keys(&image.devices, &realized.devices),
         }
     }

@@ -68,6 +68,9 @@ impl FakeMaps {
                 full(owned_map(op), image.owned.contains_key(address), len)
             }
             MapOp::PutService(key, _) => full(maps::SERVICES, image.services.contains_key(key), image.services.len()),
+            MapOp::PutNodePort(key, _) => {
+                full(maps::NODE_PORTS, image.node_ports.contains_key(key), image.node_ports.len())
+            }
             MapOp::PutDevice(index, _) => full(maps::DEVICES, image.devices.contains_key(index), image.devices.len()),
             MapOp::PutSlot(index, _) => full(maps::SLOTS, false, *index as usize),
             MapOp::PutBackend(id, _) | MapOp::DeleteBackend(id) => full(maps::BACKENDS, false, *id as usize),
@@ -138,6 +141,7 @@ fn map_of(op: &MapOp) -> &'static str {
         MapOp::PutBackend(..) | MapOp::DeleteBackend(_) => maps::BACKENDS,
         MapOp::ResetServiceStats(_) => maps::SERVICE_STATS,
         MapOp::ResetBackendStats(_) => maps::BACKEND_STATS,
+        MapOp::PutNodePort(..) | MapOp::DeleteNodePort(_) => maps::NODE_PORTS,
         MapOp::PutDevice(..) | MapOp::DeleteDevice(_) => maps::DEVICES,
     }
 }

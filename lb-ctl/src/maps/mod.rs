@@ -11,7 +11,7 @@ pub use fake::FakeMaps;
 pub use faulty::{Fault, FaultyMaps};
 pub use pinned::PinnedMaps;
 
-use lb_common::{Backend, Device, Owned, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
+use lb_common::{Backend, Device, Owned, Peer, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -28,6 +28,8 @@ pub struct Image {
     pub slots: BTreeMap<u32, Slot>,
     /// Backends in use, by id. A record whose family is zero is not in use and absent here.
     pub backends: BTreeMap<u32, Backend>,
+    /// For UDP node ports, the ClusterIP and port of the same Service port.
+    pub node_ports: BTreeMap<ServiceKey, Peer>,
     /// Interfaces by ifindex.
     pub devices: BTreeMap<u32, Device>,
 }
@@ -55,6 +57,10 @@ pub enum MapOp {
     ResetServiceStats(u32),
     /// Zeroes the counters of a backend id before its new owner uses it.
     ResetBackendStats(u32),
+    /// Names the ClusterIP of a node port.
+    PutNodePort(ServiceKey, Peer),
+    /// Forgets it.
+    DeleteNodePort(ServiceKey),
     /// Writes an interface.
     PutDevice(u32, Device),
     /// Forgets an interface.

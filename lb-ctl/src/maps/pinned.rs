@@ -6,9 +6,9 @@ use super::{Image, LbMaps, MapError, MapOp};
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
 use lb_common::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    BACKEND_STATS, BACKENDS, DEVICES, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
-use lb_common::{Backend, Device, Owned, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
+use lb_common::{Backend, Device, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
@@ -68,6 +68,7 @@ pub(crate) struct ConfigMaps {
     services: Map<ServiceKey, Service>,
     slots: Map<u32, Slot>,
     backends: Map<u32, Backend>,
+    node_ports: Map<ServiceKey, Peer>,
     devices: Map<u32, Device>,
     settings: Map<u32, Settings>,
     reasons: PerCpuArray<ReasonCount>,
@@ -96,6 +97,7 @@ impl ConfigMaps {
             services: open(directory, SERVICES, Map::new)?,
             slots: open(directory, SLOTS, Map::new)?,
             backends: open(directory, BACKENDS, Map::new)?,
+            node_ports: open(directory, NODE_PORTS, Map::new)?,
             devices: open(directory, DEVICES, Map::new)?,
             settings: open(directory, SETTINGS, Map::new)?,
             reasons: open(directory, REASONS, PerCpuArray::new)?,
@@ -109,6 +111,7 @@ impl ConfigMaps {
         let mut image = Image {
             settings: self.settings.get(&0).map_err(listing(SETTINGS))?.unwrap_or_default(),
             services: collect(SERVICES, &self.services)?,
+            node_ports: collect(NODE_PORTS, &self.node_ports)?,
             devices: collect(DEVICES, &self.devices)?,
             ..Image::default()
         };
@@ -139,6 +142,8 @@ impl ConfigMaps {
             MapOp::DeleteBackend(id) => put(BACKENDS, &self.backends, &id, &Backend::UNUSED),
             MapOp::ResetServiceStats(id) => reset(SERVICE_STATS, &self.service_stats, id),
             MapOp::ResetBackendStats(id) => reset(BACKEND_STATS, &self.backend_stats, id),
+            MapOp::PutNodePort(key, peer) => put(NODE_PORTS, &self.node_ports, &key, &peer),
+            MapOp::DeleteNodePort(key) => delete(NODE_PORTS, &self.node_ports, &key),
             MapOp::PutDevice(ifindex, device) => put(DEVICES, &self.devices, &ifindex, &device),
             MapOp::DeleteDevice(ifindex) => delete(DEVICES, &self.devices, &ifindex),
         }
@@ -151,6 +156,7 @@ impl ConfigMaps {
             SERVICES => self.services.entries(),
             SLOTS => self.slots.entries(),
             BACKENDS => self.backends.entries(),
+            NODE_PORTS => self.node_ports.entries(),
             DEVICES => self.devices.entries(),
             SETTINGS => self.settings.entries(),
             REASONS => self.reasons.entries(),
@@ -175,6 +181,7 @@ impl ConfigMaps {
             .chain(image.slots.iter().map(|(index, slot)| MapOp::PutSlot(*index, *slot)))
             .chain(image.services.iter().map(|(key, service)| MapOp::PutService(*key, *service)))
             .chain(image.owned.iter().map(|(address, owned)| MapOp::PutOwned(*address, *owned)))
+            .chain(image.node_ports.iter().map(|(key, peer)| MapOp::PutNodePort(*key, *peer)))
             .chain(image.devices.iter().map(|(ifindex, device)| MapOp::PutDevice(*ifindex, *device)))
             .chain([MapOp::PutSettings(image.settings)]);
         for operation in operations {

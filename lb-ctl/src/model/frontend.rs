@@ -4,7 +4,6 @@
 //! [`Place`], port, protocol and family.
 
 use super::NodeView;
-use super::problem;
 use crate::objects::{IpFamily, Key, Protocol, Service, ServicePort, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -89,10 +88,6 @@ pub(super) fn frontends(
     problems: &mut Vec<String>,
 ) -> Vec<Frontend> {
     if service.is_headless() || service.spec.r#type == ServiceType::ExternalName {
-        return Vec::new();
-    }
-    if port.protocol == Protocol::SCTP {
-        problems.push(format!("{} is not served: SCTP is not supported yet", problem::port(port)));
         return Vec::new();
     }
     let mut frontends = Vec::new();

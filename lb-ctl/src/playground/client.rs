@@ -75,8 +75,17 @@ impl<'a> Client<'a> {
         self.datagrams(to)?.exchange(payload)
     }
 
-    /// A UDP socket that talks to `to`.
+    /// A connected UDP socket that talks to `to`: the kernel takes datagrams from there alone.
     pub fn datagrams(&self, to: SocketAddr) -> Result<Datagrams, Error> {
+        self.open_datagrams(to, true)
+    }
+
+    /// A UDP socket that names `to` with each datagram and looks itself where the answer comes from.
+    pub fn unconnected_datagrams(&self, to: SocketAddr) -> Result<Datagrams, Error> {
+        self.open_datagrams(to, false)
+    }
+
+    fn open_datagrams(&self, to: SocketAddr, connected: bool) -> Result<Datagrams, Error> {
         let timeout = self.timeout;
         let opened = self.space.run(|| -> io::Result<UdpSocket> {
             let any = if to.is_ipv4() {
@@ -86,11 +95,13 @@ impl<'a> Client<'a> {
             };
             let socket = UdpSocket::bind(any)?;
             socket.set_read_timeout(Some(timeout))?;
-            socket.connect(to)?;
+            if connected {
+                socket.connect(to)?;
+            }
             Ok(socket)
         })?;
         let socket = opened.doing(|| format!("open a UDP socket to {to} in {}", self.space.name()))?;
-        Ok(Datagrams { socket, to })
+        Ok(Datagrams { socket, to, connected })
     }
 }
 
@@ -113,6 +124,11 @@ impl Connection {
     /// The address and port of this end.
     pub fn local(&self) -> Result<SocketAddr, Error> {
         self.stream.get_ref().local_addr().doing(|| format!("ask for the own end of a connection to {}", self.to))
+    }
+
+    /// The address and port of the other end, as the client's own kernel tells it.
+    pub fn peer(&self) -> Result<SocketAddr, Error> {
+        self.stream.get_ref().peer_addr().doing(|| format!("ask for the other end of a connection to {}", self.to))
     }
 
     /// `GET /`
@@ -180,6 +196,7 @@ impl Connection {
 pub struct Datagrams {
     socket: UdpSocket,
     to: SocketAddr,
+    connected: bool,
 }
 
 impl Datagrams {
@@ -187,9 +204,17 @@ impl Datagrams {
     pub fn exchange(&self, payload: &[u8]) -> Result<Answer, Error> {
         let to = self.to;
         let exchange = || -> io::Result<Answer> {
-            self.socket.send(payload)?;
             let mut buffer = vec![0; 65_536];
-            let length = self.socket.recv(&mut buffer)?;
+            let (length, from) = if self.connected {
+                self.socket.send(payload)?;
+                (self.socket.recv(&mut buffer)?, self.socket.peer_addr()?)
+            } else {
+                self.socket.send_to(payload, to)?;
+                self.socket.recv_from(&mut buffer)?
+            };
+            if from != to {
+                return Err(io::Error::other(format!("the answer comes from {from}")));
+            }
             let mut parts = buffer[..length].splitn(2, |byte| *byte == b'\n');
             let answer = serde_json::from_slice(parts.next().unwrap_or_default())?;
             if parts.next() == Some(payload) { Ok(answer) } else { Err(io::Error::other("the echo differs")) }

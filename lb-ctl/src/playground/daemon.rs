@@ -66,6 +66,7 @@ impl Playground {
         for network in SERVICE_CIDRS {
             command.args(["--service-cidr", network]);
         }
+        command.args(&self.options().daemon);
         for interface in interfaces {
             command.args(["--interface", interface]);
         }

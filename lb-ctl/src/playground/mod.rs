@@ -61,12 +61,14 @@ pub struct Options {
     pub pod_napi: bool,
     /// `rp_filter` of the node.
     pub rp_filter: u8,
+    /// More arguments of the daemon.
+    pub daemon: Vec<String>,
 }
 
 impl Options {
     /// The playground of the demo: routed pods with NAPI.
     pub fn new(name: Name, binary: impl Into<PathBuf>) -> Self {
-        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0 }
+        Self { name, binary: binary.into(), pods: PodNetwork::Routed, pod_napi: true, rp_filter: 0, daemon: Vec::new() }
     }
 }
 
@@ -113,6 +115,25 @@ impl Playground {
     /// How it was asked to be.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// One more argument for daemons that are started from now on; a later one of a name replaces an earlier one.
+    pub fn add_daemon_argument(&mut self, argument: &str) {
+        self.drop_daemon_argument(argument.split('=').next().unwrap_or_default());
+        self.options.daemon.push(argument.to_owned());
+    }
+
+    /// Daemons that are started from now on do without the arguments of this name.
+    pub fn drop_daemon_argument(&mut self, name: &str) {
+        self.options.daemon.retain(|known| known.split('=').next() != Some(name));
+    }
+
+    /// The daemons that are started from now on serve the sockets of this cgroup's processes, or nobody's.
+    pub fn serve_sockets(&mut self, cgroup: Option<&Path>) {
+        match cgroup {
+            Some(cgroup) => self.add_daemon_argument(&format!("--socket-lb={}", cgroup.display())),
+            None => self.drop_daemon_argument("--socket-lb"),
+        }
     }
 
     /// Its name.

@@ -2,6 +2,7 @@
 
 use crate::sandbox::{MAX_FLOWS, Sandbox, interface, names, run, sandboxed, veth};
 use aya::maps::{HashMap, Map, MapData};
+use lb_common::maps::MAPS;
 use lb_common::{Flow, FlowKey, NextHop, Owned, Settings, TCP};
 use lb_ctl::datapath::{Datapath, Mode, Options, XdpState, conntrack};
 use lb_ctl::maps::{LbMaps, MapOp};
@@ -59,7 +60,7 @@ fn killed_daemon(sandbox: &Sandbox, max_flows: u32, after: Duration) {
 fn play_daemon() {
     let bpffs = std::env::var(BPFFS).expect(BPFFS).into();
     let max_flows = std::env::var(FLOWS).map_or(MAX_FLOWS, |flows| flows.parse().expect(FLOWS));
-    let options = Options { bpffs, instance: "one".to_owned(), max_flows };
+    let options = Options { bpffs, instance: "one".to_owned(), max_flows, ..Options::default() };
     let mut datapath = Datapath::open(&options).expect("a datapath");
     datapath.attach(&interface("lbe0"), Mode::Xdp).expect("attached");
     datapath.attach(&interface("lbe2"), Mode::Tcx).expect("attached");
@@ -142,7 +143,7 @@ fn half_made_pins_are_completed() {
         std::fs::create_dir(sandbox.pins("one").join("flows-0123456789abcdef-1024")).expect("made");
         let mut datapath = sandbox.open("one");
         datapath.settle().expect("settled");
-        assert_eq!(names(&flows).len(), 4);
+        assert_eq!(names(&flows).len(), MAPS.iter().filter(|map| map.holds_flows).count());
         assert_eq!(names(&sandbox.pins("one")).len(), 4, "leftovers are gone");
         // What is no map of ours is not touched.
         drop(datapath);
@@ -280,6 +281,32 @@ fn what_the_earlier_programs_write_during_the_take_over_is_carried_over() {
 }
 
 #[test]
+fn lent_ports_are_counted_by_the_backend_port_they_are_lent_towards() {
+    sandboxed(|sandbox| {
+        let datapath = sandbox.open("one");
+        let now = conntrack::now() + 30_000;
+        let path = sandbox.maps("one", "flows-").join("FLOWS4");
+        let map = Map::HashMap(MapData::from_pin(path).expect("the map"));
+        let mut map: HashMap<_, Key, Entry> = map.try_into().expect("a hash");
+        let mut put = |backend_port: u16, port: u16, flags, tick| {
+            let (backend, node) = ([10, 244, 2, 3], [192, 0, 2, 1]);
+            let key = FlowKey::new(TCP, backend, backend_port.to_be_bytes(), node, port.to_be_bytes());
+            map.insert(key, Entry { flags, ..entry(tick) }, 0).expect("written");
+        };
+        let lent = Entry::REPLY | Entry::SNAT | Entry::ANSWERED | Entry::CONFIRMED;
+        for port in 0..9 {
+            put(8080, port, lent, now);
+            put(9090, port, if port < 5 { lent } else { lent | Entry::RST }, now);
+            put(7070, port, if port < 5 { lent } else { lent & !Entry::SNAT }, now);
+            put(6060, port, lent & !Entry::REPLY, now);
+        }
+        put(8080, 99, lent, now - 25_000);
+        let (_, ports) = datapath.maps().flow_tables().fill(now).expect("counted");
+        assert_eq!(ports.fullest(), Some((("10.244.2.3:8080".parse().expect("an address"), TCP), 9)));
+    });
+}
+
+#[test]
 fn a_sweep_takes_what_has_expired_and_nothing_else() {
     sandboxed(|sandbox| {
         let datapath = sandbox.open("one");
@@ -292,7 +319,8 @@ fn a_sweep_takes_what_has_expired_and_nothing_else() {
         let mut sweep = conntrack::Sweep::default();
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 20);
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 0);
-        let fill = tables.fill().expect("counted");
+        let (fill, ports) = tables.fill(now).expect("counted");
+        assert_eq!(ports.fullest(), None, "these flows keep their own source");
         assert_eq!((fill[0].map, fill[0].entries, fill[0].capacity), ("FLOWS4", 30, 2 * MAX_FLOWS));
         let left: Vec<_> = tables.iter().map(|entry| entry.expect("an entry")).collect();
         assert_eq!(left.len(), 30);

@@ -2,8 +2,10 @@
 
 mod adoption;
 mod attaching;
+mod filters;
 mod host;
 mod locks;
 mod pinned;
 mod removal;
 mod sandbox;
+mod sockets;

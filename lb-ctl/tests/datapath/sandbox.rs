@@ -66,7 +66,7 @@ impl Sandbox {
     }
 
     pub(crate) fn options(&self, instance: &str) -> Options {
-        Options { bpffs: self.bpffs(), instance: instance.to_owned(), max_flows: MAX_FLOWS }
+        Options { bpffs: self.bpffs(), instance: instance.to_owned(), max_flows: MAX_FLOWS, ..Options::default() }
     }
 
     pub(crate) fn open(&self, instance: &str) -> Datapath {

@@ -1,7 +1,7 @@
 //! `bpf_fib_lookup` (include/uapi/linux/bpf.h, net/core/filter.c).
 
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_fib_lookup};
 use lb_common::{FlowKey, NextHop, Reason};
 use lb_ebpf::{Address, Route};
 
@@ -40,6 +40,15 @@ const _: () = assert!(core::mem::size_of::<Lookup>() == 64);
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 
+/// The MTU of a device, or the largest there is if the kernel does not tell.
+#[inline(always)]
+fn device_mtu(ctx: *mut c_void, ifindex: u32) -> u16 {
+    let mut mtu = 0;
+    // SAFETY: the context of this program, and a number for the answer. Whether this packet fits is not asked.
+    let answer = unsafe { bpf_check_mtu(ctx, ifindex, &raw mut mtu, 0, 0) };
+    if answer < 0 || mtu > u32::from(u16::MAX) { u16::MAX } else { mtu as u16 }
+}
+
 /// Asks how a packet with the tuple `key` that came in by `ifindex` would be forwarded.
 #[inline(always)]
 pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>) -> Route {
@@ -66,9 +75,8 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
         0 | 7 => Route::Via(NextHop {
             ifindex: lookup.ifindex,
             macs: lookup.macs(),
-            // Without a neighbour the kernel returns before it writes the MTU; the packet then leaves by the stack's
-            // own neighbour code, which judges it.
-            mtu: if answer == 7 { u16::MAX } else { (lookup.head >> 48) as u16 },
+            // Without a neighbour the kernel returns before it writes the MTU; that of the device is then the best we know.
+            mtu: if answer == 7 { device_mtu(ctx, lookup.ifindex) } else { (lookup.head >> 48) as u16 },
             flags: 0,
             zero: [0; 4],
         }),

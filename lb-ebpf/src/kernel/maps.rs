@@ -4,7 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Owned, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
+    ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 
 const fn size(name: &str) -> u32 {
@@ -31,6 +32,17 @@ pub(super) static NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = LruHashMap
 pub(super) static NEW6: LruHashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> =
     LruHashMap::with_max_entries(size(maps::NEW6), 0);
 #[map]
+pub(super) static FRAGMENTS4: LruHashMap<FragmentKey<[u8; 4]>, Fragment> =
+    LruHashMap::with_max_entries(size(maps::FRAGMENTS4), 0);
+#[map]
+pub(super) static FRAGMENTS6: LruHashMap<FragmentKey<[u8; 16]>, Fragment> =
+    LruHashMap::with_max_entries(size(maps::FRAGMENTS6), 0);
+#[map]
+pub(super) static NODE_PORTS: HashMap<ServiceKey, Peer> =
+    HashMap::with_max_entries(size(maps::NODE_PORTS), NO_PREALLOC);
+#[map]
+pub(super) static SOCKETS: LruHashMap<SocketKey, Peer> = LruHashMap::with_max_entries(size(maps::SOCKETS), 0);
+#[map]
 pub(super) static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(size(maps::DEVICES), NO_PREALLOC);
 #[map]
 pub(super) static SETTINGS: Array<Settings> = Array::with_max_entries(size(maps::SETTINGS), 0);
@@ -40,6 +52,8 @@ pub(super) static REASONS: PerCpuArray<ReasonCount> = PerCpuArray::with_max_entr
 pub(super) static SERVICE_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::SERVICE_STATS), 0);
 #[map]
 pub(super) static BACKEND_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::BACKEND_STATS), 0);
+#[map]
+pub(super) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(size(maps::BUDGETS), 0);
 #[map]
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]

@@ -1,4 +1,4 @@
-//! The hooks: XDP and TCX adapted to the core's traits, a dozen lines each.
+//! The hooks: XDP, TCX and those of a cgroup adapted to the core's traits, a dozen lines each.
 
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macros of aya want of a program")]
@@ -6,6 +6,7 @@
 mod fib;
 mod linear;
 mod maps;
+mod socket;
 mod tables;
 mod tc;
 mod xdp;

@@ -1,11 +1,13 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, FLOWS4, FLOWS6, NEW4, NEW6, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6,
-    SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, NEW4, NEW6, OWNED4, OWNED6,
+    REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
-use lb_common::{Backend, Device, Flow, FlowKey, Reason, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_common::{
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service, ServiceKey, Settings, Slot,
+};
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
 const EEXIST: i32 = -17;
@@ -13,12 +15,12 @@ const EEXIST: i32 = -17;
 /// The maps of this object.
 pub(super) struct KernelTables;
 
-fn insert_error(error: i32) -> InsertError {
+pub(super) fn insert_error(error: i32) -> InsertError {
     if error == EEXIST { InsertError::Exists } else { InsertError::Full }
 }
 
 macro_rules! address_tables {
-    ($address:ty, $owned:ident, $confirmed:ident, $new:ident, $scratch:ident) => {
+    ($address:ty, $owned:ident, $confirmed:ident, $new:ident, $fragments:ident, $scratch:ident) => {
         impl AddressTables<$address> for KernelTables {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
@@ -60,12 +62,24 @@ macro_rules! address_tables {
                     Table::New => $new.remove(key),
                 };
             }
+
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment> {
+                // SAFETY: as for flows. An element that is given to another datagram at this moment reads as that one's,
+                // whose tuple then has no flow, or, as if the sender had used it itself, another one's.
+                unsafe { $fragments.get(key) }
+            }
+
+            #[inline(always)]
+            fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                let _ = $fragments.insert(key, fragment, 0);
+            }
         }
     };
 }
 
-address_tables!([u8; 4], OWNED4, FLOWS4, NEW4, SCRATCH4);
-address_tables!([u8; 16], OWNED6, FLOWS6, NEW6, SCRATCH6);
+address_tables!([u8; 4], OWNED4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], OWNED6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
 
 impl Tables for KernelTables {
     #[inline(always)]
@@ -93,6 +107,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn budget(&self) -> Option<&mut Budget> {
+        // SAFETY: as for the working memory.
+        BUDGETS.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
     }
 
     #[inline(always)]

@@ -3,7 +3,10 @@
 use super::linear::Linear;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
+use aya_ebpf::helpers::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_pull_data,
+};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_common::FlowKey;
@@ -20,6 +23,8 @@ const MARK_MANGLED_0: u64 = 1 << 5;
 const PSEUDO_HDR: u64 = 1 << 4;
 /// Since Linux 6.16: the change is IPv6's, whose addresses no other checksum covers.
 const IPV6: u64 = 1 << 7;
+/// `BPF_ADJ_ROOM_MAC` (include/uapi/linux/bpf.h): make room behind the link-layer header.
+const ADJ_ROOM_MAC: u32 = 1;
 
 /// Headers are read and written in the linear part of the buffer; this much of a packet is made linear where it is not.
 const LINEAR: u32 = 192;
@@ -78,6 +83,13 @@ impl Packet for TcPacket<'_> {
     }
 
     #[inline(always)]
+    fn note_change(&mut self, delta: u16) {
+        // It has no effect, and says so, where the kernel keeps no such sum.
+        // SAFETY: the context of this program.
+        unsafe { bpf_csum_update(self.0.skb.skb, u32::from(delta)) };
+    }
+
+    #[inline(always)]
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
         let zero = if checksum.zero_means_none { MARK_MANGLED_0 } else { 0 };
         let replace = |delta: u16, flags: u64| {
@@ -96,6 +108,18 @@ impl Packet for TcPacket<'_> {
             return None;
         }
         Some(())
+    }
+
+    #[inline(always)]
+    fn trim(&mut self, length: usize) -> Option<()> {
+        // SAFETY: the context of this program; the helper refuses a length it cannot make.
+        (unsafe { bpf_skb_change_tail(self.0.skb.skb, length as u32, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, length: usize) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_skb_adjust_room(self.0.skb.skb, length as i32, ADJ_ROOM_MAC, 0) } == 0).then_some(())
     }
 }
 
@@ -130,7 +154,7 @@ impl<const EGRESS: bool> Env for TcEnv<'_, EGRESS> {
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
     let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
     match verdict.action {
-        Action::Pass | Action::Defer | Action::Open => TCX_NEXT,
+        Action::Pass | Action::Defer | Action::Open | Action::Icmp | Action::Answer => TCX_NEXT,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as i32 },
         // SAFETY: as above; without parameters the kernel asks its own routing table for the neighbour.

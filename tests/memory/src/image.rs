@@ -1,6 +1,6 @@
 //! What the daemon wrote into the configuration maps.
 
-use lb_common::{Backend, Device, Owned, Service, ServiceKey, Settings, Slot};
+use lb_common::{Backend, Device, Owned, Peer, Service, ServiceKey, Settings, Slot};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -17,6 +17,8 @@ pub struct Image {
     pub slots: BTreeMap<u32, Slot>,
     /// Backends in use, by id.
     pub backends: BTreeMap<u32, Backend>,
+    /// For UDP node ports, the ClusterIP and port of the same Service port.
+    pub node_ports: BTreeMap<ServiceKey, Peer>,
     /// Interfaces by ifindex.
     pub devices: BTreeMap<u32, Device>,
 }

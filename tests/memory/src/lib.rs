@@ -6,6 +6,7 @@ pub mod image;
 pub mod memory;
 pub mod node;
 pub mod small;
+pub mod socket;
 pub mod trial;
 
 pub use image::Image;

@@ -1,11 +1,14 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
 use crate::Image;
+use crate::socket::Sockets;
 use lb_common::{
-    Backend, Device, Flow, FlowKey, Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
+    Settings, Slot, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::BTreeMap;
@@ -19,12 +22,14 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Payload bytes of each segment, where the frame stands for several.
     pub segment_size: Option<u32>,
+    /// Whether the transport checksum was left to hardware: only the pseudo-header is summed (`CHECKSUM_PARTIAL`).
+    pub partial: bool,
 }
 
 impl Frame {
     /// A frame of these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, segment_size: None }
+        Self { bytes, segment_size: None, partial: false }
     }
 }
 
@@ -52,11 +57,26 @@ impl Packet for Frame {
 
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
         let old: [u8; 2] = self.load(checksum.offset)?;
+        if self.partial {
+            // As `inet_proto_csum_replace_by_diff` does: the place holds a sum, not its complement.
+            let sum = checksum::add(checksum::word(old) as u16, checksum.address_delta);
+            return self.store(checksum.offset, sum.to_ne_bytes());
+        }
         if checksum.zero_means_none && old == [0; 2] {
             return Some(());
         }
         let new = checksum::update(old, checksum::add(checksum.address_delta, checksum.port_delta));
         self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
+    }
+
+    fn trim(&mut self, length: usize) -> Option<()> {
+        self.segment_size = None;
+        (length <= self.bytes.len()).then(|| self.bytes.truncate(length))
+    }
+
+    fn insert(&mut self, length: usize) -> Option<()> {
+        self.bytes.splice(IP_OFFSET..IP_OFFSET, std::iter::repeat_n(0, length));
+        Some(())
     }
 }
 
@@ -131,13 +151,14 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
 pub struct Flows<A> {
     confirmed: FlowMap<A>,
     new: FlowMap<A>,
+    fragments: RefCell<BTreeMap<FragmentKey<A>, &'static Fragment>>,
     scratch: Box<UnsafeCell<Scratch<A>>>,
 }
 
 impl<A: Ord + Copy> Flows<A> {
     fn new(zero: A) -> Self {
         let scratch = Box::new(UnsafeCell::new(scratch(zero, 0)));
-        Self { confirmed: FlowMap::new(), new: FlowMap::new(), scratch }
+        Self { confirmed: FlowMap::new(), new: FlowMap::new(), fragments: RefCell::default(), scratch }
     }
 
     fn map(&self, table: Table) -> &FlowMap<A> {
@@ -150,6 +171,11 @@ impl<A: Ord + Copy> Flows<A> {
     /// The entries of one table.
     pub fn contents(&self, table: Table) -> BTreeMap<FlowKey<A>, Flow<A>> {
         self.map(table).contents()
+    }
+
+    /// What first fragments have said.
+    pub fn fragments(&self) -> BTreeMap<FragmentKey<A>, Fragment> {
+        self.fragments.borrow().iter().map(|(key, fragment)| (*key, **fragment)).collect()
     }
 
     /// Lets a table hold no more than `entries`.
@@ -182,12 +208,16 @@ pub struct Memory {
     pub flows4: Flows<[u8; 4]>,
     /// IPv6 flows.
     pub flows6: Flows<[u8; 16]>,
+    /// Whom sockets asked for.
+    pub sockets: Sockets,
     /// Counters by reason.
     pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
     /// Counters by service port id.
     pub services: RefCell<BTreeMap<u32, Traffic>>,
     /// Counters by backend id.
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
+    /// What the CPU has spent.
+    pub budget: Box<UnsafeCell<Budget>>,
 }
 
 impl Memory {
@@ -197,9 +227,11 @@ impl Memory {
             image,
             flows4: Flows::new([0; 4]),
             flows6: Flows::new([0; 16]),
+            sockets: Sockets::default(),
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
+            budget: Box::default(),
         }
     }
 
@@ -238,6 +270,15 @@ macro_rules! address_tables {
             fn delete(&self, table: Table, key: &FlowKey<$address>) {
                 self.$flows.map(table).delete(key);
             }
+
+            fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment> {
+                self.$flows.fragments.borrow().get(key).copied()
+            }
+
+            fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                // Leaked, as the kernel keeps an element that was replaced while somebody may read it.
+                self.$flows.fragments.borrow_mut().insert(*key, Box::leak(Box::new(*fragment)));
+            }
         }
     };
 }
@@ -264,6 +305,11 @@ impl Tables for Memory {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.image.settings)
+    }
+
+    fn budget(&self) -> Option<&mut Budget> {
+        // SAFETY: one packet at a time, as on a CPU.
+        Some(unsafe { &mut *self.budget.get() })
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

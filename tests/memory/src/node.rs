@@ -53,6 +53,23 @@ impl Node {
         (verdict, frame.bytes)
     }
 
+    /// Sends a frame in that leaves its checksum, which stands at `place`, to hardware, and that must be answered for
+    /// `reason`; returns the answer.
+    pub fn partial(&mut self, ifindex: u32, bytes: &[u8], place: usize, reason: Reason) -> Vec<u8> {
+        self.around.ifindex = ifindex;
+        let mut frame = Frame { partial: true, ..Frame::new(bytes.to_vec()) };
+        // The sum of the pseudo-header is the complement of the checksum less the sum of what else it covers.
+        let transport = if bytes[12..14] == [0x08, 0x00] { 34 } else { 54 };
+        frame.bytes[place..place + 2].fill(0);
+        let rest = frames::one_complement(&frame.bytes[transport..]);
+        let complement = !u16::from_be_bytes([bytes[place], bytes[place + 1]]);
+        let pseudo = lb_ebpf::checksum::add(complement, !rest);
+        frame.bytes[place..place + 2].copy_from_slice(&pseudo.to_be_bytes());
+        let verdict = process(&mut frame, &self.tables, &At::<1>(&self.around));
+        assert_eq!((verdict.ifindex, verdict.reason), (ifindex, reason));
+        frame.bytes
+    }
+
     /// Sends a frame out by an interface, at TCX egress.
     pub fn egress(&mut self, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>) {
         self.around.ifindex = ifindex;

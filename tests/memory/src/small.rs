@@ -2,7 +2,9 @@
 
 use crate::Image;
 use crate::memory::Surroundings;
-use lb_common::{Backend, BackendSet, Device, NextHop, Owned, Service, ServiceKey, Settings, Slot, TCP, UDP};
+use lb_common::{
+    Backend, BackendSet, Device, NextHop, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP,
+};
 use lb_ebpf::Route;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,7 +17,7 @@ pub const REMOTE: u32 = 3;
 /// A socket of this node.
 pub const HOST: u32 = 4;
 /// Added to the ids of IPv4 backends to get those of IPv6.
-pub const V6: u32 = 10;
+pub const V6: u32 = 20;
 
 /// Service ports by id: two local backends, TCP and UDP.
 pub const WEB: u32 = 1;
@@ -34,10 +36,19 @@ pub const TWIN: u32 = 7;
 /// A backend that is a socket of this node.
 pub const ON_HOST: u32 = 8;
 
+/// SCTP to one local backend, on port 80 and on the backend's own.
+pub const SIGNAL: u32 = 9;
+/// SCTP to one remote backend.
+pub const SIGNAL_FAR: u32 = 10;
+/// The node port of [`DNS`].
+pub const DNS_NODE_PORT: u32 = 11;
+
 /// The port of all backends.
 pub const TARGET_PORT: u16 = 8080;
 /// The node port of [`WEB`].
 pub const NODE_PORT: u16 = 30080;
+/// The node port of [`DNS`].
+pub const UDP_NODE_PORT: u16 = 30053;
 
 /// The family to build addresses of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +116,15 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// The cookie of the node's network namespace.
+pub const NAMESPACE: u64 = 0x0de;
+
 /// What the daemon would have written for this node. `uplink` is fed by a wire, `inside` by pods.
 pub fn image(uplink: u32, inside: u32) -> Image {
     let mut image = Image {
         settings: Settings {
             seed: 0x5eed,
+            netns_cookie: NAMESPACE,
             snat4: Settings::lent([[192, 0, 2, 1]]),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
@@ -137,19 +152,23 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             };
             image.backends.insert(family.id(backend), record);
         }
-        let services: [(u32, u16, u8, &[u32]); 8] = [
+        let services: [(u32, u16, u8, &[u32]); 12] = [
             (WEB, 80, TCP, &[LOCAL_1, LOCAL_2]),
             (DNS, 53, UDP, &[LOCAL_1, LOCAL_2]),
             (WEB_NODE_PORT, NODE_PORT, TCP, &[LOCAL_1, LOCAL_2]),
+            (DNS_NODE_PORT, UDP_NODE_PORT, UDP, &[LOCAL_1, LOCAL_2]),
             (FAR, 80, TCP, &[REMOTE]),
             (EMPTY, 80, TCP, &[]),
             (SINGLE, 80, TCP, &[LOCAL_1]),
             (TWIN, 80, TCP, &[LOCAL_1]),
             (ON_HOST, 80, TCP, &[HOST]),
+            (SIGNAL, 80, SCTP, &[LOCAL_1]),
+            (SIGNAL, TARGET_PORT, SCTP, &[LOCAL_1]),
+            (SIGNAL_FAR, 80, SCTP, &[REMOTE]),
         ];
         for (id, port, protocol, backends) in services {
             let address = match id {
-                WEB_NODE_PORT => Owned::NODE_ID,
+                WEB_NODE_PORT | DNS_NODE_PORT => Owned::NODE_ID,
                 DNS => family.id(WEB),
                 _ => family.id(id),
             };
@@ -167,7 +186,13 @@ pub fn image(uplink: u32, inside: u32) -> Image {
                 target_port: TARGET_PORT.to_be_bytes(),
                 flags: 0,
             };
-            image.services.insert(ServiceKey::new(address, port, protocol, family.version()), service);
+            let key = ServiceKey::new(address, port, protocol, family.version());
+            image.services.insert(key, service);
+            if id == DNS_NODE_PORT {
+                let cluster = family.cluster(DNS, 53);
+                let peer = Peer::new(family.version(), UDP, octets(cluster.ip()), cluster.port().to_be_bytes());
+                image.node_ports.insert(key, peer);
+            }
         }
     }
     image

@@ -283,7 +283,9 @@ impl Trial {
             Action::Drop => Fate::Dropped,
             Action::Redirect => Fate::Sent(verdict.ifindex),
             Action::RedirectNeighbour => Fate::SentByKernel(verdict.ifindex),
-            Action::Open => return Err(Fault("the core kept the packet to itself".to_owned())),
+            Action::Open | Action::Icmp | Action::Answer => {
+                return Err(Fault("the core kept the packet to itself".to_owned()));
+            }
         };
         let passage = Passage { hook, ifindex, before, verdict, after: frame.bytes };
         let at = (seen_at, ifindex, self.around.tick);

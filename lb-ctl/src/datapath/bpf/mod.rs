@@ -7,7 +7,7 @@ pub(crate) mod link;
 pub(crate) mod map;
 pub(crate) mod program;
 
-pub(crate) use link::{Hook, Link};
+pub(crate) use link::{Hook, Link, SocketHook};
 pub(crate) use map::{Map, PerCpuArray};
 
 use aya_obj::generated::bpf_cmd;
