@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 const INTERFACES: Interfaces = Interfaces { uplink: UPLINK, inside: INSIDE };
 
 fn trial() -> Trial {
-    Trial::new(INTERFACES, &Case { world: World::default(), revalidated: true, steps: Vec::new() }, 10_001)
+    Trial::new(INTERFACES, &Case { world: World::default(), revalidated: true, answered: 0, steps: Vec::new() }, 10_001)
 }
 
 /// The hook and interface that a byte stands for.

@@ -1,7 +1,10 @@
 //! Packets and states for the core, made up by proptest: whole cases, so that later packets meet what earlier ones left.
 
 use crate::frames::DESTINATION_MAC;
-use crate::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, SINGLE, TWIN, WEB};
+use crate::small::{
+    self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, SIGNAL, SIGNAL_FAR, SINGLE, TWIN, WEB,
+};
+use lb_common::Budget;
 use lb_ebpf::Hook;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -14,8 +17,17 @@ pub struct Case {
     pub world: World,
     /// Whether XDP has already left a new flow to the kernel in this tick.
     pub revalidated: bool,
+    /// How many answers were given in this tick before.
+    pub answered: u32,
     /// What happens.
     pub steps: Vec<Step>,
+}
+
+impl Case {
+    /// What the CPU has spent when it begins, in `tick`.
+    pub fn budget(&self, tick: u32) -> Budget {
+        Budget { tick, answers: self.answered, ..Budget::default() }
+    }
 }
 
 /// Deviations from [`small::image`].
@@ -32,6 +44,8 @@ pub struct World {
     pub few_ports: bool,
     /// No address is lent.
     pub no_lent: bool,
+    /// New connections take the way through the stack.
+    pub stack: bool,
 }
 
 /// The pod that takes the place of [`LOCAL_2`].
@@ -56,6 +70,13 @@ pub enum Step {
         /// How.
         shape: Shape,
     },
+    /// An ICMP error about one of the requests that came out, or about its answer.
+    Error {
+        /// Which.
+        of: Index,
+        /// What it says.
+        error: Box<Complaint>,
+    },
     /// Time passes.
     Age(u32),
     /// A flow entry is lost.
@@ -64,6 +85,49 @@ pub enum Step {
     Spoil(Index, u16),
     /// The daemon writes something else.
     World(World),
+}
+
+/// An ICMP error.
+#[derive(Clone, Debug)]
+pub struct Complaint {
+    /// About the request, and so to the client; else about the answer, and so to the backend.
+    pub is_about_request: bool,
+    /// From a router on the way; else from where the packet was sent to.
+    pub is_routers: bool,
+    /// ICMP type in IPv4 and in IPv6.
+    pub kinds: [u8; 2],
+    /// The packet it is about.
+    pub about: Shape,
+    /// How much of that it quotes.
+    pub quoted: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Added to its checksum.
+    pub error: u16,
+}
+
+impl Complaint {
+    /// The frame of an error about a packet of this shape from `from` to `to`.
+    pub fn frame(&self, shape: &Shape, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+        let about = shape.frame(from, to);
+        let quote = &about[14..about.len() - shape.padding];
+        let kind = self.kinds[usize::from(from.is_ipv6())];
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 5, 0x14];
+        message.extend(&quote[..quote.len().min(self.quoted)]);
+        let speaker = if self.is_routers { Sender::Stranger.address(family_of(from)) } else { to.ip() };
+        let (protocol, sum) = if from.is_ipv4() {
+            (1, lb_oracle::checksum::sum(&message))
+        } else {
+            (58, lb_oracle::checksum::with_pseudo_header(speaker, from.ip(), 58, &message))
+        };
+        message[2..4].copy_from_slice(&(!sum).wrapping_add(self.error).to_be_bytes());
+        let outer = Shape { ttl: self.ttl, extensions: Vec::new(), fragment: None, errors: (0, 0), ..shape.clone() };
+        outer.packet(protocol, speaker, from.ip(), &message)
+    }
+}
+
+fn family_of(address: SocketAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
 /// Who sends a packet.
@@ -103,7 +167,9 @@ pub enum Transport {
     Udp(bool),
     /// ICMP or ICMPv6 of this type.
     Icmp(u8),
-    /// Another protocol, SCTP for one.
+    /// SCTP whose first chunk is of this type; its checksum left to hardware, if true.
+    Sctp(u8, bool),
+    /// Another protocol.
     Other(u8),
 }
 
@@ -220,12 +286,17 @@ impl Shape {
             (Transport::Udp(_), _) => 17,
             (Transport::Icmp(_), true) => 1,
             (Transport::Icmp(_), false) => 58,
+            (Transport::Sctp(..), _) => 132,
             (Transport::Other(protocol), _) => protocol,
         };
-        let segment = self.segment(protocol, from, to);
+        self.packet(protocol, from.ip(), to.ip(), &self.segment(protocol, from, to))
+    }
+
+    /// The frame of an IP packet of `protocol` that holds `segment`.
+    fn packet(&self, protocol: u8, from: IpAddr, to: IpAddr, segment: &[u8]) -> Vec<u8> {
         let mut frame = DESTINATION_MAC.to_vec();
         frame.extend([2, 0, 0, 0, 0, 1]);
-        match (from.ip(), to.ip()) {
+        match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(&mut frame, protocol, from, to, segment.len()),
             (IpAddr::V6(from), IpAddr::V6(to)) => self.ipv6(&mut frame, protocol, from, to, segment.len()),
             _ => unreachable!("one packet, one family"),
@@ -251,6 +322,12 @@ impl Shape {
                 segment = vec![kind, 0, 0, 0, 0, 7, 0, 1];
                 Some(2)
             }
+            Transport::Sctp(chunk, _) => {
+                // A verification tag, room for the checksum, and a chunk of all that follows.
+                segment.extend([7, 7, 7, 7, 0, 0, 0, 0, chunk, 3]);
+                segment.extend((self.payload as u16 + 4).to_be_bytes());
+                None
+            }
             Transport::Other(_) => {
                 segment.extend([0; 8]);
                 None
@@ -264,6 +341,10 @@ impl Shape {
             };
             let right = if sum == 0xffff && protocol == 17 { 0xffff } else { !sum };
             segment[at..at + 2].copy_from_slice(&right.wrapping_add(self.errors.0).to_be_bytes());
+        }
+        if let Transport::Sctp(_, false) = self.transport {
+            let right = u32::from_le_bytes(lb_oracle::checksum::crc32c(&segment));
+            segment[8..12].copy_from_slice(&(right ^ u32::from(self.errors.0)).to_le_bytes());
         }
         segment
     }
@@ -319,11 +400,17 @@ fn tcp() -> impl Strategy<Value = Transport> {
     (flags, select(vec![0u8, 0, 0, 3, 10])).prop_map(|(flags, options)| Transport::Tcp(flags, options))
 }
 
+fn sctp() -> impl Strategy<Value = Transport> {
+    (select(vec![1u8, 1, 2, 10, 11, 0, 0, 3, 7, 8, 14, 6]), select(vec![false, false, false, true]))
+        .prop_map(|(chunk, is_unsummed)| Transport::Sctp(chunk, is_unsummed))
+}
+
 fn transport() -> impl Strategy<Value = Transport> {
     prop_oneof![
         6 => tcp(),
         3 => any::<bool>().prop_map(Transport::Udp),
-        1 => select(vec![Transport::Icmp(8), Transport::Icmp(128), Transport::Icmp(3), Transport::Other(132), Transport::Other(47)]),
+        1 => sctp(),
+        1 => select(vec![Transport::Icmp(8), Transport::Icmp(128), Transport::Icmp(3), Transport::Other(47)]),
     ]
 }
 
@@ -348,6 +435,8 @@ fn target() -> impl Strategy<Value = Target> {
     prop_oneof![
         12 => select(vec![WEB, WEB, SINGLE, TWIN, FAR, EMPTY, ON_HOST]).prop_map(|service| Target::Cluster(service, 80)),
         3 => Just(Target::Cluster(small::DNS, 53)),
+        2 => select(vec![(SIGNAL, 80), (SIGNAL_FAR, 80), (SIGNAL, small::TARGET_PORT)])
+            .prop_map(|(service, port)| Target::Cluster(service, port)),
         1 => Just(Target::Cluster(WEB, 81)),
         2 => select(vec![NODE_PORT, NODE_PORT, 22]).prop_map(Target::Node),
         1 => select(vec![Target::Pod(LOCAL_1), Target::Outside]),
@@ -381,18 +470,23 @@ fn recipe() -> impl Strategy<Value = Recipe> {
             if let (Target::Cluster(small::DNS, _), Transport::Tcp(flags, _)) = (target, shape.transport) {
                 shape.transport = Transport::Udp(flags & 1 == 1);
             }
+            // And most others to the exchange SCTP.
+            if let (Target::Cluster(SIGNAL | SIGNAL_FAR, _), Transport::Tcp(flags, _)) = (target, shape.transport) {
+                shape.transport = Transport::Sctp(flags % 16, false);
+            }
             Recipe { hook, inside, family, sender, port, target, shape, tags, is_anothers, damage, cut }
         })
 }
 
 fn world() -> impl Strategy<Value = World> {
-    let odd = any::<(bool, bool, bool, bool, bool)>().prop_map(
-        |(without_first, without_second, replaced, few_ports, no_lent)| World {
+    let odd = any::<(bool, bool, bool, bool, bool, bool)>().prop_map(
+        |(without_first, without_second, replaced, few_ports, no_lent, stack)| World {
             without_first,
             without_second,
             replaced,
             few_ports,
             no_lent,
+            stack,
         },
     );
     let withdrawn = select(vec![true, false]).prop_map(|first| World {
@@ -400,7 +494,28 @@ fn world() -> impl Strategy<Value = World> {
         without_second: !first,
         ..World::default()
     });
-    prop_oneof![6 => Just(World::default()), 1 => odd, 1 => withdrawn]
+    let stack = World { stack: true, ..World::default() };
+    prop_oneof![6 => Just(World::default()), 2 => Just(stack), 1 => odd, 1 => withdrawn]
+}
+
+fn complaint() -> impl Strategy<Value = Complaint> {
+    (
+        any::<(bool, bool)>(),
+        select(vec![[3u8, 1], [3, 2], [11, 3], [12, 4], [4, 5], [5, 137]]),
+        shape(),
+        prop_oneof![2 => 20..60usize, 2 => 48..120usize, 1 => Just(2000)],
+        select(vec![64u8, 64, 64, 1]),
+        prop_oneof![6 => Just(0), 1 => any::<u16>()],
+    )
+        .prop_map(|((is_about_request, is_routers), kinds, about, quoted, ttl, error)| Complaint {
+            is_about_request,
+            is_routers,
+            kinds,
+            about,
+            quoted,
+            ttl,
+            error,
+        })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -408,6 +523,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => recipe().prop_map(|recipe| Step::Packet(Box::new(recipe))),
         4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Reply { of, shape }),
         4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Again { of, shape }),
+        2 => (any::<Index>(), complaint()).prop_map(|(of, error)| Step::Error { of, error: Box::new(error) }),
         1 => select(vec![1, 2, 9, 30, 60, 120, 180, 250, 3000]).prop_map(Step::Age),
         1 => any::<Index>().prop_map(Step::Lose),
         1 => (any::<Index>(), 2..128u16).prop_map(|(of, flags)| Step::Spoil(of, flags)),
@@ -417,9 +533,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Cases of up to a dozen steps.
 pub fn cases() -> impl Strategy<Value = Case> {
-    (world(), any::<bool>(), prop::collection::vec(step(), 1..12)).prop_map(|(world, revalidated, steps)| Case {
-        world,
-        revalidated,
-        steps,
-    })
+    let answered = prop_oneof![7 => Just(0), 1 => Just(Budget::ANSWERS - 1), 1 => Just(Budget::ANSWERS)];
+    (world(), any::<bool>(), answered, prop::collection::vec(step(), 1..12))
+        .prop_map(|(world, revalidated, answered, steps)| Case { world, revalidated, answered, steps })
 }

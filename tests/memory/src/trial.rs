@@ -1,13 +1,14 @@
 //! A case of the generator on the core, every packet of it judged by the oracle.
 
 use crate::Image;
-use crate::generator::{Case, REPLACEMENT, Recipe, Shape, Step, Transport, World};
+use crate::generator::{Case, Complaint, REPLACEMENT, Recipe, Shape, Step, Transport, World};
 use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small::{self, Family, LOCAL_1, LOCAL_2, V6};
-use lb_common::{Backend, BackendSet, Device, Flow, FlowKey, Owned, Reason, Settings, TCP, UDP};
+use lb_common::{Backend, BackendSet, Budget, Device, Flow, FlowKey, Owned, Reason, SCTP, Settings, TCP, UDP};
 use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
 use lb_oracle::Fault;
-use lb_oracle::ledger::{self, Fate, Ledger, Member, Told, Way};
+use lb_oracle::answer::Error;
+use lb_oracle::ledger::{self, Answer, Fate, Ledger, Member, Told, Way};
 use proptest::sample::Index;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -78,6 +79,9 @@ impl World {
             image.settings.snat4 = [[0; 4]; Settings::SNAT_ADDRESSES];
             image.settings.snat6 = [[0; 16]; Settings::SNAT_ADDRESSES];
         }
+        if self.stack {
+            image.settings.flags |= Settings::STACK;
+        }
     }
 }
 
@@ -96,7 +100,7 @@ fn address(octets: [u8; 16], family: u8) -> IpAddr {
 }
 
 /// What the image means, in the oracle's plain terms.
-pub fn plain(image: &Image, around: &Surroundings) -> ledger::Node {
+pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::Node {
     let mut node = ledger::Node::default();
     for (address, owned) in &image.owned {
         if owned.id == Owned::NODE_ID { &mut node.own } else { &mut node.owned }.insert(*address);
@@ -120,6 +124,8 @@ pub fn plain(image: &Image, around: &Surroundings) -> ledger::Node {
         }
     }
     let settings = &image.settings;
+    node.stack = settings.flags & Settings::STACK != 0;
+    node.answers = answers;
     node.lent.extend(settings.snat4.iter().filter(|lent| **lent != [0; 4]).map(|lent| IpAddr::from(*lent)));
     node.lent.extend(settings.snat6.iter().filter(|lent| **lent != [0; 16]).map(|lent| IpAddr::from(*lent)));
     node.lent_ports = (settings.snat_port_first, settings.snat_port_last);
@@ -182,8 +188,10 @@ impl Trial {
     pub fn new(interfaces: Interfaces, case: &Case, tick: u32) -> Self {
         let image = interfaces.image(case.world);
         let around = interfaces.surroundings(tick);
-        let node = plain(&image, &around);
+        let answers = Budget::ANSWERS - case.answered;
+        let node = plain(&image, &around, answers as usize);
         let mut tables = Memory::new(image);
+        *tables.budget.get_mut() = case.budget(tick);
         if case.revalidated {
             tables.revalidated_in(tick);
         }
@@ -198,6 +206,7 @@ impl Trial {
             Step::Packet(recipe) => self.send(recipe, &mut passages),
             Step::Reply { of, shape } => self.reply(*of, shape, &mut passages),
             Step::Again { of, shape } => self.again(*of, shape, &mut passages),
+            Step::Error { of, error } => self.error(*of, error, &mut passages),
             Step::Age(ticks) => {
                 self.tables.flows4.change(|_, flow| flow.tick = flow.tick.saturating_sub(*ticks));
                 self.tables.flows6.change(|_, flow| flow.tick = flow.tick.saturating_sub(*ticks));
@@ -214,7 +223,7 @@ impl Trial {
             }
             Step::World(world) => {
                 self.tables.image = self.interfaces.image(*world);
-                self.node = plain(&self.tables.image, &self.around);
+                self.node = plain(&self.tables.image, &self.around, self.node.answers);
                 Ok(())
             }
         };
@@ -230,9 +239,32 @@ impl Trial {
         let Some(request) = self.requests.get(chosen(of, self.requests.len())).cloned() else {
             return Ok(());
         };
-        let (hook, ifindex) = request.answered_at;
         let frame = of_protocol(shape, request.protocol).frame(request.backend, request.source);
+        self.back(request.answered_at, frame, passages)
+    }
+
+    /// Sends a frame that comes from a backend; what is met where it leaves comes in before.
+    fn back(&mut self, (hook, ifindex): (Hook, u32), frame: Vec<u8>, passages: &mut Vec<Passage>) -> Result<(), Fault> {
+        if hook == Hook::Egress
+            && !matches!(self.pass(Hook::Ingress, self.interfaces.inside, frame.clone(), passages)?, Told::Untouched)
+        {
+            return Ok(());
+        }
         self.pass(hook, ifindex, frame, passages).map(drop)
+    }
+
+    /// Somebody on the way, or at its end, tells of the fate of a request, or of its answer.
+    fn error(&mut self, of: Index, error: &Complaint, passages: &mut Vec<Passage>) -> Result<(), Fault> {
+        let Some(request) = self.requests.get(chosen(of, self.requests.len())).cloned() else {
+            return Ok(());
+        };
+        let shape = of_protocol(&error.about, request.protocol);
+        if error.is_about_request {
+            return self.back(request.answered_at, error.frame(&shape, request.source, request.backend), passages);
+        }
+        let (client, service) = request.recipe.tuple();
+        let ifindex = if request.recipe.inside { self.interfaces.inside } else { self.interfaces.uplink };
+        self.in_by(request.recipe.hook, ifindex, error.frame(&shape, service, client), passages).map(drop)
     }
 
     fn again(&mut self, of: Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
@@ -248,11 +280,7 @@ impl Trial {
     /// Sends a packet in, by the next hook too where the first leaves it to that, and remembers what comes out as a request.
     fn send(&mut self, recipe: &Recipe, passages: &mut Vec<Passage>) -> Result<(), Fault> {
         let ifindex = if recipe.inside { self.interfaces.inside } else { self.interfaces.uplink };
-        let mut told = self.pass(recipe.hook, ifindex, recipe.frame(), passages)?;
-        let passage = passages.last().cloned();
-        if let (Hook::Xdp, Told::Untouched, Some(passage)) = (recipe.hook, &told, &passage) {
-            told = self.pass(Hook::Ingress, ifindex, passage.before.clone(), passages)?;
-        }
+        let told = self.in_by(recipe.hook, ifindex, recipe.frame(), passages)?;
         let (Told::Requested(source, backend), Some(passage)) = (told, passages.last().cloned()) else {
             return Ok(());
         };
@@ -260,13 +288,27 @@ impl Trial {
             Action::Pass => (Hook::Egress, ifindex),
             _ => (Hook::Ingress, passage.verdict.ifindex),
         };
-        let protocol = if matches!(recipe.shape.transport, Transport::Udp(_)) { UDP } else { TCP };
+        let protocol = match recipe.shape.transport {
+            Transport::Udp(_) => UDP,
+            Transport::Sctp(..) => SCTP,
+            _ => TCP,
+        };
         self.requests.push(Request { recipe: recipe.clone(), protocol, source, backend, answered_at });
         if passage.hook == Hook::Ingress && passage.verdict.action != Action::Pass {
             // Its target's egress sees it too, and must let it by.
             self.pass(Hook::Egress, passage.verdict.ifindex, passage.after, passages)?;
         }
         Ok(())
+    }
+
+    /// Sends a frame in, by the next hook too where the first leaves it to that.
+    fn in_by(&mut self, hook: Hook, ifindex: u32, frame: Vec<u8>, passages: &mut Vec<Passage>) -> Result<Told, Fault> {
+        let told = self.pass(hook, ifindex, frame.clone(), passages)?;
+        if (hook, &told) == (Hook::Xdp, &Told::Untouched) {
+            self.pass(Hook::Ingress, ifindex, frame, passages)
+        } else {
+            Ok(told)
+        }
     }
 
     /// Runs one frame through one hook and has it judged.
@@ -330,8 +372,11 @@ fn chosen(index: Index, count: usize) -> usize {
 
 fn of_protocol(shape: &Shape, protocol: u8) -> Shape {
     let transport = match (protocol, shape.transport) {
-        (UDP, Transport::Udp(_)) | (TCP, Transport::Tcp(..)) => shape.transport,
+        (UDP, Transport::Udp(_)) | (TCP, Transport::Tcp(..)) | (SCTP, Transport::Sctp(..)) => shape.transport,
         (UDP, _) => Transport::Udp(false),
+        // A flag in TCP is a chunk here.
+        (SCTP, Transport::Tcp(flags, options)) => Transport::Sctp(flags % 16, options == 3),
+        (SCTP, _) => Transport::Sctp(0, false),
         _ => Transport::Tcp(0x10, 0),
     };
     Shape { transport, ..shape.clone() }
@@ -358,7 +403,17 @@ fn doubt<A: Copy + Into<IpAddr>>(ledger: &mut Ledger, key: &FlowKey<A>, rewritte
 fn reason_fits(told: &Told, reason: Reason) -> Result<(), Fault> {
     let fits = match told {
         Told::Untouched => {
-            !reason.is_drop() && !matches!(reason, Reason::Forwarded | Reason::Delivered | Reason::Replied)
+            !reason.is_drop()
+                && !matches!(
+                    reason,
+                    Reason::Forwarded
+                        | Reason::Delivered
+                        | Reason::Replied
+                        | Reason::IcmpTranslated
+                        | Reason::EchoReplied
+                        | Reason::ForwardedTableFull
+                        | Reason::ForwardedSnatScarce
+                )
         }
         Told::Dropped => reason.is_drop(),
         Told::Requested(..) => matches!(
@@ -366,6 +421,14 @@ fn reason_fits(told: &Told, reason: Reason) -> Result<(), Fault> {
             Reason::Forwarded | Reason::Delivered | Reason::ForwardedTableFull | Reason::ForwardedSnatScarce
         ),
         Told::Replied => reason == Reason::Replied,
+        Told::ErrorTranslated => reason == Reason::IcmpTranslated,
+        Told::Answered(Answer::Refused) => matches!(reason, Reason::NoServicePort | Reason::NoBackend),
+        Told::Answered(Answer::Error(Error::PortUnreachable)) => false,
+        Told::Answered(Answer::Error(Error::TooBig(_))) => reason == Reason::MtuExceeded,
+        Told::Answered(Answer::Error(Error::TimeExceeded)) => reason == Reason::TtlExceeded,
+        Told::Answered(Answer::Error(Error::NoWay)) => reason == Reason::NoRoute,
+        Told::Answered(Answer::Error(Error::ProtocolUnreachable)) => reason == Reason::Protocol,
+        Told::Answered(Answer::Echo) => reason == Reason::EchoReplied,
     };
     if fits { Ok(()) } else { Err(Fault(format!("the reason {} is wrong", reason.name()))) }
 }
@@ -391,7 +454,7 @@ impl Met {
 
     /// Asserts that the run was worth something.
     pub fn check(&self) {
-        const EXPECTED: [&str; 13] = [
+        const EXPECTED: [&str; 19] = [
             "not-ours",
             "forwarded",
             "replied",
@@ -405,6 +468,12 @@ impl Met {
             "mtu-exceeded",
             "ttl-exceeded",
             "martian-source",
+            "protocol",
+            "icmp-translated",
+            "icmp-unrelated",
+            "echo-replied",
+            "answer-limited",
+            "sctp-fragment",
         ];
         let missing: Vec<_> = EXPECTED.iter().filter(|name| !self.reasons.contains(*name)).collect();
         assert!(missing.is_empty(), "no packet met {missing:?}, only {:?}", self.reasons);

@@ -14,21 +14,30 @@ pub enum Error {
     TooBig(u16),
     /// TTL or hop limit ran out (RFC 792: 11/0; RFC 4443: 3/0).
     TimeExceeded,
+    /// There is no way on (RFC 792: 3/1; RFC 4443: 1/0).
+    NoWay,
+    /// Nobody understands the protocol (RFC 792: 3/2; RFC 4443, 3.4: 4/1 with the place that names it).
+    ProtocolUnreachable,
 }
 
 /// Reads both, and demands of the answer what every answer owes: right checksums, lengths that agree, the way back.
-fn read<'a>(offending: &'a [u8], answer: &'a [u8]) -> Result<(Packet<'a>, Packet<'a>), Fault> {
+fn read<'a>(offending: &'a [u8], answer: &'a [u8], is_echo: bool) -> Result<(Packet<'a>, Packet<'a>), Fault> {
     let unread = |what: &str, error| Fault(format!("{what} is {error:?}"));
     let from = Packet::read(offending).map_err(|error| unread("what was answered", error))?;
     let to = Packet::read(answer).map_err(|error| unread("the answer", error))?;
-    demand(to.is_right(), || "the answer has a wrong checksum".to_owned())?;
-    demand(to.end == answer.len() || answer.len() == 60, || "the answer has a tail".to_owned())?;
+    // An echo reply is its request turned round: a request that was damaged on its way stays so.
+    demand(to.is_right() || (is_echo && !from.is_right()), || "the answer has a wrong checksum".to_owned())?;
     demand(to.fragment.is_none(), || "the answer is a fragment".to_owned())?;
     demand(to.ttl >= 64, || format!("the answer has a TTL of {}", to.ttl))?;
     demand(to.destination == from.source, || format!("the answer goes to {}", to.destination))?;
     demand(answer[..6] == offending[6..12], || "the answer goes to another MAC than its cause came from".to_owned())?;
     demand(is_single(from.source) && is_single(from.destination), || "a group was answered".to_owned())?;
     Ok((from, to))
+}
+
+/// What is new ends where its packet ends, or is as long as the shortest frame.
+fn has_no_tail(to: &Packet<'_>, answer: &[u8]) -> Result<(), Fault> {
+    demand(to.end == answer.len() || answer.len() == 60, || "the answer has a tail".to_owned())
 }
 
 /// Whether it is the address of one host.
@@ -38,7 +47,8 @@ fn is_single(address: IpAddr) -> bool {
 
 /// Judges a RST (RFC 9293, 3.10.7.1): of the sequence number the peer expects, or acknowledging all that it sent.
 pub fn reset(offending: &[u8], answer: &[u8]) -> Result<(), Fault> {
-    let (from, to) = read(offending, answer)?;
+    let (from, to) = read(offending, answer, false)?;
+    has_no_tail(&to, answer)?;
     let tuples = (from.tuple(), to.tuple());
     let (Ok(Some((client, service))), Ok(Some((source, destination)))) = tuples else {
         return Err(Fault("a RST without ports, or for something without".to_owned()));
@@ -46,7 +56,7 @@ pub fn reset(offending: &[u8], answer: &[u8]) -> Result<(), Fault> {
     demand((source, destination) == (service, client), || format!("the RST says {source} to {destination}"))?;
     demand(from.protocol == TCP && to.protocol == TCP, || "a RST is for TCP".to_owned())?;
     let (segment, reset) = (from.payload(), to.payload());
-    let flags = from.tcp_flags();
+    let flags = from.flags();
     demand(flags & RST == 0, || "a RST was answered".to_owned())?;
     demand(reset.len() == 20 && reset[12] >> 4 == 5, || "the RST carries options or data".to_owned())?;
     let word = |bytes: &[u8], at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -57,14 +67,15 @@ pub fn reset(offending: &[u8], answer: &[u8]) -> Result<(), Fault> {
     } else {
         (0, word(segment, 4).wrapping_add(length), RST | ACK)
     };
-    let found = (word(reset, 4), word(reset, 8), to.tcp_flags());
+    let found = (word(reset, 4), word(reset, 8), to.flags());
     demand(found == promised, || format!("sequence, acknowledgement, flags are {found:?} instead of {promised:?}"))?;
     demand(reset[18..20] == [0; 2], || "the RST has an urgent pointer".to_owned())
 }
 
 /// Judges an ICMP error that `speaker` (any address if `None`) sends about a packet.
 pub fn error(offending: &[u8], answer: &[u8], promised: Error, speaker: Option<IpAddr>) -> Result<(), Fault> {
-    let (from, to) = read(offending, answer)?;
+    let (from, to) = read(offending, answer, false)?;
+    has_no_tail(&to, answer)?;
     let is_v4 = from.source.is_ipv4();
     demand(!icmp::is_error(&from), || "an ICMP error was answered by another (RFC 1122, 3.2.2)".to_owned())?;
     demand(!from.is_later_fragment(), || "a later fragment was answered (RFC 1122, 3.2.2)".to_owned())?;
@@ -79,6 +90,10 @@ pub fn error(offending: &[u8], answer: &[u8], promised: Error, speaker: Option<I
         (Error::TooBig(mtu), false) => ([2, 0], u32::from(mtu).to_be_bytes()),
         (Error::TimeExceeded, true) => ([11, 0], [0; 4]),
         (Error::TimeExceeded, false) => ([3, 0], [0; 4]),
+        (Error::NoWay, true) => ([3, 1], [0; 4]),
+        (Error::NoWay, false) => ([1, 0], [0; 4]),
+        (Error::ProtocolUnreachable, true) => ([3, 2], [0; 4]),
+        (Error::ProtocolUnreachable, false) => ([4, 1], (from.named_at as u32).to_be_bytes()),
     };
     demand(message.get(..2) == Some(&kind) && message.get(4..8) == Some(&rest), || {
         format!("the message begins with {:02x?}", &message[..message.len().min(8)])
@@ -86,7 +101,8 @@ pub fn error(offending: &[u8], answer: &[u8], promised: Error, speaker: Option<I
     // The packet as it came, from its IP header on: at least the header and eight bytes (RFC 792); at most what no path refuses
     // (RFC 1812, 4.3.2.3: 576 bytes; RFC 4443, 2.4c: 1280).
     let (quote, original) = (&message[8..], &offending[ETHERNET..from.end]);
-    let least = original.len().min(from.transport - ETHERNET + 8);
+    // Whole words are enough.
+    let least = original.len().min(from.transport - ETHERNET + 8) & !3;
     let most = if is_v4 { 576 } else { 1280 };
     demand(quote.len() >= least, || format!("only {} bytes are quoted", quote.len()))?;
     demand(to.length() <= most, || format!("the error has {} bytes", to.length()))?;
@@ -95,13 +111,14 @@ pub fn error(offending: &[u8], answer: &[u8], promised: Error, speaker: Option<I
 
 /// Judges the reply to an echo request (RFC 792, RFC 4443): its identifier, number and data.
 pub fn echo(request: &[u8], reply: &[u8]) -> Result<(), Fault> {
-    let (from, to) = read(request, reply)?;
+    let (from, to) = read(request, reply, true)?;
     demand(to.source == from.destination, || format!("the reply comes from {}", to.source))?;
     let kinds = if from.source.is_ipv4() { (ICMP, 8, 0) } else { (ICMPV6, 128, 129) };
     demand((from.protocol, to.protocol) == (kinds.0, kinds.0), || "not ICMP".to_owned())?;
     let (asked, told) = (from.payload(), to.payload());
-    demand(from.is_right(), || "a request with a wrong checksum was answered".to_owned())?;
-    demand(asked.get(..2) == Some(&[kinds.1, 0]) && told.get(..2) == Some(&[kinds.2, 0]), || "wrong type".to_owned())?;
+    let code = asked.get(1).copied().unwrap_or_default();
+    let found = (asked.get(..2), told.get(..2));
+    demand(found == (Some(&[kinds.1, code]), Some(&[kinds.2, code])), || "wrong type".to_owned())?;
     demand(asked[4..] == told[4..], || "identifier, number or data differ".to_owned())
 }
 

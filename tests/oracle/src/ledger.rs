@@ -12,9 +12,10 @@
 //! Where the promise leaves a choice (which backend, XDP leaving a packet to TCX, a connection near its timeout, one whose entry
 //! a test has spoiled), each choice is accepted, and what was chosen is what later packets are held to.
 
-use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP, Unread};
+use crate::answer::{self, Error};
+use crate::packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SCTP, SYN, TCP, UDP};
 use crate::translation::{self, Translation};
-use crate::{Fault, demand};
+use crate::{Fault, demand, icmp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -88,23 +89,36 @@ pub struct Node {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Ways by destination. Without one there is no route, or it is an address of the node.
     pub ways: BTreeMap<IpAddr, Way>,
+    /// New connections whose client keeps its address take the way through the stack.
+    pub stack: bool,
+    /// How many answers may be given in this unit of time, echo replies apart.
+    pub answers: usize,
 }
 
 impl Node {
     /// Whether nobody can have this address as his source, or it is the node's or a Service's own.
     fn is_martian(&self, address: IpAddr) -> bool {
-        let reserved = match address {
-            IpAddr::V4(address) => matches!(address.octets()[0], 0 | 127 | 224..=255),
-            IpAddr::V6(address) => {
-                address.is_multicast() || address == Ipv6Addr::UNSPECIFIED || address == Ipv6Addr::LOCALHOST
-            }
-        };
-        reserved || self.owned.contains(&address) || self.own.contains(&address)
+        is_reserved(address) || self.owned.contains(&address) || self.own.contains(&address)
     }
 
     fn is_lent_port(&self, port: u16) -> bool {
         (self.lent_ports.0..=self.lent_ports.1).contains(&port)
     }
+}
+
+/// Whether no single host outside can have this address (RFC 6890).
+fn is_reserved(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => matches!(address.octets()[0], 0 | 127 | 224..=255),
+        IpAddr::V6(address) => {
+            address.is_multicast() || address == Ipv6Addr::UNSPECIFIED || address == Ipv6Addr::LOCALHOST
+        }
+    }
+}
+
+/// What the datapath does and should not: every leniency that is due to a known fault of it asks here, so that all go at once.
+const fn forgiven(does: bool) -> bool {
+    does
 }
 
 /// A connection whose translation was seen.
@@ -128,6 +142,8 @@ struct Connection {
     doubtful: bool,
     /// Its client has been given another backend; what its old backend still sends may yet be translated.
     replaced: bool,
+    /// It takes the way through the stack.
+    stack: bool,
 }
 
 impl Connection {
@@ -147,6 +163,7 @@ impl Connection {
             reset: false,
             doubtful: false,
             replaced: false,
+            stack: false,
         }
     }
 
@@ -158,6 +175,9 @@ impl Connection {
             TCP if self.fin_client || self.fin_backend => 240,
             TCP if self.confirmed => 21_600,
             TCP => 60,
+            SCTP if self.reset => 10,
+            SCTP if self.confirmed && !self.fin_client && !self.fin_backend => 210,
+            SCTP => 3,
             _ if self.answered => 180,
             _ => 30,
         };
@@ -179,6 +199,11 @@ impl Connection {
     fn is_ending(&self) -> bool {
         self.reset || self.fin_client || self.fin_backend
     }
+
+    /// Whether the host's stack stands between its two translations.
+    fn is_through_stack(&self, node: &Node) -> bool {
+        self.stack || node.own.contains(&self.backend.ip())
+    }
 }
 
 /// Units of time by which the book's "last seen" may differ from the datapath's, each way.
@@ -198,6 +223,19 @@ struct Promise {
     refused: bool,
     /// It may be translated like this.
     translated: Vec<Candidate>,
+    /// Its sender may be told this in its place.
+    answers: Vec<Answer>,
+}
+
+/// An answer to a packet that goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nobody serves this port: a RST, or an ICMP error where that is not TCP, or not bare.
+    Refused,
+    /// An ICMP error.
+    Error(Error),
+    /// An echo reply.
+    Echo,
 }
 
 /// One translation that would be right.
@@ -217,10 +255,14 @@ struct Candidate {
 }
 
 impl Promise {
-    const UNTOUCHED: Self = Self { untouched: true, dropped: false, refused: true, translated: Vec::new() };
+    const NOTHING: Self =
+        Self { untouched: false, dropped: false, refused: true, translated: Vec::new(), answers: Vec::new() };
+    const UNTOUCHED: Self =
+        Self { untouched: true, dropped: false, refused: true, translated: Vec::new(), answers: Vec::new() };
 }
 
 /// What a packet is to the book.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     /// Left as it came.
     Untouched,
@@ -230,6 +272,10 @@ pub enum Told {
     Requested(SocketAddr, SocketAddr),
     /// Translated on its way to a client.
     Replied,
+    /// An ICMP error that was translated.
+    ErrorTranslated,
+    /// Answered.
+    Answered(Answer),
 }
 
 /// The book of connections.
@@ -239,6 +285,18 @@ pub struct Ledger {
     /// Client and service of connections that the book does not hold and the datapath may know: opened by a packet that was then
     /// dropped, or over when another took its source. With the backends of the time.
     shadows: BTreeMap<(u8, SocketAddr, SocketAddr), Vec<Member>>,
+    /// Protocol and tuple of first fragments that were translated.
+    fragments: BTreeMap<FragmentKey, (u8, (SocketAddr, SocketAddr))>,
+    /// How many answers were given, echo replies apart, and when.
+    answered: (u32, usize),
+}
+
+/// Source, destination, identification, and in IPv4 the protocol: what fragments of one packet share (RFC 791; RFC 8200, 4.5).
+type FragmentKey = (IpAddr, IpAddr, u32, u8);
+
+fn fragment_key(packet: &Packet<'_>) -> FragmentKey {
+    let protocol = if packet.source.is_ipv4() { packet.protocol } else { 0 };
+    (packet.source, packet.destination, packet.identification, protocol)
 }
 
 impl Ledger {
@@ -277,36 +335,234 @@ impl Ledger {
         after: &[u8],
         fate: Fate,
     ) -> Result<Told, Fault> {
-        let packet = match Packet::read(before) {
-            Ok(packet) => packet,
-            Err(Unread::NotIp | Unread::Tagged | Unread::Broken) => return stays(before, after, fate),
-        };
-        let tuple = match packet.tuple() {
-            Ok(Some(tuple)) if packet.fragment.is_none() && matches!(packet.protocol, TCP | UDP) => tuple,
-            _ => return stays(before, after, fate),
-        };
-        let promise = self.promise(node, (hook, interface, now), &packet, before, tuple);
+        let Ok(packet) = Packet::read(before) else { return stays(before, after, fate) };
+        let at = (hook, interface, now);
+        if packet.is_later_fragment() {
+            let Some((protocol, tuple)) = self.fragments.get(&fragment_key(&packet)).copied() else {
+                return stays(before, after, fate);
+            };
+            let packet = Packet { protocol, ..packet };
+            let promise = self.promise(node, at, &packet, before, tuple);
+            return self.conclude(node, at, &packet, Some(tuple), (before, after), fate, promise);
+        }
+        let is_icmp = packet.protocol == if packet.source.is_ipv4() { ICMP } else { ICMPV6 };
+        match packet.tuple() {
+            Ok(Some(tuple)) => {
+                let promise = self.promise(node, at, &packet, before, tuple);
+                self.conclude(node, at, &packet, Some(tuple), (before, after), fate, promise)
+            }
+            Ok(None) if !packet.is_first_fragment() && is_icmp => {
+                self.judge_icmp(node, at, &packet, (before, after), fate)
+            }
+            Ok(None) if !packet.is_first_fragment() && node.owned.contains(&packet.destination) => {
+                let mut promise = Promise::NOTHING;
+                promise.untouched = hook != Hook::Ingress || is_anothers(node, interface, before) || is_odd(&packet);
+                if hook == Hook::Ingress && !is_anothers(node, interface, before) {
+                    promise.answers.push(Answer::Error(Error::ProtocolUnreachable));
+                }
+                self.conclude(node, at, &packet, None, (before, after), fate, promise)
+            }
+            _ => stays(before, after, fate),
+        }
+    }
+
+    /// Whether an answer may be given (RFC 1122, 3.2.2; RFC 4443, 2.4e).
+    fn may_answer(&self, node: &Node, now: u32, packet: &Packet<'_>, frame: &[u8], answer: Answer) -> bool {
+        let is_groups = (frame[0] | frame[6]) & 1 != 0 || is_reserved(packet.destination);
+        let is_reset = answer == Answer::Refused && packet.protocol == TCP && packet.flags() & RST != 0;
+        let given = if self.answered.0 == now { self.answered.1 } else { 0 };
+        let is_left = answer == Answer::Echo || given < node.answers;
+        !node.is_martian(packet.source) && !is_groups && !packet.is_later_fragment() && !is_reset && is_left
+    }
+
+    /// Holds what became of a packet against what was promised.
+    #[expect(clippy::too_many_arguments, reason = "all there is to know of a packet")]
+    fn conclude(
+        &mut self,
+        node: &Node,
+        (hook, interface, now): (Hook, u32, u32),
+        packet: &Packet<'_>,
+        tuple: Option<(SocketAddr, SocketAddr)>,
+        (before, after): (&[u8], &[u8]),
+        fate: Fate,
+        mut promise: Promise,
+    ) -> Result<Told, Fault> {
+        let due = promise.answers.len();
+        promise.answers.retain(|answer| hook == Hook::Ingress && self.may_answer(node, now, packet, before, *answer));
+        promise.dropped |= promise.answers.len() < due && hook != Hook::Xdp;
         match fate {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
-                // It may have left its mark on a connection before it was dropped.
-                self.doubt(packet.protocol, tuple.0, tuple.1);
-                if !promise.refused {
-                    let members = node.services.get(&(tuple.1, packet.protocol)).cloned().unwrap_or_default();
-                    self.shadows.entry((packet.protocol, tuple.0, tuple.1)).or_default().extend(members);
-                    self.doubt_those_that_yield(packet.protocol);
-                }
+                self.forgive_marks(node, packet, tuple, &promise);
                 Ok(Told::Dropped)
             }
             Fate::Passed if before == after => {
                 demand(promise.untouched, || format!("left as it came, while {promise:?}"))?;
                 Ok(Told::Untouched)
             }
-            _ => self.judge_translation(node, now, &packet, (before, after), fate, &promise),
+            Fate::Sent(way) if way == interface && promise.translated.is_empty() && !promise.answers.is_empty() => {
+                let answer = judge_answer(&promise.answers, packet, before, after)?;
+                self.note_answer(now, answer);
+                self.forgive_marks(node, packet, tuple, &promise);
+                Ok(Told::Answered(answer))
+            }
+            Fate::Sent(way) if way == interface && !promise.answers.is_empty() => {
+                // One or the other.
+                if let Ok(answer) = judge_answer(&promise.answers, packet, before, after) {
+                    self.note_answer(now, answer);
+                    self.forgive_marks(node, packet, tuple, &promise);
+                    return Ok(Told::Answered(answer));
+                }
+                self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise)
+            }
+            _ => self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise),
         }
     }
 
-    /// What is promised of a whole TCP or UDP packet.
+    fn note_answer(&mut self, now: u32, answer: Answer) {
+        if answer != Answer::Echo {
+            let given = if self.answered.0 == now { self.answered.1 } else { 0 };
+            self.answered = (now, given + 1);
+        }
+    }
+
+    /// A packet that went no further may have left its mark on a connection before, or opened one.
+    fn forgive_marks(
+        &mut self,
+        node: &Node,
+        packet: &Packet<'_>,
+        tuple: Option<(SocketAddr, SocketAddr)>,
+        promise: &Promise,
+    ) {
+        let Some(tuple) = tuple.filter(|_| forgiven(true)) else { return };
+        self.doubt(packet.protocol, tuple.0, tuple.1);
+        if !promise.refused {
+            let members = node.services.get(&(tuple.1, packet.protocol)).cloned().unwrap_or_default();
+            self.shadows.entry((packet.protocol, tuple.0, tuple.1)).or_default().extend(members);
+            self.doubt_those_that_yield(packet.protocol);
+        }
+    }
+
+    /// Judges an ICMP message: an error is translated like the packets of the connection that it is about, in its direction.
+    fn judge_icmp(
+        &mut self,
+        node: &Node,
+        at @ (hook, interface, now): (Hook, u32, u32),
+        packet: &Packet<'_>,
+        (before, after): (&[u8], &[u8]),
+        fate: Fate,
+    ) -> Result<Told, Fault> {
+        if hook == Hook::Xdp || (hook == Hook::Ingress && is_anothers(node, interface, before)) {
+            return stays(before, after, fate);
+        }
+        let mut promise = Promise::NOTHING;
+        let (mut is_known, mut may_be_known) = (false, false);
+        let about = if icmp::is_translated(packet) { icmp::quoted(packet).ok() } else { None };
+        let about = about.filter(|inner| inner.source == packet.destination && !inner.is_later_fragment());
+        let about = about.filter(|inner| matches!(inner.protocol, TCP | UDP | SCTP));
+        let about = about.and_then(|inner| inner.ports().map(|ports| (inner, ports)));
+        if let Some((inner, [from_port, to_port])) = about {
+            // It travels like an answer to what it is about.
+            let from = SocketAddr::new(inner.destination, to_port);
+            let to = SocketAddr::new(inner.source, from_port);
+            may_be_known = [(inner.protocol, from, to), (inner.protocol, to, from)]
+                .iter()
+                .any(|shadow| self.shadows.contains_key(shadow));
+            for connection in self.connections.iter().filter(|connection| connection.protocol == inner.protocol) {
+                let candidate = if (connection.backend, connection.source) == (from, to) {
+                    Candidate::reply(connection)
+                } else if (connection.client, connection.service) == (from, to) && !connection.replaced {
+                    Candidate::request(connection)
+                } else {
+                    continue;
+                };
+                if connection.must_be_dead(now) {
+                    continue;
+                }
+                is_known |= connection.must_live(now);
+                let leaves = candidate.is_reply && connection.is_through_stack(node);
+                if (hook == Hook::Egress) != leaves {
+                    promise.untouched = true;
+                } else if is_reserved(packet.source) || !candidate.refusals(node, packet).is_empty() {
+                    promise.dropped = true;
+                } else {
+                    promise.translated.push(candidate);
+                }
+            }
+            promise.untouched |= is_odd(&inner);
+        }
+        if !is_known {
+            let is_ours = node.owned.contains(&packet.destination);
+            let kind = packet.payload().first().copied();
+            let echo = if packet.source.is_ipv4() { 8 } else { 128 };
+            promise.untouched |= hook == Hook::Egress || !is_ours || packet.payload().len() < 2;
+            if is_ours && hook == Hook::Ingress && kind == Some(echo) {
+                promise.answers.push(Answer::Echo);
+            } else {
+                promise.dropped |= is_ours && hook == Hook::Ingress;
+            }
+            promise.dropped |= may_be_known;
+        }
+        promise.untouched |= is_odd(packet);
+        let is_translated = before != after && !matches!(fate, Fate::Dropped) && promise.answers.is_empty();
+        if !is_translated {
+            return self.conclude(node, at, packet, None, (before, after), fate, promise);
+        }
+        let mut fault = Fault(format!("translated, while {promise:?}"));
+        if may_be_known {
+            // What is unknown of the connection is taken from what came out; everything else is held to it.
+            let told = Packet::read(after).ok().and_then(|outer| {
+                let inner = icmp::quoted(&outer).ok()?;
+                let [from, to] = inner.ports()?;
+                let (source, destination) =
+                    (SocketAddr::new(inner.source, from), SocketAddr::new(inner.destination, to));
+                let way = node.ways.get(&source.ip()).filter(|_| fate != Fate::Passed);
+                let macs = way.filter(|_| matches!(fate, Fate::Sent(_))).map(|way| way.macs);
+                Some(icmp::Translation {
+                    source: outer.source,
+                    destination: outer.destination,
+                    quoted_source: source,
+                    quoted_destination: destination,
+                    forwarded: way.is_some(),
+                    macs,
+                })
+            });
+            if let Some(promised) = told
+                && icmp::judge(before, after, &promised).is_ok()
+            {
+                return Ok(Told::ErrorTranslated);
+            }
+        }
+        for candidate in &promise.translated {
+            let connection = &candidate.connection;
+            // As the receiver knows its own packet.
+            let (own, peer, speaker) = if candidate.is_reply {
+                (connection.client, connection.service, connection.backend)
+            } else {
+                (connection.backend, connection.source, connection.client)
+            };
+            let judged = candidate.way_out(node, hook, fate).and_then(|(forwarded, macs)| {
+                let source = if packet.source == speaker.ip() { peer.ip() } else { packet.source };
+                let destination = own.ip();
+                let promised = icmp::Translation {
+                    source,
+                    destination,
+                    quoted_source: own,
+                    quoted_destination: peer,
+                    forwarded,
+                    macs,
+                };
+                icmp::judge(before, after, &promised)
+            });
+            match judged {
+                Ok(()) => return Ok(Told::ErrorTranslated),
+                Err(objection) => fault = objection,
+            }
+        }
+        Err(fault)
+    }
+
+    /// What is promised of a packet with these ports.
     fn promise(
         &self,
         node: &Node,
@@ -315,9 +571,8 @@ impl Ledger {
         frame: &[u8],
         (from, to): (SocketAddr, SocketAddr),
     ) -> Promise {
-        let flags = packet.tcp_flags();
-        let opens = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
-        let mut promise = Promise { untouched: false, dropped: false, refused: false, translated: Vec::new() };
+        let opens = packet.flags() & (SYN | ACK) == SYN;
+        let mut promise = Promise { refused: false, ..Promise::NOTHING };
         let mut is_known = false;
 
         for connection in self.connections.iter().filter(|connection| connection.protocol == packet.protocol) {
@@ -325,11 +580,12 @@ impl Ledger {
                 if connection.must_be_dead(now) {
                     continue;
                 }
-                let is_hosts = node.own.contains(&connection.backend.ip());
-                if hook == Hook::Egress && !is_hosts {
+                is_known |= connection.must_live(now);
+                // What takes the way through the stack is translated where it leaves, all else where it comes in.
+                if (hook == Hook::Egress) != connection.is_through_stack(node) {
+                    promise.untouched = true;
                     continue;
                 }
-                is_known |= connection.must_live(now);
                 promise.translated.push(Candidate::reply(connection));
             } else if (connection.client, connection.service) == (from, to)
                 && hook != Hook::Egress
@@ -350,21 +606,24 @@ impl Ledger {
                 promise.translated.push(Candidate::request(connection));
             }
         }
-        if !is_known {
+        promise.untouched |= hook == Hook::Xdp || is_odd(packet);
+        // What is known is not asked for its MAC.
+        promise.untouched |= forgiven(hook != Hook::Egress && is_anothers(node, interface, frame));
+        if !is_known && packet.is_later_fragment() {
+            promise.untouched = true;
+        } else if !is_known {
             let opened = self.open(node, (hook, interface, now), packet, frame, (from, to));
             promise.untouched |= opened.untouched;
             promise.dropped |= opened.dropped;
             promise.refused = opened.refused && promise.translated.is_empty();
             promise.translated.extend(opened.translated);
+            promise.answers.extend(opened.answers);
         }
-        // XDP may leave to TCX what it would have to translate, and what a test has spoiled may be gone.
-        promise.untouched |= hook == Hook::Xdp || packet.odd || packet.extensions > 5;
-        promise.dropped |= promise.translated.iter().any(|candidate| candidate.may_be_dropped(node, packet));
-        if let [candidate, rest @ ..] = promise.translated.as_slice()
-            && rest.iter().chain([candidate]).all(|candidate| candidate.must_be_dropped(node, packet))
-        {
-            promise.translated.clear();
+        for candidate in &promise.translated {
+            promise.dropped |= candidate.may_be_dropped(node, packet);
+            promise.answers.extend(candidate.refusals(node, packet));
         }
+        promise.translated.retain(|candidate| !candidate.must_be_dropped(node, packet));
         promise
     }
 
@@ -380,7 +639,7 @@ impl Ledger {
         let members = node.services.get(&(to, packet.protocol));
         let is_ours = members.is_some() || node.owned.contains(&to.ip());
         let device = node.interfaces.get(&interface).copied().unwrap_or_default();
-        let is_anothers = device.own_mac.is_some_and(|mac| frame[..6] != mac);
+        let is_anothers = is_anothers(node, interface, frame);
         // One dropped on its way out may have been known by then, and what is known is not asked for its MAC.
         let shadow = self.shadows.get(&(packet.protocol, from, to));
         let may_be_known = shadow.is_some();
@@ -388,12 +647,17 @@ impl Ledger {
             return Promise::UNTOUCHED;
         }
         let members = members.filter(|_| !node.is_martian(from.ip())).map(Vec::as_slice).unwrap_or_default();
-        let dropped = members.is_empty();
-        let mut promise = Promise { untouched: is_anothers, dropped, refused: dropped, translated: Vec::new() };
+        let mut promise = Promise { untouched: is_anothers, refused: members.is_empty(), ..Promise::NOTHING };
+        // The stack would refuse such a source without a word, and so does who stands in for it.
+        promise.dropped = node.is_martian(from.ip());
+        if members.is_empty() && !promise.dropped {
+            promise.answers.push(Answer::Refused);
+        }
         for member in members.iter().chain(shadow.into_iter().flatten()) {
             let is_hairpin = member.address.ip() == from.ip();
             let lends = is_hairpin || (!member.is_local && !device.has_local_clients);
-            let connection = Connection::new(packet.protocol, (from, to), member.address, now);
+            let mut connection = Connection::new(packet.protocol, (from, to), member.address, now);
+            connection.stack = node.stack && !lends && !node.own.contains(&member.address.ip());
             let is_shadowed = |(protocol, client, service): &(u8, SocketAddr, SocketAddr)| -> bool {
                 *protocol == packet.protocol && *client == from && *service != to
             };
@@ -413,6 +677,10 @@ impl Ledger {
             if may_be_known {
                 // It may have been opened by another interface, where the other was right.
                 promise.translated.push(Candidate { lent_address: !lends, ..usual });
+                // Or when connections took the other path.
+                connection.stack = !connection.stack;
+                promise.translated.push(Candidate { connection, ..usual });
+                promise.translated.push(Candidate { connection, lent_address: !lends, ..usual });
             }
         }
         promise
@@ -431,15 +699,23 @@ impl Ledger {
     fn judge_translation(
         &mut self,
         node: &Node,
-        now: u32,
+        (hook, now): (Hook, u32),
         packet: &Packet<'_>,
         (before, after): (&[u8], &[u8]),
         fate: Fate,
         promise: &Promise,
     ) -> Result<Told, Fault> {
         let unread = |unread| Fault(format!("what came out is {unread:?}"));
-        let seen = Packet::read(after).and_then(|after| after.tuple()).map_err(unread)?;
-        let (source, destination) = seen.ok_or_else(|| Fault("what came out has no ports".to_owned()))?;
+        let seen = Packet::read(after).map_err(unread)?;
+        let (source, destination) = if packet.is_later_fragment() {
+            let addresses = (seen.source, seen.destination);
+            let tuples = promise.translated.iter().map(Candidate::tuple);
+            let mut fitting = tuples.filter(|(from, to)| (from.ip(), to.ip()) == addresses);
+            fitting.next().ok_or_else(|| Fault(format!("{addresses:?}, while {:?}", promise.translated)))?
+        } else {
+            let tuple = seen.tuple().map_err(unread)?;
+            tuple.ok_or_else(|| Fault("what came out has no ports".to_owned()))?
+        };
         let mut candidates = promise.translated.clone();
         let shadow = (packet.protocol, destination, source);
         let is_certain = candidates.iter().any(|candidate| candidate.is_reply && !candidate.connection.doubtful);
@@ -449,19 +725,19 @@ impl Ledger {
             let mut connection = Connection::new(packet.protocol, (destination, source), backend, now);
             (connection.source, connection.doubtful) = (client, true);
             candidates.push(Candidate::reply(&connection));
+            connection.stack = true;
+            candidates.push(Candidate::reply(&connection));
         }
-        let fits = candidates.iter().find(|candidate| candidate.fits(node, source, destination));
-        let candidate = fits.ok_or_else(|| Fault(format!("{source} to {destination}, while {candidates:?}")))?;
-
-        let way = node.ways.get(&destination.ip());
-        let (forwarded, macs) = match (fate, way, candidate.is_reply) {
-            (Fate::Passed, _, true) if node.own.contains(&candidate.connection.backend.ip()) => (false, None),
-            (Fate::Passed, None, false) if node.own.contains(&destination.ip()) => (false, None),
-            (Fate::Sent(interface), Some(way), _) if interface == way.interface => (true, Some(way.macs)),
-            (Fate::SentByKernel(interface), Some(way), _) if interface == way.interface => (true, None),
-            _ => return Err(Fault(format!("{fate:?}, while the way to {destination} is {way:?}"))),
-        };
+        let mut way = Err(Fault(format!("{source} to {destination}, while {candidates:?}")));
+        for candidate in candidates.iter().filter(|candidate| candidate.fits(node, source, destination)) {
+            way = candidate.way_out(node, hook, fate).map(|way| (candidate, way));
+            if way.is_ok() {
+                break;
+            }
+        }
+        let (candidate, (forwarded, macs)) = way?;
         if forwarded {
+            let way = node.ways.get(&destination.ip());
             demand(way.is_none_or(|way| packet.length() <= way.mtu), || "larger than the way out takes".to_owned())?;
         }
         translation::judge(before, after, &Translation { source, destination, forwarded, macs })?;
@@ -481,15 +757,21 @@ impl Ledger {
         }
         // Whether the end of a connection that began unseen is noted is left open.
         connection.doubtful |= candidate.may_be_known;
-        connection.doubtful |= candidate.opens && packet.tcp_flags() & (FIN | RST) != 0;
-        self.note(connection, is_reply, packet.tcp_flags(), now);
+        connection.doubtful |= forgiven(candidate.opens && packet.flags() & (FIN | RST) != 0);
+        if packet.is_first_fragment() {
+            let tuple = packet.tuple().map_err(unread)?.ok_or_else(|| Fault("no ports".to_owned()))?;
+            self.fragments.insert(fragment_key(packet), (packet.protocol, tuple));
+        }
+        self.note(connection, is_reply, packet.flags(), packet.is_later_fragment(), now);
         Ok(if is_reply { Told::Replied } else { Told::Requested(source, destination) })
     }
 
     /// Writes into the book what a packet tells of its connection.
-    fn note(&mut self, mut connection: Connection, is_reply: bool, flags: u8, now: u32) {
+    fn note(&mut self, mut connection: Connection, is_reply: bool, flags: u8, is_later: bool, now: u32) {
         connection.last = now;
-        if is_reply {
+        if is_later {
+            // Its first fragment has said it all.
+        } else if is_reply {
             connection.answered = true;
         } else if connection.answered && flags & SYN == 0 {
             connection.confirmed = true;
@@ -504,7 +786,7 @@ impl Ledger {
                 return true;
             }
             if (other.backend, other.source) == (connection.backend, connection.source) {
-                if (other.client, other.service) != (connection.client, connection.service) {
+                if forgiven((other.client, other.service) != (connection.client, connection.service)) {
                     let old = Member { address: other.backend, is_local: true };
                     shadows.entry((other.protocol, other.client, other.service)).or_default().push(old);
                 }
@@ -541,6 +823,29 @@ impl Candidate {
         }
     }
 
+    /// Source and destination that its packet leaves with.
+    fn tuple(&self) -> (SocketAddr, SocketAddr) {
+        let source = if self.is_reply { self.connection.service } else { self.connection.source };
+        (source, self.destination())
+    }
+
+    /// Whether its packet may leave like this, and if so whether it is forwarded in place of the stack, and with which MACs.
+    fn way_out(&self, node: &Node, hook: Hook, fate: Fate) -> Result<(bool, Option<[u8; 12]>), Fault> {
+        let destination = self.destination();
+        let way = node.ways.get(&destination.ip());
+        if self.connection.is_through_stack(node) {
+            // XDP can do nothing for what the stack sends on.
+            let is_right = fate == Fate::Passed && (hook != Hook::Xdp || self.is_hosts(node));
+            demand(is_right, || format!("{fate:?} at {hook:?}, while it goes through the stack"))?;
+            return Ok((false, None));
+        }
+        match (fate, way) {
+            (Fate::Sent(interface), Some(way)) if interface == way.interface => Ok((true, Some(way.macs))),
+            (Fate::SentByKernel(interface), Some(way)) if interface == way.interface => Ok((true, None)),
+            _ => Err(Fault(format!("{fate:?}, while the way to {destination} is {way:?}"))),
+        }
+    }
+
     fn destination(&self) -> SocketAddr {
         if self.is_reply { self.connection.client } else { self.connection.backend }
     }
@@ -568,19 +873,70 @@ impl Candidate {
         node.own.contains(&self.connection.backend.ip())
     }
 
-    fn must_be_dropped(&self, node: &Node, packet: &Packet<'_>) -> bool {
-        if self.is_hosts(node) {
-            return false;
+    /// What its sender is told instead, where it cannot go on.
+    fn refusals(&self, node: &Node, packet: &Packet<'_>) -> Vec<Answer> {
+        if self.connection.is_through_stack(node) {
+            return Vec::new();
         }
-        match node.ways.get(&self.destination().ip()) {
-            Some(way) => packet.ttl <= 1 || packet.length() > way.mtu,
-            None => true,
+        let Some(way) = node.ways.get(&self.destination().ip()) else { return vec![Answer::Error(Error::NoWay)] };
+        let mut refusals = Vec::new();
+        if packet.ttl <= 1 {
+            refusals.push(Answer::Error(Error::TimeExceeded));
         }
+        if packet.length() > way.mtu {
+            refusals.push(Answer::Error(Error::TooBig(way.mtu as u16)));
+        }
+        refusals
     }
 
-    fn may_be_dropped(&self, node: &Node, packet: &Packet<'_>) -> bool {
-        self.must_be_dropped(node, packet) || (self.lent_address && node.lent.is_empty())
+    /// Whether its packet is a first fragment whose checksum (over all fragments, by a CRC) nobody here can bring up to date.
+    fn is_beyond_repair(&self, packet: &Packet<'_>) -> bool {
+        let ports = packet.ports().unwrap_or_default();
+        let (source, destination) = self.tuple();
+        let changes = destination.port() != ports[1] || (!self.any_port && source.port() != ports[0]);
+        packet.protocol == SCTP && packet.is_first_fragment() && changes
     }
+
+    fn must_be_dropped(&self, node: &Node, packet: &Packet<'_>) -> bool {
+        !self.refusals(node, packet).is_empty() || self.is_beyond_repair(packet)
+    }
+
+    /// Whether it may be dropped without a word.
+    fn may_be_dropped(&self, node: &Node, packet: &Packet<'_>) -> bool {
+        let is_torn = packet.protocol == SCTP && packet.is_first_fragment() && self.any_port;
+        (self.lent_address && node.lent.is_empty()) || is_torn || self.is_beyond_repair(packet)
+    }
+}
+
+/// Judges an answer that may be any of these.
+fn judge_answer(answers: &[Answer], packet: &Packet<'_>, before: &[u8], after: &[u8]) -> Result<Answer, Fault> {
+    let is_bare = packet.transport - packet.ip == if packet.source.is_ipv4() { 20 } else { 40 };
+    let speaker = Some(packet.destination);
+    let mut fault = Fault("answered, and nothing was due".to_owned());
+    for answer in answers {
+        let judged = match answer {
+            Answer::Refused if packet.protocol == TCP && is_bare => answer::reset(before, after),
+            Answer::Refused => answer::error(before, after, Error::PortUnreachable, speaker),
+            Answer::Error(error) => answer::error(before, after, *error, speaker),
+            Answer::Echo => answer::echo(before, after),
+        };
+        match judged {
+            Ok(()) => return Ok(*answer),
+            Err(objection) => fault = objection,
+        }
+    }
+    Err(fault)
+}
+
+/// Whether the frame is for another host's MAC.
+fn is_anothers(node: &Node, interface: u32, frame: &[u8]) -> bool {
+    let device = node.interfaces.get(&interface).copied().unwrap_or_default();
+    device.own_mac.is_some_and(|mac| frame[..6] != mac)
+}
+
+/// Whether it may be left alone as well as understood.
+fn is_odd(packet: &Packet<'_>) -> bool {
+    packet.odd || packet.extensions > 5
 }
 
 /// A packet that is nobody's business, or that cannot be understood.

@@ -58,6 +58,10 @@ pub struct Packet<'a> {
     pub transport: usize,
     /// Bytes into the whole packet at which a fragment's data begins, and whether more follow; `None`: no fragment.
     pub fragment: Option<(usize, bool)>,
+    /// What the fragments of one packet share (RFC 791; RFC 8200, 4.5).
+    pub identification: u32,
+    /// Bytes from the start of the IP header to the one that names the protocol.
+    pub named_at: usize,
     /// Number of IPv6 extension headers.
     pub extensions: usize,
     /// Something unusual that a datapath may leave alone as well as translate: a payload length of zero that stands for the
@@ -109,6 +113,8 @@ impl<'a> Packet<'a> {
             ttl: header[8],
             transport: ip + header_length,
             fragment: (fragment != (0, false)).then_some(fragment),
+            identification: u32::from(u16::from_be_bytes([header[4], header[5]])),
+            named_at: 9,
             extensions: 0,
             odd: false,
         })
@@ -123,16 +129,20 @@ impl<'a> Packet<'a> {
         }
         let end = wanted.min(bytes.len());
         let (mut protocol, mut transport, mut fragment, mut extensions) = (header[6], ip + 40, None, 0);
+        let (mut identification, mut named_at) = (0, 6);
         let mut odd = payload == 0;
         while let 0 | 43 | 44 | 51 | 60 = protocol {
             let Some(&[next, length, high, low]) = bytes.get(transport..).and_then(<[u8]>::first_chunk) else {
                 return Err(Unread::Broken);
             };
-            odd |= matches!(protocol, 43 | 51);
+            odd |= matches!(protocol, 43 | 51) || (protocol == 44 && fragment.is_some());
+            named_at = transport - ip;
             transport += match protocol {
                 44 => {
                     let word = u16::from_be_bytes([high, low]);
                     fragment = Some((usize::from(word & 0xfff8), word & 1 != 0));
+                    let id = bytes.get(transport + 4..).and_then(<[u8]>::first_chunk).ok_or(Unread::Broken)?;
+                    identification = u32::from_be_bytes(*id);
                     8
                 }
                 51 => 8 + usize::from(length) * 4,
@@ -161,6 +171,8 @@ impl<'a> Packet<'a> {
             ttl: header[7],
             transport,
             fragment,
+            identification,
+            named_at,
             extensions,
             odd,
         })
@@ -169,6 +181,11 @@ impl<'a> Packet<'a> {
     /// Whether it is a fragment other than the first.
     pub fn is_later_fragment(&self) -> bool {
         self.fragment.is_some_and(|(offset, _)| offset > 0)
+    }
+
+    /// Whether it is the first of several fragments, which alone has the transport header.
+    pub fn is_first_fragment(&self) -> bool {
+        self.fragment == Some((0, true))
     }
 
     /// What stands behind the IP headers.
@@ -190,7 +207,8 @@ impl<'a> Packet<'a> {
         let needed = match self.protocol {
             TCP => payload.get(12).map_or(20, |offset| usize::from(offset >> 4) * 4),
             UDP => 8,
-            _ => 12,
+            // A packet holds a chunk at least (RFC 9260, 3).
+            _ => 16,
         };
         if payload.len() < needed || (self.protocol == TCP && needed < 20) {
             return Err(Unread::Broken);
@@ -205,9 +223,21 @@ impl<'a> Packet<'a> {
         Some([u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]])])
     }
 
-    /// TCP flags; zero for what is not TCP.
-    pub fn tcp_flags(&self) -> u8 {
-        if self.protocol == TCP { self.payload().get(13).copied().unwrap_or(0) } else { 0 }
+    /// TCP flags; for SCTP what its first chunk comes up to (RFC 9260, 3.2); zero for what has neither.
+    pub fn flags(&self) -> u8 {
+        let byte = |at: usize| self.payload().get(at).copied();
+        match self.protocol {
+            _ if self.is_later_fragment() => 0,
+            TCP => byte(13).unwrap_or(0),
+            SCTP => match byte(12) {
+                Some(1) => SYN,
+                Some(2) => SYN | ACK,
+                Some(7 | 8) => FIN,
+                Some(6 | 14) => RST,
+                _ => ACK,
+            },
+            _ => 0,
+        }
     }
 
     /// Where the source address stands, and how long an address is.
