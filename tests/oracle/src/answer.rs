@@ -5,6 +5,9 @@ use crate::packet::{ACK, ETHERNET, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP};
 use crate::{Fault, demand};
 use std::net::IpAddr;
 
+/// As many bytes of a packet, at least, an error quotes where its headers are long.
+pub const QUOTED: usize = 128;
+
 /// An ICMP error that was promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -27,7 +30,7 @@ fn read<'a>(offending: &'a [u8], answer: &'a [u8], is_echo: bool) -> Result<(Pac
     let to = Packet::read(answer).map_err(|error| unread("the answer", error))?;
     // An echo reply is its request turned round: a request that was damaged on its way stays so.
     demand(to.is_right() || (is_echo && !from.is_right()), || "the answer has a wrong checksum".to_owned())?;
-    demand(to.fragment.is_none(), || "the answer is a fragment".to_owned())?;
+    demand(matches!(to.fragment, None | Some((0, false))), || "the answer is a fragment".to_owned())?;
     demand(to.ttl >= 64, || format!("the answer has a TTL of {}", to.ttl))?;
     demand(to.destination == from.source, || format!("the answer goes to {}", to.destination))?;
     demand(answer[..6] == offending[6..12], || "the answer goes to another MAC than its cause came from".to_owned())?;
@@ -102,7 +105,7 @@ pub fn error(offending: &[u8], answer: &[u8], promised: Error, speaker: Option<I
     // (RFC 1812, 4.3.2.3: 576 bytes; RFC 4443, 2.4c: 1280).
     let (quote, original) = (&message[8..], &offending[ETHERNET..from.end]);
     // Whole words are enough.
-    let least = original.len().min(from.transport - ETHERNET + 8) & !3;
+    let least = original.len().min(from.transport - ETHERNET + 8).min(QUOTED) & !3;
     let most = if is_v4 { 576 } else { 1280 };
     demand(quote.len() >= least, || format!("only {} bytes are quoted", quote.len()))?;
     demand(to.length() <= most, || format!("the error has {} bytes", to.length()))?;

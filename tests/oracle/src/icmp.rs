@@ -82,7 +82,8 @@ pub fn judge(before: &[u8], after: &[u8], promised: &Translation) -> Result<(), 
     let outer_after = Packet::read(after).map_err(|unread| Fault(format!("what came out is {unread:?}")))?;
     same_checksums(&outer, &outer_after)?;
     let inner_after = quoted(&outer_after)?;
-    let judged = if is_summed { same_checksums(&inner, &inner_after) } else { same_header_checksum(&inner, &inner_after) };
+    let judged =
+        if is_summed { same_checksums(&inner, &inner_after) } else { same_header_checksum(&inner, &inner_after) };
     judged.map_err(|fault| Fault(format!("quoted: {fault}")))
 }
 

@@ -255,6 +255,20 @@ struct Candidate {
 }
 
 impl Promise {
+    /// Promises what a packet from the backend of `connection` is promised.
+    fn add_reply(&mut self, node: &Node, hook: Hook, connection: &Connection) {
+        let others = [false, true].map(|stack| Connection { stack, ..*connection });
+        let others = others.iter().filter(|other| other.stack == connection.stack || connection.doubtful);
+        for connection in others {
+            // What takes the way through the stack is translated where it leaves, all else where it comes in.
+            if (hook == Hook::Egress) == connection.is_through_stack(node) {
+                self.translated.push(Candidate::reply(connection));
+            } else {
+                self.untouched = true;
+            }
+        }
+    }
+
     const NOTHING: Self =
         Self { untouched: false, dropped: false, refused: true, translated: Vec::new(), answers: Vec::new() };
     const UNTOUCHED: Self =
@@ -390,6 +404,8 @@ impl Ledger {
         let due = promise.answers.len();
         promise.answers.retain(|answer| hook == Hook::Ingress && self.may_answer(node, now, packet, before, *answer));
         promise.dropped |= promise.answers.len() < due && hook != Hook::Xdp;
+        // Headers that an error need not hold whole.
+        promise.dropped |= due > 0 && packet.transport - packet.ip + 8 > answer::QUOTED;
         match fate {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
@@ -489,7 +505,8 @@ impl Ledger {
                     promise.translated.push(candidate);
                 }
             }
-            promise.untouched |= is_odd(&inner);
+            // What it is about need not be understood; then it is about nothing known.
+            is_known &= !is_odd(&inner);
         }
         if !is_known {
             let is_ours = node.owned.contains(&packet.destination);
@@ -581,12 +598,7 @@ impl Ledger {
                     continue;
                 }
                 is_known |= connection.must_live(now);
-                // What takes the way through the stack is translated where it leaves, all else where it comes in.
-                if (hook == Hook::Egress) != connection.is_through_stack(node) {
-                    promise.untouched = true;
-                    continue;
-                }
-                promise.translated.push(Candidate::reply(connection));
+                promise.add_reply(node, hook, connection);
             } else if (connection.client, connection.service) == (from, to)
                 && hook != Hook::Egress
                 && !connection.replaced
@@ -604,6 +616,15 @@ impl Ledger {
                 }
                 is_known |= connection.must_live(now);
                 promise.translated.push(Candidate::request(connection));
+            }
+        }
+        if !is_known {
+            for ((protocol, client, service), members) in &self.shadows {
+                if *protocol == packet.protocol && members.iter().any(|member| member.address == from) {
+                    let mut connection = Connection::new(*protocol, (*client, *service), from, now);
+                    (connection.source, connection.doubtful) = (to, true);
+                    promise.add_reply(node, hook, &connection);
+                }
             }
         }
         promise.untouched |= hook == Hook::Xdp || is_odd(packet);
