@@ -1,8 +1,9 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | mutate | fuzz | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | mutate | fuzz | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
 
+mod bench;
 mod build;
 mod demo;
 mod fuzz;
@@ -46,6 +47,8 @@ enum Command {
     Mutate(mutate::Args),
     /// Let libFuzzer look for input that upsets what reads it.
     Fuzz(fuzz::Args),
+    /// Set up, build, and measure against yardsticks and peers.
+    Bench(bench::Args),
     /// Check formatting and lints, for the host and for BPF.
     Lint,
 }
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             setup::run(route)?;
             fuzz::run(&args)
         }
+        Command::Bench(args) => bench::run(route, &args),
         Command::Lint => lint::run(route),
     }
 }
