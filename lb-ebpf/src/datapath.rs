@@ -184,7 +184,9 @@ where
     // The decision holds for one tick. The way out is asked for first, since XDP may have to leave the packet to TCX as
     // it came; the tick then stays, so that TCX asks again.
     let is_new_tick = flow.tick != now;
-    if is_new_tick {
+    // Without a neighbour the kernel sends, to whom it names for this very packet.
+    let asks = is_new_tick || !(flow.hop.is_through_stack() || flow.hop.has_neighbour());
+    if asks {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
             return refuse::<A>(answer);
@@ -193,6 +195,9 @@ where
     let revalidates = is_new_tick && now.is_multiple_of(REVALIDATION_TICKS);
     if E::HOOK == Hook::Xdp && (revalidates || !finishes(&flow.hop, wire)) {
         return Verdict::DEFER;
+    }
+    if let Err(verdict) = may_leave(packet, wire, flow) {
+        return verdict;
     }
     let news = conntrack::flags_of(wire, flow) & !flow.flags;
     let mut reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
@@ -203,7 +208,7 @@ where
             reason = Reason::ForwardedTableFull;
         }
     }
-    finish(packet, tables, env, wire, flow, is_new_tick, reason)
+    finish(packet, tables, env, wire, flow, asks, reason)
 }
 
 /// The first packet of a flow, to an address of ours.
@@ -272,6 +277,8 @@ where
     flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
     flow.tick = env.tick();
     flow.flags = 0;
+    // Of a connection whose entry was lost this may be the end already.
+    flow.flags = conntrack::flags_of(&wire, flow);
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
@@ -314,7 +321,11 @@ where
             return Verdict::DEFER;
         }
     }
-    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash) {
+    if let Err(verdict) = may_leave(packet, &wire, flow) {
+        return verdict;
+    }
+    let keeps_port = is_sctp_fragment(&wire);
+    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash, keeps_port) {
         Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
         Err(reason) => return Verdict::drop(reason),
     };
@@ -384,6 +395,32 @@ fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
             && wire.length <= u32::from(hop.mtu))
 }
 
+/// Whether the packet's checksum covers fragments that nobody has seen yet.
+#[inline(always)]
+fn is_sctp_fragment<A>(wire: &Wire<A>) -> bool {
+    wire.piece.is_first() && wire.key.protocol == SCTP
+}
+
+/// Whether the packet may leave as `flow` says, or what becomes of it instead. Asked before anything is remembered of it:
+/// a packet that ends here must not keep a flow alive, and still less take a source from another.
+#[inline(always)]
+fn may_leave<P: Packet, A: Address>(packet: &P, wire: &Wire<A>, flow: &Flow<A>) -> Result<(), Verdict> {
+    let hop = &flow.hop;
+    if hop.takes_hop() && wire.ttl <= 1 {
+        return Err(refuse::<A>(Reason::TtlExceeded));
+    }
+    if !hop.is_through_stack() {
+        let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
+        if length > u32::from(hop.mtu) {
+            return Err(Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) });
+        }
+    }
+    if is_sctp_fragment(wire) && rewrite::changes_ports(wire, flow) {
+        return Err(Verdict::drop(Reason::SctpFragment));
+    }
+    Ok(())
+}
+
 /// Rewrites the packet and sends it on. `has_asked`: the kernel was asked for the way with this very packet.
 #[inline(always)]
 fn finish<P, A, T, E>(
@@ -404,19 +441,7 @@ where
     let hop = &flow.hop;
     let is_forwarding = !hop.is_through_stack();
     let takes_hop = hop.takes_hop();
-    if takes_hop && wire.ttl <= 1 {
-        return refuse::<A>(Reason::TtlExceeded);
-    }
-    if is_forwarding {
-        let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
-        if length > u32::from(hop.mtu) {
-            return Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) };
-        }
-    }
     if wire.piece.is_first() {
-        if wire.key.protocol == SCTP && rewrite::changes_ports(wire, flow) {
-            return Verdict::drop(Reason::SctpFragment);
-        }
         fragment::note(tables, wire, env.tick());
     }
     let length = packet.len();
@@ -440,7 +465,7 @@ where
 /// neighbour entry honest, which our own frames would never do.
 #[inline(always)]
 pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
-    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && (has_asked || !hop.has_neighbour()) {
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {

@@ -1,5 +1,6 @@
 //! `bpf_fib_lookup` (include/uapi/linux/bpf.h, net/core/filter.c).
 
+use super::maps::NEIGHBOUR;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_fib_lookup};
 use lb_common::{FlowKey, NextHop, Reason};
@@ -70,6 +71,15 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
     }
     // SAFETY: the context of this program, and a structure of the size the kernel knows.
     let answer = unsafe { bpf_fib_lookup(ctx, (&raw mut lookup).cast(), core::mem::size_of::<Lookup>() as i32, 0) };
+    // The helper leaves the gateway, or else the destination, in place of the destination, and its family.
+    if (answer == 0 || answer == 7)
+        && let Some(neighbour) = NEIGHBOUR.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's own copy.
+        let neighbour = unsafe { &mut *neighbour };
+        neighbour.family = (lookup.head & 0xff) as u32;
+        neighbour.address = lookup.destination;
+    }
     match answer {
         // BPF_FIB_LKUP_RET_SUCCESS, _NO_NEIGH (the MACs are then zero)
         0 | 7 => Route::Via(NextHop {
