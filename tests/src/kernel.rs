@@ -75,22 +75,21 @@ impl Kernel {
         self.write(&changed);
     }
 
-    /// Changes a flow map from what `old` says to what `new` says.
-    pub fn rewrite_flows<A>(&mut self, name: &str, old: &Flows<A>, new: &Flows<A>)
+    /// Changes a map of what the datapath remembers from what `old` says to what `new` says.
+    pub fn rewrite_entries<K, V>(&mut self, name: &str, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>)
     where
-        A: Ord + Copy + 'static,
-        FlowKey<A>: aya::Pod,
-        Flow<A>: aya::Pod + PartialEq,
+        K: aya::Pod + Ord,
+        V: aya::Pod + PartialEq,
     {
         if old == new {
             return;
         }
-        let mut map = self.hash::<FlowKey<A>, Flow<A>>(name);
+        let mut map = self.hash::<K, V>(name);
         for key in old.keys().filter(|key| !new.contains_key(key)) {
             map.remove(key).expect("the kernel forgets the entry");
         }
-        for (key, flow) in new.iter().filter(|(key, flow)| old.get(key) != Some(flow)) {
-            map.insert(key, flow, 0).expect("the kernel takes the entry");
+        for (key, value) in new.iter().filter(|(key, value)| old.get(key) != Some(value)) {
+            map.insert(key, value, 0).expect("the kernel takes the entry");
         }
     }
 
@@ -235,13 +234,13 @@ impl Kernel {
         (result.return_value, out)
     }
 
-    /// Makes every CPU forget what it has spent in this tick.
-    pub fn renew_budgets(&mut self) {
+    /// Writes what every CPU has spent.
+    pub fn set_budgets(&mut self, budget: Budget) {
+        let cpus = self.cpus;
         let map = self.ebpf.map_mut(maps::BUDGETS).expect("a map of ours");
         let mut map: PerCpuArray<_, Budget> = PerCpuArray::try_from(map).expect("a per-CPU array");
-        let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
-        let fresh = PerCpuValues::try_from(vec![Budget::default(); cpus]).expect("one for each CPU");
-        map.set(0, fresh, 0).expect("the kernel takes the value");
+        let copies = PerCpuValues::try_from(vec![budget; cpus]).expect("one for each CPU");
+        map.set(0, copies, 0).expect("the kernel takes the value");
     }
 
     /// Counters by reason, without those that are zero.
@@ -253,13 +252,18 @@ impl Kernel {
         Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| count.packets > 0).collect()
     }
 
+    /// The entries of a map of what the datapath remembers.
+    pub fn entries<K: aya::Pod + Ord, V: aya::Pod>(&mut self, name: &str) -> BTreeMap<K, V> {
+        self.hash::<K, V>(name).iter().map(|entry| entry.expect("an entry")).collect()
+    }
+
     /// The entries of a flow map.
     pub fn flows<A>(&mut self, name: &str) -> Flows<A>
     where
-        A: Ord + Copy + 'static,
+        A: Ord,
         FlowKey<A>: aya::Pod + Record,
         Flow<A>: aya::Pod + Record,
     {
-        self.hash::<FlowKey<A>, Flow<A>>(name).iter().map(|entry| entry.expect("an entry")).collect()
+        self.entries(name)
     }
 }

@@ -1,7 +1,7 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Budget, Device, HostPair, Reason, ReasonCount, Settings, Traffic, maps};
+use lb_common::{Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Settings, Traffic, maps};
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_memory::Image;
 use lb_memory::generator::{self, Case, World};
@@ -115,7 +115,7 @@ impl Both {
     /// Lets the CPU search again in this tick.
     fn renew_budget(&mut self) {
         *self.tables.budget.get_mut() = Budget::default();
-        self.kernel.renew_budgets();
+        self.kernel.set_budgets(Budget::default());
     }
 
     /// New flows take the way through the stack from now on.
@@ -457,23 +457,60 @@ fn mixed_traffic_leaves_byte_for_byte_as_it_came() {
     });
 }
 
-/// What both nodes hold of flows, as the one in memory says.
+type Fragments<A> = BTreeMap<FragmentKey<A>, Fragment>;
+
+/// What a node remembers.
 #[derive(Clone, Default)]
 struct Tables {
     confirmed4: Flows<[u8; 4]>,
     new4: Flows<[u8; 4]>,
+    fragments4: Fragments<[u8; 4]>,
     confirmed6: Flows<[u8; 16]>,
     new6: Flows<[u8; 16]>,
+    fragments6: Fragments<[u8; 16]>,
 }
 
 impl Tables {
-    fn of(tables: &Memory) -> Self {
+    fn of_host(tables: &Memory) -> Self {
         Self {
             confirmed4: tables.flows4.contents(Table::Confirmed),
             new4: tables.flows4.contents(Table::New),
+            fragments4: tables.flows4.fragments(),
             confirmed6: tables.flows6.contents(Table::Confirmed),
             new6: tables.flows6.contents(Table::New),
+            fragments6: tables.flows6.fragments(),
         }
+    }
+
+    fn of_kernel(kernel: &mut Kernel) -> Self {
+        Self {
+            confirmed4: kernel.flows(maps::FLOWS4),
+            new4: kernel.flows(maps::NEW4),
+            fragments4: kernel.entries(maps::FRAGMENTS4),
+            confirmed6: kernel.flows(maps::FLOWS6),
+            new6: kernel.flows(maps::NEW6),
+            fragments6: kernel.entries(maps::FRAGMENTS6),
+        }
+    }
+
+    /// Writes into the kernel, which holds `self`, what `new` says.
+    fn rewrite(&self, kernel: &mut Kernel, new: &Self) {
+        kernel.rewrite_entries(maps::FLOWS4, &self.confirmed4, &new.confirmed4);
+        kernel.rewrite_entries(maps::NEW4, &self.new4, &new.new4);
+        kernel.rewrite_entries(maps::FRAGMENTS4, &self.fragments4, &new.fragments4);
+        kernel.rewrite_entries(maps::FLOWS6, &self.confirmed6, &new.confirmed6);
+        kernel.rewrite_entries(maps::NEW6, &self.new6, &new.new6);
+        kernel.rewrite_entries(maps::FRAGMENTS6, &self.fragments6, &new.fragments6);
+    }
+
+    /// Compares what the kernel holds (`self`) with what the host holds.
+    fn compare(&self, host: &Self) -> Result<(), String> {
+        equal("confirmed IPv4 flows", &self.confirmed4, &host.confirmed4)?;
+        equal("new IPv4 flows", &self.new4, &host.new4)?;
+        equal("IPv4 fragments", &self.fragments4, &host.fragments4)?;
+        equal("confirmed IPv6 flows", &self.confirmed6, &host.confirmed6)?;
+        equal("new IPv6 flows", &self.new6, &host.new6)?;
+        equal("IPv6 fragments", &self.fragments6, &host.fragments6)
     }
 }
 
@@ -483,7 +520,7 @@ struct Differential {
     interfaces: Interfaces,
     /// What the kernel's configuration maps hold.
     image: Image,
-    /// What its flow maps hold.
+    /// What it remembers.
     tables: Tables,
     met: Met,
 }
@@ -492,32 +529,22 @@ impl Differential {
     fn rewrite(&mut self, image: &Image, tables: Tables) {
         self.kernel.rewrite(&self.image, image);
         self.image = image.clone();
-        self.kernel.rewrite_flows(maps::FLOWS4, &self.tables.confirmed4, &tables.confirmed4);
-        self.kernel.rewrite_flows(maps::NEW4, &self.tables.new4, &tables.new4);
-        self.kernel.rewrite_flows(maps::FLOWS6, &self.tables.confirmed6, &tables.confirmed6);
-        self.kernel.rewrite_flows(maps::NEW6, &self.tables.new6, &tables.new6);
+        self.tables.rewrite(&mut self.kernel, &tables);
         self.tables = tables;
     }
 
     /// Runs one case on both. `Err` says how they differ, or what the oracle objects to.
     fn run(&mut self, case: &Case) -> Result<(), String> {
-        let mut trial = Trial::new(self.interfaces, case, tick());
+        let now = tick();
+        let mut trial = Trial::new(self.interfaces, case, now);
         self.rewrite(&self.interfaces.image(case.world), Tables::default());
-        self.kernel.revalidated_in(if case.revalidated { tick() } else { 0 });
+        self.kernel.revalidated_in(if case.revalidated { now } else { 0 });
+        self.kernel.set_budgets(case.budget(now));
         let outcome = self.steps(&mut trial, case);
         // Whatever happened: what is there now is what the next case takes away.
-        self.tables = Tables {
-            confirmed4: self.kernel.flows(maps::FLOWS4),
-            new4: self.kernel.flows(maps::NEW4),
-            confirmed6: self.kernel.flows(maps::FLOWS6),
-            new6: self.kernel.flows(maps::NEW6),
-        };
+        self.tables = Tables::of_kernel(&mut self.kernel);
         outcome?;
-        let expected = Tables::of(&trial.tables);
-        equal("confirmed IPv4 flows", &self.tables.confirmed4, &expected.confirmed4)?;
-        equal("new IPv4 flows", &self.tables.new4, &expected.new4)?;
-        equal("confirmed IPv6 flows", &self.tables.confirmed6, &expected.confirmed6)?;
-        equal("new IPv6 flows", &self.tables.new6, &expected.new6)
+        self.tables.compare(&Tables::of_host(&trial.tables))
     }
 
     fn steps(&mut self, trial: &mut Trial, case: &Case) -> Result<(), String> {
@@ -526,13 +553,9 @@ impl Differential {
         for step in &case.steps {
             let (passages, judged) = trial.step(step);
             if passages.is_empty() {
-                self.tables = Tables {
-                    confirmed4: self.kernel.flows(maps::FLOWS4),
-                    new4: self.kernel.flows(maps::NEW4),
-                    confirmed6: self.kernel.flows(maps::FLOWS6),
-                    new6: self.kernel.flows(maps::NEW6),
-                };
-                self.rewrite(&trial.tables.image.clone(), Tables::of(&trial.tables));
+                // A change of the world.
+                self.tables = Tables::of_kernel(&mut self.kernel);
+                self.rewrite(&trial.tables.image.clone(), Tables::of_host(&trial.tables));
             }
             for passage in &passages {
                 self.met.add(passage);
