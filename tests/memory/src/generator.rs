@@ -368,11 +368,13 @@ impl Shape {
     }
 
     fn ipv6(&self, frame: &mut Vec<u8>, protocol: u8, from: Ipv6Addr, to: Ipv6Addr, length: usize) {
-        let mut kinds: Vec<u8> = self.extensions.iter().map(|kind| [60, 0, 60, 43][usize::from(*kind) % 4]).collect();
-        kinds.extend(self.fragment.map(|_| 44));
+        // Each with what a routing header says of segments left.
+        let named = |kind: &u8| ([60, 0, 60, 43, 60, 0, 43, 51][usize::from(*kind) % 8], kind >> 6 & 1);
+        let mut kinds: Vec<(u8, u8)> = self.extensions.iter().map(named).collect();
+        kinds.extend(self.fragment.map(|_| (44, 0)));
         let mut headers = Vec::new();
-        for (index, kind) in kinds.iter().enumerate() {
-            let next = kinds.get(index + 1).copied().unwrap_or(protocol);
+        for (index, (kind, segments_left)) in kinds.iter().enumerate() {
+            let next = kinds.get(index + 1).map_or(protocol, |(next, _)| *next);
             let (offset, more) = self.fragment.unwrap_or_default();
             match kind {
                 44 => {
@@ -380,15 +382,17 @@ impl Shape {
                     headers.extend((offset << 3 | u16::from(more)).to_be_bytes());
                     headers.extend([0, 0, 0, 9]);
                 }
-                // No segments left; for the others, padding of six bytes.
-                43 => headers.extend([next, 0, 0, 0, 0, 0, 0, 0]),
+                43 => headers.extend([next, 0, 0, *segments_left, 0, 0, 0, 0]),
+                // An integrity check value that holds nothing.
+                51 => headers.extend([next, 0, 0, 0, 0, 0, 0, 1]),
+                // For the others, padding.
                 _ if self.extensions.len() == 1 => headers.extend([[next, 1].as_slice(), &[1, 12], &[0; 12]].concat()),
                 _ => headers.extend([next, 0, 1, 4, 0, 0, 0, 0]),
             }
         }
         frame.extend([0x86, 0xdd, 0x60 | self.traffic_class >> 4, self.traffic_class << 4 | 0x0a, 0xbc, 0xde]);
         frame.extend(((headers.len() + length) as u16).to_be_bytes());
-        frame.extend([kinds.first().copied().unwrap_or(protocol), self.ttl]);
+        frame.extend([kinds.first().map_or(protocol, |(first, _)| *first), self.ttl]);
         frame.extend(from.octets());
         frame.extend(to.octets());
         frame.extend(headers);
@@ -422,7 +426,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         prop_oneof![6 => 0..64usize, 1 => 1400..1500usize, 1 => 1500..2000usize],
         select(vec![0usize, 0, 0, 6, 46]),
         prop_oneof![8 => Just(Vec::new()), 2 => prop::collection::vec(any::<u8>(), 1..8)],
-        prop_oneof![12 => Just(None), 1 => (select(vec![0u16, 1, 185, 0x1fff]), any::<bool>()).prop_map(Some)],
+        prop_oneof![6 => Just(None), 1 => (select(vec![0u16, 0, 0, 1, 185, 0x1fff]), any::<bool>()).prop_map(Some)],
         prop_oneof![6 => Just((0, 0)), 1 => any::<(u16, u16)>()],
     )
         .prop_map(|(transport, ttl, traffic_class, payload, padding, extensions, fragment, errors)| {

@@ -29,9 +29,10 @@ pub fn is_error(packet: &Packet<'_>) -> bool {
     if packet.is_later_fragment() {
         return false;
     }
-    match (packet.protocol, packet.payload().first()) {
-        (ICMP, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
-        (ICMPV6, Some(kind)) => *kind < 128,
+    // Each in its own family alone.
+    match (packet.protocol, packet.source.is_ipv4(), packet.payload().first()) {
+        (ICMP, true, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        (ICMPV6, false, Some(kind)) => *kind < 128,
         _ => false,
     }
 }

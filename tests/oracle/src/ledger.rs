@@ -116,11 +116,6 @@ fn is_reserved(address: IpAddr) -> bool {
     }
 }
 
-/// What the datapath does and should not: every leniency that is due to a known fault of it asks here, so that all go at once.
-const fn forgiven(does: bool) -> bool {
-    does
-}
-
 /// A connection whose translation was seen.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -212,6 +207,9 @@ const SLACK: u32 = 3;
 /// Where fewer ports are lent, they may all be taken.
 const FEW_PORTS: u16 = 64;
 
+/// More IPv6 extension headers than this need not be understood: RFC 8200 (4.1) names five kinds, one of them twice.
+const MANY_EXTENSIONS: usize = 6;
+
 /// What is promised of one packet.
 #[derive(Clone, Debug)]
 struct Promise {
@@ -219,8 +217,8 @@ struct Promise {
     untouched: bool,
     /// It may be dropped; if not, why not.
     dropped: bool,
-    /// Dropped, it leaves no trace: it was refused before anything was opened for it.
-    refused: bool,
+    /// A connection that it would go on with is over for it, or has lost its backend.
+    anew: bool,
     /// It may be translated like this.
     translated: Vec<Candidate>,
     /// Its sender may be told this in its place.
@@ -248,10 +246,6 @@ struct Candidate {
     any_port: bool,
     /// The source address must be lent.
     lent_address: bool,
-    /// The connection begins with this packet.
-    opens: bool,
-    /// It may have begun earlier, under other settings.
-    may_be_known: bool,
 }
 
 impl Promise {
@@ -270,9 +264,9 @@ impl Promise {
     }
 
     const NOTHING: Self =
-        Self { untouched: false, dropped: false, refused: true, translated: Vec::new(), answers: Vec::new() };
+        Self { untouched: false, dropped: false, anew: false, translated: Vec::new(), answers: Vec::new() };
     const UNTOUCHED: Self =
-        Self { untouched: true, dropped: false, refused: true, translated: Vec::new(), answers: Vec::new() };
+        Self { untouched: true, dropped: false, anew: false, translated: Vec::new(), answers: Vec::new() };
 }
 
 /// What a packet is to the book.
@@ -296,9 +290,6 @@ pub enum Told {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     connections: Vec<Connection>,
-    /// Client and service of connections that the book does not hold and the datapath may know: opened by a packet that was then
-    /// dropped, or over when another took its source. With the backends of the time.
-    shadows: BTreeMap<(u8, SocketAddr, SocketAddr), Vec<Member>>,
     /// Protocol and tuple of first fragments that were translated.
     fragments: BTreeMap<FragmentKey, (u8, (SocketAddr, SocketAddr))>,
     /// How many answers were given, echo replies apart, and when.
@@ -330,13 +321,6 @@ impl Ledger {
             if connection.protocol == protocol && (of_request == tuple || of_reply == tuple) {
                 connection.doubtful = true;
             }
-        }
-    }
-
-    /// A connection that was opened and not seen may have taken the place of one that is over, or not confirmed.
-    fn doubt_those_that_yield(&mut self, protocol: u8) {
-        for connection in self.connections.iter_mut().filter(|connection| connection.protocol == protocol) {
-            connection.doubtful |= connection.is_ending() || !connection.confirmed;
         }
     }
 
@@ -406,10 +390,9 @@ impl Ledger {
         promise.dropped |= promise.answers.len() < due && hook != Hook::Xdp;
         // Headers that an error need not hold whole.
         promise.dropped |= due > 0 && packet.transport - packet.ip + 8 > answer::QUOTED;
-        match fate {
+        let told = match fate {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
-                self.forgive_marks(node, packet, tuple, &promise);
                 Ok(Told::Dropped)
             }
             Fate::Passed if before == after => {
@@ -419,43 +402,29 @@ impl Ledger {
             Fate::Sent(way) if way == interface && promise.translated.is_empty() && !promise.answers.is_empty() => {
                 let answer = judge_answer(&promise.answers, packet, before, after)?;
                 self.note_answer(now, answer);
-                self.forgive_marks(node, packet, tuple, &promise);
                 Ok(Told::Answered(answer))
             }
             Fate::Sent(way) if way == interface && !promise.answers.is_empty() => {
                 // One or the other.
                 if let Ok(answer) = judge_answer(&promise.answers, packet, before, after) {
                     self.note_answer(now, answer);
-                    self.forgive_marks(node, packet, tuple, &promise);
                     return Ok(Told::Answered(answer));
                 }
                 self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise)
             }
             _ => self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise),
+        }?;
+        if let Some((from, to)) = tuple.filter(|_| promise.anew && !matches!(told, Told::Requested(..))) {
+            // What it would have gone on with is forgotten before it is known whether the packet may leave.
+            self.doubt(packet.protocol, from, to);
         }
+        Ok(told)
     }
 
     fn note_answer(&mut self, now: u32, answer: Answer) {
         if answer != Answer::Echo {
             let given = if self.answered.0 == now { self.answered.1 } else { 0 };
             self.answered = (now, given + 1);
-        }
-    }
-
-    /// A packet that went no further may have left its mark on a connection before, or opened one.
-    fn forgive_marks(
-        &mut self,
-        node: &Node,
-        packet: &Packet<'_>,
-        tuple: Option<(SocketAddr, SocketAddr)>,
-        promise: &Promise,
-    ) {
-        let Some(tuple) = tuple.filter(|_| forgiven(true)) else { return };
-        self.doubt(packet.protocol, tuple.0, tuple.1);
-        if !promise.refused {
-            let members = node.services.get(&(tuple.1, packet.protocol)).cloned().unwrap_or_default();
-            self.shadows.entry((packet.protocol, tuple.0, tuple.1)).or_default().extend(members);
-            self.doubt_those_that_yield(packet.protocol);
         }
     }
 
@@ -472,7 +441,7 @@ impl Ledger {
             return stays(before, after, fate);
         }
         let mut promise = Promise::NOTHING;
-        let (mut is_known, mut may_be_known) = (false, false);
+        let mut is_known = false;
         let about = if icmp::is_translated(packet) { icmp::quoted(packet).ok() } else { None };
         let about = about.filter(|inner| inner.source == packet.destination && !inner.is_later_fragment());
         let about = about.filter(|inner| matches!(inner.protocol, TCP | UDP | SCTP));
@@ -481,9 +450,6 @@ impl Ledger {
             // It travels like an answer to what it is about.
             let from = SocketAddr::new(inner.destination, to_port);
             let to = SocketAddr::new(inner.source, from_port);
-            may_be_known = [(inner.protocol, from, to), (inner.protocol, to, from)]
-                .iter()
-                .any(|shadow| self.shadows.contains_key(shadow));
             for connection in self.connections.iter().filter(|connection| connection.protocol == inner.protocol) {
                 let candidate = if (connection.backend, connection.source) == (from, to) {
                     Candidate::reply(connection)
@@ -518,7 +484,6 @@ impl Ledger {
             } else {
                 promise.dropped |= is_ours && hook == Hook::Ingress;
             }
-            promise.dropped |= may_be_known;
         }
         promise.untouched |= is_odd(packet);
         let is_translated = before != after && !matches!(fate, Fate::Dropped) && promise.answers.is_empty();
@@ -526,30 +491,6 @@ impl Ledger {
             return self.conclude(node, at, packet, None, (before, after), fate, promise);
         }
         let mut fault = Fault(format!("translated, while {promise:?}"));
-        if may_be_known {
-            // What is unknown of the connection is taken from what came out; everything else is held to it.
-            let told = Packet::read(after).ok().and_then(|outer| {
-                let inner = icmp::quoted(&outer).ok()?;
-                let [from, to] = inner.ports()?;
-                let (source, destination) =
-                    (SocketAddr::new(inner.source, from), SocketAddr::new(inner.destination, to));
-                let way = node.ways.get(&source.ip()).filter(|_| fate != Fate::Passed);
-                let macs = way.filter(|_| matches!(fate, Fate::Sent(_))).map(|way| way.macs);
-                Some(icmp::Translation {
-                    source: outer.source,
-                    destination: outer.destination,
-                    quoted_source: source,
-                    quoted_destination: destination,
-                    forwarded: way.is_some(),
-                    macs,
-                })
-            });
-            if let Some(promised) = told
-                && icmp::judge(before, after, &promised).is_ok()
-            {
-                return Ok(Told::ErrorTranslated);
-            }
-        }
         for candidate in &promise.translated {
             let connection = &candidate.connection;
             // As the receiver knows its own packet.
@@ -589,7 +530,7 @@ impl Ledger {
         (from, to): (SocketAddr, SocketAddr),
     ) -> Promise {
         let opens = packet.flags() & (SYN | ACK) == SYN;
-        let mut promise = Promise { refused: false, ..Promise::NOTHING };
+        let mut promise = Promise::NOTHING;
         let mut is_known = false;
 
         for connection in self.connections.iter().filter(|connection| connection.protocol == packet.protocol) {
@@ -612,31 +553,22 @@ impl Ledger {
                     .get(&(to, packet.protocol))
                     .is_some_and(|members| members.iter().any(|member| member.address == connection.backend));
                 if (opens && connection.is_ending() && !connection.doubtful) || (moves && !is_member) {
+                    promise.anew = true;
                     continue;
                 }
                 is_known |= connection.must_live(now);
                 promise.translated.push(Candidate::request(connection));
             }
         }
-        if !is_known {
-            for ((protocol, client, service), members) in &self.shadows {
-                if *protocol == packet.protocol && members.iter().any(|member| member.address == from) {
-                    let mut connection = Connection::new(*protocol, (*client, *service), from, now);
-                    (connection.source, connection.doubtful) = (to, true);
-                    promise.add_reply(node, hook, &connection);
-                }
-            }
-        }
         promise.untouched |= hook == Hook::Xdp || is_odd(packet);
         // What is known is not asked for its MAC.
-        promise.untouched |= forgiven(hook != Hook::Egress && is_anothers(node, interface, frame));
+        promise.untouched |= hook != Hook::Egress && is_anothers(node, interface, frame);
         if !is_known && packet.is_later_fragment() {
             promise.untouched = true;
         } else if !is_known {
             let opened = self.open(node, (hook, interface, now), packet, frame, (from, to));
             promise.untouched |= opened.untouched;
             promise.dropped |= opened.dropped;
-            promise.refused = opened.refused && promise.translated.is_empty();
             promise.translated.extend(opened.translated);
             promise.answers.extend(opened.answers);
         }
@@ -660,49 +592,30 @@ impl Ledger {
         let members = node.services.get(&(to, packet.protocol));
         let is_ours = members.is_some() || node.owned.contains(&to.ip());
         let device = node.interfaces.get(&interface).copied().unwrap_or_default();
-        let is_anothers = is_anothers(node, interface, frame);
-        // One dropped on its way out may have been known by then, and what is known is not asked for its MAC.
-        let shadow = self.shadows.get(&(packet.protocol, from, to));
-        let may_be_known = shadow.is_some();
-        if hook == Hook::Egress || !is_ours || (is_anothers && !may_be_known) {
+        if hook == Hook::Egress || !is_ours || is_anothers(node, interface, frame) {
             return Promise::UNTOUCHED;
         }
         let members = members.filter(|_| !node.is_martian(from.ip())).map(Vec::as_slice).unwrap_or_default();
-        let mut promise = Promise { untouched: is_anothers, refused: members.is_empty(), ..Promise::NOTHING };
+        let mut promise = Promise::NOTHING;
         // The stack would refuse such a source without a word, and so does who stands in for it.
         promise.dropped = node.is_martian(from.ip());
         if members.is_empty() && !promise.dropped {
             promise.answers.push(Answer::Refused);
         }
-        for member in members.iter().chain(shadow.into_iter().flatten()) {
+        for member in members {
             let is_hairpin = member.address.ip() == from.ip();
             let lends = is_hairpin || (!member.is_local && !device.has_local_clients);
             let mut connection = Connection::new(packet.protocol, (from, to), member.address, now);
             connection.stack = node.stack && !lends && !node.own.contains(&member.address.ip());
-            let is_shadowed = |(protocol, client, service): &(u8, SocketAddr, SocketAddr)| -> bool {
-                *protocol == packet.protocol && *client == from && *service != to
-            };
-            let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now))
-                || self.shadows.keys().any(is_shadowed);
+            let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now));
             let (first, last) = node.lent_ports;
             promise.dropped |= (lends || is_taken) && last.saturating_sub(first) < FEW_PORTS;
-            let usual = Candidate {
+            promise.translated.push(Candidate {
                 connection,
                 is_reply: false,
-                any_port: lends || is_taken || may_be_known,
+                any_port: lends || is_taken,
                 lent_address: lends,
-                opens: true,
-                may_be_known,
-            };
-            promise.translated.push(usual);
-            if may_be_known {
-                // It may have been opened by another interface, where the other was right.
-                promise.translated.push(Candidate { lent_address: !lends, ..usual });
-                // Or when connections took the other path.
-                connection.stack = !connection.stack;
-                promise.translated.push(Candidate { connection, ..usual });
-                promise.translated.push(Candidate { connection, lent_address: !lends, ..usual });
-            }
+            });
         }
         promise
     }
@@ -737,18 +650,7 @@ impl Ledger {
             let tuple = seen.tuple().map_err(unread)?;
             tuple.ok_or_else(|| Fault("what came out has no ports".to_owned()))?
         };
-        let mut candidates = promise.translated.clone();
-        let shadow = (packet.protocol, destination, source);
-        let is_certain = candidates.iter().any(|candidate| candidate.is_reply && !candidate.connection.doubtful);
-        if !is_certain && self.shadows.contains_key(&shadow) {
-            // A reply of a connection whose only request so far was dropped on its way out.
-            let (backend, client) = packet.tuple().map_err(unread)?.ok_or_else(|| Fault("no ports".to_owned()))?;
-            let mut connection = Connection::new(packet.protocol, (destination, source), backend, now);
-            (connection.source, connection.doubtful) = (client, true);
-            candidates.push(Candidate::reply(&connection));
-            connection.stack = true;
-            candidates.push(Candidate::reply(&connection));
-        }
+        let candidates = &promise.translated;
         let mut way = Err(Fault(format!("{source} to {destination}, while {candidates:?}")));
         for candidate in candidates.iter().filter(|candidate| candidate.fits(node, source, destination)) {
             way = candidate.way_out(node, hook, fate).map(|way| (candidate, way));
@@ -767,18 +669,16 @@ impl Ledger {
         let mut connection = candidate.connection;
         if !is_reply {
             connection.source = source;
-            // What nobody has confirmed yields only where everything else is taken.
+            // What nobody has confirmed, or a RST has ended, yields only where everything else is taken.
             let has_room = node.lent_ports.1.saturating_sub(node.lent_ports.0) >= FEW_PORTS;
-            let stays =
-                |other: &&Connection| other.must_live(now) && !other.is_ending() && (other.confirmed || has_room);
-            // Strays of a connection that was over when another took its source still go where they went.
-            if let Some(holder) = self.holders(&connection).find(stays).filter(|_| !candidate.may_be_known) {
+            let stays = |other: &&Connection| {
+                let is_over = other.fin_client && other.fin_backend;
+                other.must_live(now) && !is_over && (has_room || (other.confirmed && !other.reset))
+            };
+            if let Some(holder) = self.holders(&connection).find(stays) {
                 return Err(Fault(format!("{destination} sees {source} for {holder:?} too")));
             }
         }
-        // Whether the end of a connection that began unseen is noted is left open.
-        connection.doubtful |= candidate.may_be_known;
-        connection.doubtful |= forgiven(candidate.opens && packet.flags() & (FIN | RST) != 0);
         if packet.is_first_fragment() {
             let tuple = packet.tuple().map_err(unread)?.ok_or_else(|| Fault("no ports".to_owned()))?;
             self.fragments.insert(fragment_key(packet), (packet.protocol, tuple));
@@ -801,17 +701,13 @@ impl Ledger {
             *(if is_reply { &mut connection.fin_backend } else { &mut connection.fin_client }) = true;
         }
         connection.reset |= flags & RST != 0;
-        let shadows = &mut self.shadows;
         self.connections.retain_mut(|other| {
             if other.protocol != connection.protocol {
                 return true;
             }
             if (other.backend, other.source) == (connection.backend, connection.source) {
-                if forgiven((other.client, other.service) != (connection.client, connection.service)) {
-                    let old = Member { address: other.backend, is_local: true };
-                    shadows.entry((other.protocol, other.client, other.service)).or_default().push(old);
-                }
-                return false;
+                // Who lost his source is forgotten, unless his entries no longer knew each other.
+                return other.doubtful && (other.client, other.service) != (connection.client, connection.service);
             }
             // Chosen anew: the old reply's entry goes with it, unless the two no longer knew each other.
             other.replaced |= (other.client, other.service) == (connection.client, connection.service);
@@ -823,25 +719,11 @@ impl Ledger {
 
 impl Candidate {
     fn request(connection: &Connection) -> Self {
-        Self {
-            connection: *connection,
-            is_reply: false,
-            any_port: connection.doubtful,
-            lent_address: false,
-            opens: false,
-            may_be_known: false,
-        }
+        Self { connection: *connection, is_reply: false, any_port: connection.doubtful, lent_address: false }
     }
 
     fn reply(connection: &Connection) -> Self {
-        Self {
-            connection: *connection,
-            is_reply: true,
-            any_port: false,
-            lent_address: false,
-            opens: false,
-            may_be_known: false,
-        }
+        Self { connection: *connection, is_reply: true, any_port: false, lent_address: false }
     }
 
     /// Source and destination that its packet leaves with.
@@ -880,13 +762,9 @@ impl Candidate {
             return source == self.connection.service;
         }
         let own = self.connection.source;
-        let address = if self.lent_address {
-            self.may_be_known || node.lent.contains(&source.ip())
-        } else {
-            source.ip() == own.ip()
-        };
+        let address = if self.lent_address { node.lent.contains(&source.ip()) } else { source.ip() == own.ip() };
         let kept = source.port() == own.port() && !self.lent_address;
-        address && (kept || (self.any_port && (self.may_be_known || node.is_lent_port(source.port()))))
+        address && (kept || (self.any_port && node.is_lent_port(source.port())))
     }
 
     /// Whether its packet goes to a socket of the node itself, or comes from one.
@@ -957,7 +835,7 @@ fn is_anothers(node: &Node, interface: u32, frame: &[u8]) -> bool {
 
 /// Whether it may be left alone as well as understood.
 fn is_odd(packet: &Packet<'_>) -> bool {
-    packet.odd || packet.extensions > 5
+    packet.odd || packet.extensions > MANY_EXTENSIONS
 }
 
 /// A packet that is nobody's business, or that cannot be understood.

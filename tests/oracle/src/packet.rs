@@ -35,6 +35,9 @@ pub enum Unread {
     Tagged,
     /// Cut short, or a header contradicts itself or the frame.
     Broken,
+    /// Nothing in it may be changed: behind an authentication header (RFC 4302), or with segments left in a routing header,
+    /// when the destination that its checksum covers is another (RFC 8200, 4.4 and 8.1).
+    Sealed,
 }
 
 /// An IP packet and where its parts stand.
@@ -65,7 +68,7 @@ pub struct Packet<'a> {
     /// Number of IPv6 extension headers.
     pub extensions: usize,
     /// Something unusual that a datapath may leave alone as well as translate: a payload length of zero that stands for the
-    /// rest of the frame (RFC 2675 in spirit), an authentication header, a routing header.
+    /// rest of the frame (RFC 2675 in spirit), or a second fragment header.
     pub odd: bool,
 }
 
@@ -135,7 +138,10 @@ impl<'a> Packet<'a> {
             let Some(&[next, length, high, low]) = bytes.get(transport..).and_then(<[u8]>::first_chunk) else {
                 return Err(Unread::Broken);
             };
-            odd |= matches!(protocol, 43 | 51) || (protocol == 44 && fragment.is_some());
+            if protocol == 51 || (protocol == 43 && low != 0) {
+                return Err(Unread::Sealed);
+            }
+            odd |= protocol == 44 && fragment.is_some();
             named_at = transport - ip;
             transport += match protocol {
                 44 => {
@@ -145,7 +151,6 @@ impl<'a> Packet<'a> {
                     identification = u32::from_be_bytes(*id);
                     8
                 }
-                51 => 8 + usize::from(length) * 4,
                 _ => 8 + usize::from(length) * 8,
             };
             protocol = next;
