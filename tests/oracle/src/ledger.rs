@@ -314,13 +314,19 @@ impl Ledger {
 
     /// Takes note that entries of the datapath were spoiled: nothing is certain of a connection with this tuple.
     pub fn doubt(&mut self, protocol: u8, source: SocketAddr, destination: SocketAddr) {
-        for connection in &mut self.connections {
+        let tuple = (source, destination);
+        let is_meant = |connection: &Connection| {
             let of_request = (connection.client, connection.service);
             let of_reply = (connection.backend, connection.source);
-            let tuple = (source, destination);
-            if connection.protocol == protocol && (of_request == tuple || of_reply == tuple) {
-                connection.doubtful = true;
-            }
+            connection.protocol == protocol && (of_request == tuple || of_reply == tuple)
+        };
+        let meant: Vec<Connection> = self.connections.iter().copied().filter(is_meant).collect();
+        for connection in &mut self.connections {
+            connection.doubtful |= is_meant(connection);
+            // What it has replaced may come back in its place.
+            connection.replaced &= !meant.iter().any(|one| {
+                (one.protocol, one.client, one.service) == (connection.protocol, connection.client, connection.service)
+            });
         }
     }
 
@@ -399,18 +405,15 @@ impl Ledger {
                 demand(promise.untouched, || format!("left as it came, while {promise:?}"))?;
                 Ok(Told::Untouched)
             }
-            Fate::Sent(way) if way == interface && promise.translated.is_empty() && !promise.answers.is_empty() => {
-                let answer = judge_answer(&promise.answers, packet, before, after)?;
-                self.note_answer(now, answer);
-                Ok(Told::Answered(answer))
-            }
             Fate::Sent(way) if way == interface && !promise.answers.is_empty() => {
-                // One or the other.
-                if let Ok(answer) = judge_answer(&promise.answers, packet, before, after) {
-                    self.note_answer(now, answer);
-                    return Ok(Told::Answered(answer));
+                match judge_answer(&promise.answers, packet, before, after) {
+                    Ok(answer) => {
+                        self.note_answer(now, answer);
+                        Ok(Told::Answered(answer))
+                    }
+                    Err(objection) if promise.translated.is_empty() => Err(objection),
+                    Err(_) => self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise),
                 }
-                self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise)
             }
             _ => self.judge_translation(node, (hook, now), packet, (before, after), fate, &promise),
         }?;
@@ -710,7 +713,7 @@ impl Ledger {
                 return other.doubtful && (other.client, other.service) != (connection.client, connection.service);
             }
             // Chosen anew: the old reply's entry goes with it, unless the two no longer knew each other.
-            other.replaced |= (other.client, other.service) == (connection.client, connection.service);
+            other.replaced |= !is_reply && (other.client, other.service) == (connection.client, connection.service);
             !other.replaced || other.doubtful
         });
         self.connections.push(connection);
