@@ -253,7 +253,7 @@ impl Recipe {
         let (from, to) = self.tuple();
         let mut frame = self.shape.frame(from, to);
         if self.is_anothers {
-            frame[5] ^= 1;
+            frame[4] ^= 0x80;
         }
         for _ in 0..self.tags {
             frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
@@ -469,6 +469,8 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         .prop_map(|((hook, inside), family, (sender, port, target), shape, (tags, is_anothers), (damage, cut))| {
             // XDP is on the uplink alone.
             let inside = hook != Hook::Xdp && (inside || matches!(sender, Sender::Pod(_)));
+            // Where a flow's frames come by two interfaces, of which one takes any MAC, it is taken at the other too.
+            let is_anothers = is_anothers && !inside;
             let mut shape = shape;
             // Most packets to the name server are UDP, most others TCP.
             if let (Target::Cluster(small::DNS, _), Transport::Tcp(flags, _)) = (target, shape.transport) {

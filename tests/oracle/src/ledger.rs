@@ -195,6 +195,16 @@ impl Connection {
         self.reset || self.fin_client || self.fin_backend
     }
 
+    /// Whether it waits only for stray packets.
+    fn is_over(&self) -> bool {
+        self.fin_client && self.fin_backend
+    }
+
+    /// Whether another may have its source: it is over, or may be no more than a forged packet.
+    fn may_yield(&self) -> bool {
+        self.is_over() || !self.confirmed || self.reset
+    }
+
     /// Whether the host's stack stands between its two translations.
     fn is_through_stack(&self, node: &Node) -> bool {
         self.stack || node.own.contains(&self.backend.ip())
@@ -292,8 +302,26 @@ pub struct Ledger {
     connections: Vec<Connection>,
     /// Protocol and tuple of first fragments that were translated.
     fragments: BTreeMap<FragmentKey, (u8, (SocketAddr, SocketAddr))>,
-    /// How many answers were given, echo replies apart, and when.
-    answered: (u32, usize),
+    /// What was answered in the unit of time that went last.
+    answered: Answered,
+}
+
+/// Answers given, echo replies apart.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    /// The unit of time.
+    at: u32,
+    /// How many.
+    given: usize,
+    /// How many more may have been allowed and could not be made.
+    failed: usize,
+}
+
+impl Answered {
+    /// Those at time `now`.
+    fn at(self, now: u32) -> Self {
+        if self.at == now { self } else { Self { at: now, ..Self::default() } }
+    }
 }
 
 /// Source, destination, identification, and in IPv4 the protocol: what fragments of one packet share (RFC 791; RFC 8200, 4.5).
@@ -340,6 +368,9 @@ impl Ledger {
         fate: Fate,
     ) -> Result<Told, Fault> {
         let Ok(packet) = Packet::read(before) else { return stays(before, after, fate) };
+        if hook != Hook::Egress && is_anothers(node, interface, before, 2) {
+            return stays(before, after, fate);
+        }
         let at = (hook, interface, now);
         if packet.is_later_fragment() {
             let Some((protocol, tuple)) = self.fragments.get(&fragment_key(&packet)).copied() else {
@@ -360,8 +391,8 @@ impl Ledger {
             }
             Ok(None) if !packet.is_first_fragment() && node.owned.contains(&packet.destination) => {
                 let mut promise = Promise::NOTHING;
-                promise.untouched = hook != Hook::Ingress || is_anothers(node, interface, before) || is_odd(&packet);
-                if hook == Hook::Ingress && !is_anothers(node, interface, before) {
+                promise.untouched = hook != Hook::Ingress || is_anothers(node, interface, before, 0) || is_odd(&packet);
+                if hook == Hook::Ingress && !is_anothers(node, interface, before, 0) {
                     promise.answers.push(Answer::Error(Error::ProtocolUnreachable));
                 }
                 self.conclude(node, at, &packet, None, (before, after), fate, promise)
@@ -374,8 +405,7 @@ impl Ledger {
     fn may_answer(&self, node: &Node, now: u32, packet: &Packet<'_>, frame: &[u8], answer: Answer) -> bool {
         let is_groups = (frame[0] | frame[6]) & 1 != 0 || is_reserved(packet.destination);
         let is_reset = answer == Answer::Refused && packet.protocol == TCP && packet.flags() & RST != 0;
-        let given = if self.answered.0 == now { self.answered.1 } else { 0 };
-        let is_left = answer == Answer::Echo || given < node.answers;
+        let is_left = answer == Answer::Echo || self.answered.at(now).given < node.answers;
         !node.is_martian(packet.source) && !is_groups && !packet.is_later_fragment() && !is_reset && is_left
     }
 
@@ -394,11 +424,15 @@ impl Ledger {
         let due = promise.answers.len();
         promise.answers.retain(|answer| hook == Hook::Ingress && self.may_answer(node, now, packet, before, *answer));
         promise.dropped |= promise.answers.len() < due && hook != Hook::Xdp;
+        self.answered = self.answered.at(now);
         // Headers that an error need not hold whole.
-        promise.dropped |= due > 0 && packet.transport - packet.ip + 8 > answer::QUOTED;
+        let is_long = due > 0 && packet.transport - packet.ip + 8 > answer::QUOTED;
+        let may_be_spent = due > 0 && self.answered.given + self.answered.failed >= node.answers;
+        promise.dropped |= is_long || may_be_spent;
         let told = match fate {
             Fate::Dropped => {
                 demand(promise.dropped, || format!("dropped, while {promise:?}"))?;
+                self.answered.failed += usize::from(is_long);
                 Ok(Told::Dropped)
             }
             Fate::Passed if before == after => {
@@ -408,7 +442,7 @@ impl Ledger {
             Fate::Sent(way) if way == interface && !promise.answers.is_empty() => {
                 match judge_answer(&promise.answers, packet, before, after) {
                     Ok(answer) => {
-                        self.note_answer(now, answer);
+                        self.answered.given += usize::from(answer != Answer::Echo);
                         Ok(Told::Answered(answer))
                     }
                     Err(objection) if promise.translated.is_empty() => Err(objection),
@@ -424,13 +458,6 @@ impl Ledger {
         Ok(told)
     }
 
-    fn note_answer(&mut self, now: u32, answer: Answer) {
-        if answer != Answer::Echo {
-            let given = if self.answered.0 == now { self.answered.1 } else { 0 };
-            self.answered = (now, given + 1);
-        }
-    }
-
     /// Judges an ICMP message: an error is translated like the packets of the connection that it is about, in its direction.
     fn judge_icmp(
         &mut self,
@@ -440,7 +467,7 @@ impl Ledger {
         (before, after): (&[u8], &[u8]),
         fate: Fate,
     ) -> Result<Told, Fault> {
-        if hook == Hook::Xdp || (hook == Hook::Ingress && is_anothers(node, interface, before)) {
+        if hook == Hook::Xdp || (hook == Hook::Ingress && is_anothers(node, interface, before, 0)) {
             return stays(before, after, fate);
         }
         let mut promise = Promise::NOTHING;
@@ -564,8 +591,8 @@ impl Ledger {
             }
         }
         promise.untouched |= hook == Hook::Xdp || is_odd(packet);
-        // What is known is not asked for its MAC.
-        promise.untouched |= hook != Hook::Egress && is_anothers(node, interface, frame);
+        // Where a connection is known, the end of the MAC may stand for all of it.
+        promise.untouched |= hook != Hook::Egress && is_anothers(node, interface, frame, 0);
         if !is_known && packet.is_later_fragment() {
             promise.untouched = true;
         } else if !is_known {
@@ -595,7 +622,7 @@ impl Ledger {
         let members = node.services.get(&(to, packet.protocol));
         let is_ours = members.is_some() || node.owned.contains(&to.ip());
         let device = node.interfaces.get(&interface).copied().unwrap_or_default();
-        if hook == Hook::Egress || !is_ours || is_anothers(node, interface, frame) {
+        if hook == Hook::Egress || !is_ours || is_anothers(node, interface, frame, 0) {
             return Promise::UNTOUCHED;
         }
         let members = members.filter(|_| !node.is_martian(from.ip())).map(Vec::as_slice).unwrap_or_default();
@@ -672,11 +699,12 @@ impl Ledger {
         let mut connection = candidate.connection;
         if !is_reply {
             connection.source = source;
-            // What nobody has confirmed, or a RST has ended, yields only where everything else is taken.
+            // What is in doubt yields only where everything else is taken.
             let has_room = node.lent_ports.1.saturating_sub(node.lent_ports.0) >= FEW_PORTS;
             let stays = |other: &&Connection| {
-                let is_over = other.fin_client && other.fin_backend;
-                other.must_live(now) && !is_over && (has_room || (other.confirmed && !other.reset))
+                other.must_live(now)
+                    && !connection.doubtful
+                    && if has_room { !other.is_over() } else { !other.may_yield() }
             };
             if let Some(holder) = self.holders(&connection).find(stays) {
                 return Err(Fault(format!("{destination} sees {source} for {holder:?} too")));
@@ -709,8 +737,10 @@ impl Ledger {
                 return true;
             }
             if (other.backend, other.source) == (connection.backend, connection.source) {
-                // Who lost his source is forgotten, unless his entries no longer knew each other.
-                return other.doubtful && (other.client, other.service) != (connection.client, connection.service);
+                // Who lost his source is forgotten, unless the two entries of one of them no longer knew each other.
+                other.doubtful |= connection.doubtful && other.may_yield();
+                let is_another = (other.client, other.service) != (connection.client, connection.service);
+                return is_another && (other.doubtful || connection.doubtful);
             }
             // Chosen anew: the old reply's entry goes with it, unless the two no longer knew each other.
             other.replaced |= !is_reply && (other.client, other.service) == (connection.client, connection.service);
@@ -830,10 +860,10 @@ fn judge_answer(answers: &[Answer], packet: &Packet<'_>, before: &[u8], after: &
     Err(fault)
 }
 
-/// Whether the frame is for another host's MAC.
-fn is_anothers(node: &Node, interface: u32, frame: &[u8]) -> bool {
+/// Whether the frame is for another host's MAC, by the bytes of it that come after the `first`.
+fn is_anothers(node: &Node, interface: u32, frame: &[u8], first: usize) -> bool {
     let device = node.interfaces.get(&interface).copied().unwrap_or_default();
-    device.own_mac.is_some_and(|mac| frame[..6] != mac)
+    device.own_mac.is_some_and(|mac| frame[first..6] != mac[first..])
 }
 
 /// Whether it may be left alone as well as understood.
