@@ -27,7 +27,7 @@ struct Mutation {
     mutated: &'static str,
 }
 
-const MUTATIONS: [Mutation; 19] = [
+const MUTATIONS: [Mutation; 18] = [
     Mutation {
         name: "header-checksum",
         breaks: "the IPv4 header's checksum is updated by the change of ports",
@@ -132,13 +132,6 @@ const MUTATIONS: [Mutation; 19] = [
         file: "lb-ebpf/src/snat.rs",
         original: "(displaces && holder.is_doubtful())",
         mutated: "!displaces",
-    },
-    Mutation {
-        name: "kept-source",
-        breaks: "a connection goes on with a source that was given to another",
-        file: "lb-ebpf/src/snat.rs",
-        original: "conntrack::forget(tables, table, wanted, holder);",
-        mutated: "tables.delete(table, wanted);",
     },
     Mutation {
         name: "hairpin",

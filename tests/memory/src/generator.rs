@@ -40,7 +40,7 @@ pub struct World {
     pub without_second: bool,
     /// The id of [`LOCAL_2`] was given to another pod, [`REPLACEMENT`].
     pub replaced: bool,
-    /// Only two ports are lent.
+    /// Only one port is lent.
     pub few_ports: bool,
     /// No address is lent.
     pub no_lent: bool,
@@ -67,6 +67,15 @@ pub enum Step {
     Again {
         /// Which.
         of: Index,
+        /// How.
+        shape: Shape,
+    },
+    /// Somebody else asks for the same as one of the requests that came out.
+    Another {
+        /// Which.
+        of: Index,
+        /// From which port.
+        port: u16,
         /// How.
         shape: Shape,
     },
@@ -501,7 +510,8 @@ fn world() -> impl Strategy<Value = World> {
         ..World::default()
     });
     let stack = World { stack: true, ..World::default() };
-    prop_oneof![6 => Just(World::default()), 2 => Just(stack), 1 => odd, 1 => withdrawn]
+    let crowded = World { few_ports: true, ..World::default() };
+    prop_oneof![6 => Just(World::default()), 2 => Just(stack), 1 => Just(crowded), 1 => odd, 1 => withdrawn]
 }
 
 fn complaint() -> impl Strategy<Value = Complaint> {
@@ -529,6 +539,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => recipe().prop_map(|recipe| Step::Packet(Box::new(recipe))),
         4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Reply { of, shape }),
         4 => (any::<Index>(), shape()).prop_map(|(of, shape)| Step::Again { of, shape }),
+        2 => (any::<Index>(), 1..5u16, shape()).prop_map(|(of, port, shape)| Step::Another { of, port, shape }),
         2 => (any::<Index>(), complaint()).prop_map(|(of, error)| Step::Error { of, error: Box::new(error) }),
         1 => select(vec![1, 2, 9, 30, 60, 120, 180, 250, 3000]).prop_map(Step::Age),
         1 => any::<Index>().prop_map(Step::Lose),

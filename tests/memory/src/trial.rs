@@ -73,7 +73,7 @@ impl World {
             slot.generation = image.backends[&slot.backend].generation;
         }
         if self.few_ports {
-            (image.settings.snat_port_first, image.settings.snat_port_last) = (1024, 1025);
+            (image.settings.snat_port_first, image.settings.snat_port_last) = (1024, 1024);
         }
         if self.no_lent {
             image.settings.snat4 = [[0; 4]; Settings::SNAT_ADDRESSES];
@@ -205,7 +205,8 @@ impl Trial {
         let result = match step {
             Step::Packet(recipe) => self.send(recipe, &mut passages),
             Step::Reply { of, shape } => self.reply(*of, shape, &mut passages),
-            Step::Again { of, shape } => self.again(*of, shape, &mut passages),
+            Step::Again { of, shape } => self.again(*of, None, shape, &mut passages),
+            Step::Another { of, port, shape } => self.again(*of, Some(*port), shape, &mut passages),
             Step::Error { of, error } => self.error(*of, error, &mut passages),
             Step::Age(ticks) => {
                 self.tables.flows4.change(|_, flow| flow.tick = flow.tick.saturating_sub(*ticks));
@@ -267,12 +268,14 @@ impl Trial {
         self.in_by(request.recipe.hook, ifindex, error.frame(&shape, service, client), passages).map(drop)
     }
 
-    fn again(&mut self, of: Index, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
+    /// Repeats a request in another shape, and from another port if one is given.
+    fn again(&mut self, of: Index, port: Option<u16>, shape: &Shape, passages: &mut Vec<Passage>) -> Result<(), Fault> {
         let Some(request) = self.requests.get(chosen(of, self.requests.len())) else {
             return Ok(());
         };
         let mut recipe = request.recipe.clone();
         recipe.shape = of_protocol(shape, request.protocol);
+        recipe.port = port.unwrap_or(recipe.port);
         (recipe.damage, recipe.cut) = (Vec::new(), 0);
         self.send(&recipe, passages)
     }
