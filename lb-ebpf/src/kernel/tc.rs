@@ -27,8 +27,7 @@ const IPV6: u64 = 1 << 7;
 /// `BPF_ADJ_ROOM_MAC` (include/uapi/linux/bpf.h): make room behind the link-layer header.
 const ADJ_ROOM_MAC: u32 = 1;
 
-/// Kind of a packet whose frame is to the MAC of the interface that it came in by (include/uapi/linux/if_packet.h), and so
-/// to no group: the kernel forwards no other (`ip_forward`).
+/// Kind of a packet whose frame is to the MAC of the interface that it came in by (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
 /// Headers are read and written in the linear part of the buffer; this much of a packet is made linear where it is not.
