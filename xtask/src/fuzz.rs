@@ -28,15 +28,18 @@ pub(crate) struct Args {
     /// How long each is run.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Where chance begins; 0 begins elsewhere each time.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
     /// Run this one input, such as the one that a crash left behind, and nothing else.
     #[arg(long, value_name = "FILE", requires = "target")]
     input: Option<std::path::PathBuf>,
 }
 
 impl Args {
-    /// All targets, for so long each.
+    /// All targets, for so long each, and always from the same beginning: a run that passed once passes again.
     pub(crate) fn all(seconds: u64) -> Self {
-        Self { target: None, seconds, input: None }
+        Self { target: None, seconds, seed: 2026, input: None }
     }
 }
 
@@ -83,6 +86,7 @@ fn run_target(name: &str, path: &Path, args: &Args) -> anyhow::Result<()> {
         command.arg(std::path::absolute(input)?);
     } else {
         command.arg(format!("-max_total_time={}", args.seconds)).arg(format!("-max_len={MAX_LENGTH}"));
+        command.arg(format!("-seed={}", args.seed));
         // From the start: the seeds are as long as packets are.
         command.arg("-len_control=0");
         command.args(["-print_final_stats=1", "-verbosity=0", "-timeout=10", "-rss_limit_mb=2048"]);
