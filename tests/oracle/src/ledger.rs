@@ -165,12 +165,11 @@ impl Connection {
     /// For how many units it is remembered in silence: RFC 5382, RFC 4787 and `nf_conntrack`, as the documents say.
     fn timeout(&self) -> u32 {
         let seconds = match self.protocol {
-            TCP if self.reset => 10,
+            TCP | SCTP if self.reset => 10,
             TCP if self.fin_client && self.fin_backend => 120,
             TCP if self.fin_client || self.fin_backend => 240,
             TCP if self.confirmed => 21_600,
             TCP => 60,
-            SCTP if self.reset => 10,
             SCTP if self.confirmed && !self.fin_client && !self.fin_backend => 210,
             SCTP => 3,
             _ if self.answered => 180,
@@ -248,7 +247,6 @@ pub enum Answer {
 
 /// One translation that would be right.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Candidate {
     connection: Connection,
     is_reply: bool,
