@@ -108,7 +108,7 @@ fn every_rule_is_held_by_tests_that_run() {
 
 /// The names of all tests of the workspace that are not ignored.
 fn tests_that_run() -> BTreeSet<String> {
-    let mut folders = ["lb-common", "lb-ebpf", "lb-ctl", "tests"].map(|folder| root().join(folder)).to_vec();
+    let mut folders = ["lb-common", "lb-ebpf", "lb-ctl", "tests", "xtask"].map(|folder| root().join(folder)).to_vec();
     let mut tests = BTreeSet::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {

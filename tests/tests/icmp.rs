@@ -499,6 +499,20 @@ fn answers_stay_right_when_a_checksum_left_to_hardware_is_completed_behind_us() 
     }
 }
 
+/// Zero and all ones are one number in one's complement, and two checksums.
+#[test]
+fn an_embedded_checksum_stays_what_it_is() {
+    for family in Family::BOTH {
+        let at = if family == Family::V4 { 20 + 6 } else { 40 + 6 };
+        for checksum in [[0; 2], [0xff; 2], [0x12, 0x34]] {
+            let mut sent = frames::udp(client(family, 1), family.cluster(WEB, 81), b"question");
+            sent[ETHERNET + at..ETHERNET + at + 2].copy_from_slice(&checksum);
+            let got = checked_icmp(&answered(&mut Node::new(), &sent, Reason::NoServicePort));
+            assert_eq!(got.content[at..at + 2], checksum);
+        }
+    }
+}
+
 #[test]
 fn some_packets_are_never_answered() {
     let mut node = Node::new();

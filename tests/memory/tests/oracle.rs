@@ -9,6 +9,8 @@ use std::env;
 
 /// How many cases are run unless told otherwise: enough that each listed mutation of the core is noticed.
 const CASES: u32 = 20_000;
+/// And where time does not matter.
+const FULL_CASES: u32 = 300_000;
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/oracle.txt");
 
 fn number(variable: &str) -> Option<u64> {
@@ -17,7 +19,8 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn the_oracle_has_nothing_to_object() {
-    let cases = number("LB_CASES").map_or(CASES, |cases| cases as u32);
+    let cases = if env::var_os("LB_FULL").is_some() { FULL_CASES } else { CASES };
+    let cases = number("LB_CASES").map_or(cases, |cases| cases as u32);
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(number("LB_SEED").unwrap_or(2026)),
