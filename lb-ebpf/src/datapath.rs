@@ -439,8 +439,6 @@ where
     E: Env,
 {
     let hop = &flow.hop;
-    let is_forwarding = !hop.is_through_stack();
-    let takes_hop = hop.takes_hop();
     if wire.piece.is_first() {
         fragment::note(tables, wire, env.tick());
     }
