@@ -243,7 +243,7 @@ fn an_address_outside_of_the_service_networks_has_a_route_of_its_own() {
     playground.repeat_daemon_argument("--service-cidr", ["10.97.0.0/24", "fd00:97::/112"]);
     playground.start_daemon(&interfaces(Setup::DEMO)).expect("the daemon starts");
     playground.serve_on(Node::One, "the node", 9000).expect("a server on the node");
-    let elsewhere = "clusterIPs: [10.97.0.77, 'fd00:97::77']\n  ipFamilyPolicy";
+    let elsewhere = "clusterIP: 10.97.0.77\n  clusterIPs: [10.97.0.77, 'fd00:97::77']\n  ipFamilyPolicy";
     playground.apply(&ON_THE_NODE.replace("ipFamilyPolicy", elsewhere)).expect("the CLI applies");
     let serves = |playground: &Playground| {
         for address in ["10.97.0.77:80", "[fd00:97::77]:80"] {
