@@ -115,7 +115,7 @@ fn processes_of_the_node_are_served_whatever_filters_reverse_paths() {
 fn one_each(fixture: &Fixture, way: &str) {
     let client = node(fixture);
     for (tcp, udp) in fixture.cluster().into_iter().zip(fixture.cluster_udp()) {
-        let answers = traffic::many(client, tcp, 40);
+        let answers = traffic::many(client, tcp, 60);
         let met: BTreeSet<&str> = answers.iter().map(|answer| answer.pod.as_str()).collect();
         assert_eq!(met.into_iter().collect::<Vec<_>>(), traffic::PODS, "{way}: {tcp}");
         assert!(answers.iter().all(|answer| answer.client == NODE.like(tcp.ip())), "{way}: {answers:?}");

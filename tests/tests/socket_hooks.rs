@@ -267,16 +267,16 @@ fn a_connected_udp_socket_to_the_nodes_own_node_port_leaves_a_backend_that_dies(
         [NODE, NODE_INSIDE, LOOPBACK].into_iter().flat_map(|own| at(own, NODE_PORT_UDP)).collect();
     let ways: Vec<SocketAddr> =
         own.iter().copied().chain(own.iter().copied().filter(SocketAddr::is_ipv4).map(mapped)).collect();
-    // With 27 sockets, each of three pods is met but for once in 10^5, and by each of both families once in 10^2.
+    // Each of three pods is met but for once in 10^9.
     let mut sockets = Vec::new();
-    for to in ways.iter().copied().cycle().take(27) {
+    for to in ways.iter().copied().cycle().take(54) {
         let opened = process.connect_udp(to).unwrap_or_else(|error| panic!("{to}: {error}"));
         assert_eq!(opened.shown, Some(to), "getpeername");
         let told = process.exchange(opened.socket).unwrap_or_else(|error| panic!("{to}: {error}"));
         assert_eq!((told.shown, told.local), (Some(to), opened.local), "recvfrom");
         sockets.push((to, told));
     }
-    assert_eq!(fixture.counted("echo"), 27, "each was a flow for the packet hooks of the veth pair");
+    assert_eq!(fixture.counted("echo"), 54, "each was a flow for the packet hooks of the veth pair");
     let pod = |told: &Told| told.answer.clone().expect("asked").pod;
     let met: BTreeSet<String> = sockets.iter().map(|(_, told)| pod(told)).collect();
     assert_eq!(met.iter().map(String::as_str).collect::<Vec<_>>(), traffic::PODS);
