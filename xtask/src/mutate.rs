@@ -27,7 +27,7 @@ struct Mutation {
     mutated: &'static str,
 }
 
-const MUTATIONS: [Mutation; 18] = [
+const MUTATIONS: [Mutation; 19] = [
     Mutation {
         name: "header-checksum",
         breaks: "the IPv4 header's checksum is updated by the change of ports",
@@ -134,6 +134,13 @@ const MUTATIONS: [Mutation; 18] = [
         mutated: "!displaces",
     },
     Mutation {
+        name: "kept-source",
+        breaks: "a connection goes on with a source that was given to another",
+        file: "lb-ebpf/src/snat.rs",
+        original: "conntrack::forget(tables, table, wanted, holder);",
+        mutated: "tables.delete(table, wanted);",
+    },
+    Mutation {
         name: "hairpin",
         breaks: "a pod that reaches itself through its Service sees its own address",
         file: "lb-ebpf/src/datapath.rs",
@@ -155,6 +162,9 @@ const MUTATIONS: [Mutation; 18] = [
         mutated: "rest > 3",
     },
 ];
+
+/// A mistake is looked for in as many cases as this, of which the first few show most.
+const CASES: u32 = 200_000;
 
 /// The crates that are copied: the core, its contract, and what runs it on the host.
 const CRATES: [&str; 4] = ["lb-common", "lb-ebpf", "tests/memory", "tests/oracle"];
@@ -249,6 +259,7 @@ impl Workspace {
             .current_dir(self.root.join("tests/memory"))
             // The first failure will do.
             .env("PROPTEST_MAX_SHRINK_ITERS", "0")
+            .env("LB_CASES", CASES.to_string())
             .env("RUST_BACKTRACE", "0")
             .output()
             .with_context(|| format!("cannot start {}", test.display()))?;
