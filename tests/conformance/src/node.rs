@@ -13,13 +13,13 @@ use crate::process::Process;
 use crate::programs::{Action, Programs};
 use crate::schema::{ClientKind, NodeState};
 use anyhow::{Context, anyhow, ensure};
+use ipnet::IpNet;
 use lb_common::maps::MAX_FLOWS_RANGE;
 use lb_ctl::daemon::{ByHand, Config, Options};
 use lb_ctl::datapath::{self, Datapath};
 use lb_ctl::host::{self, HostView};
 use lb_ctl::objects::ObjectId;
 use lb_ebpf::Hook;
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -32,9 +32,8 @@ const UPLINK: &str = "uplink";
 const PODS: &str = "pods";
 const GATEWAYS: [(&str, &str, &str); 2] =
     [(UPLINK, "uplink-peer", "02:00:00:00:00:0a"), (PODS, "pods-peer", "02:00:00:00:00:0b")];
-/// The gateways' addresses, the same on both devices.
-const GATEWAY4: &str = "169.254.1.1";
-const GATEWAY6: &str = "fe80::1";
+/// The gateways' addresses of both families, the same on both devices.
+const NEXT_HOPS: [&str; 2] = ["169.254.1.1", "fe80::1"];
 /// Every case begins so much later than the one before: whatever is remembered for a time is forgotten by then.
 const BETWEEN_CASES: Duration = Duration::from_hours(24 * 30);
 
@@ -56,7 +55,7 @@ pub struct Node {
     bpffs: PathBuf,
     view: HostView,
     addresses: Vec<IpAddr>,
-    networks: BTreeSet<String>,
+    networks: Vec<IpNet>,
     settings: Option<Config>,
     clock: ClockFace,
 }
@@ -99,7 +98,7 @@ impl Node {
             bpffs,
             view: HostView::default(),
             addresses: Vec::new(),
-            networks: BTreeSet::new(),
+            networks: Vec::new(),
             settings: None,
             clock: ClockFace { ahead: Duration::ZERO, step: Instant::now() },
         })
@@ -134,30 +133,34 @@ impl Node {
     /// Gives the node its addresses and routes.
     fn lay(&mut self, environment: &Environment) -> anyhow::Result<()> {
         let node = environment.this_node();
-        let networks: BTreeSet<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
-        if (&self.addresses, &self.networks) == (&node.ips, &networks) {
+        if (&self.addresses, &self.networks) == (&node.ips, &node.pod_cidrs) {
             return Ok(());
         }
         let mut commands = String::new();
+        for network in &self.networks {
+            writeln!(commands, "route delete {network} dev {PODS}")?;
+        }
+        for address in &self.addresses {
+            writeln!(commands, "address delete {} dev {UPLINK}", IpNet::from(*address))?;
+        }
         for (device, _, mac) in GATEWAYS {
-            writeln!(commands, "address flush dev {device}\nroute flush dev {device}\n-6 route flush dev {device}")?;
-            for gateway in [GATEWAY4, GATEWAY6] {
+            for gateway in NEXT_HOPS {
                 writeln!(commands, "neighbour replace {gateway} lladdr {mac} nud permanent dev {device}")?;
             }
         }
         for address in &node.ips {
-            let bits = if address.is_ipv4() { "32" } else { "128 nodad" };
-            let (address, bits) = (address, bits.split_once(' ').unwrap_or((bits, "")));
-            writeln!(commands, "address add {address}/{} dev {UPLINK} {}", bits.0, bits.1)?;
+            let detection = if address.is_ipv6() { "nodad" } else { "" };
+            writeln!(commands, "address add {} dev {UPLINK} {detection}", IpNet::from(*address))?;
         }
-        writeln!(commands, "route add default via {GATEWAY4} dev {UPLINK} onlink")?;
-        writeln!(commands, "-6 route add default via {GATEWAY6} dev {UPLINK} onlink")?;
+        for gateway in NEXT_HOPS {
+            writeln!(commands, "route replace default via {gateway} dev {UPLINK} onlink")?;
+        }
         for network in &node.pod_cidrs {
-            let gateway = if network.addr().is_ipv4() { GATEWAY4 } else { GATEWAY6 };
-            writeln!(commands, "route add {network} via {gateway} dev {PODS} onlink")?;
+            let gateway = NEXT_HOPS[usize::from(network.addr().is_ipv6())];
+            writeln!(commands, "route replace {network} via {gateway} dev {PODS} onlink")?;
         }
         ip(&commands)?;
-        (self.addresses, self.networks) = (node.ips.clone(), networks);
+        (self.addresses, self.networks) = (node.ips.clone(), node.pod_cidrs.clone());
         self.daemon.look().map_err(|why| anyhow!("the daemon: {why}"))?;
         self.view = host::snapshot()?;
         Ok(())
@@ -297,8 +300,7 @@ fn settings(bpffs: &Path, process: Option<&Process>, environment: Option<&Enviro
 /// Runs commands of iproute2, all in one go.
 fn ip(commands: &str) -> anyhow::Result<()> {
     let mut command = Command::new("ip");
-    // What there is nothing of cannot be flushed.
-    command.args(["-force", "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("iproute2 is not installed: cargo xtask setup")?;
     child.stdin.take().context("no pipe")?.write_all(commands.as_bytes())?;
     let output = child.wait_with_output()?;

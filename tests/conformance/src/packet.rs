@@ -72,7 +72,7 @@ impl Ends {
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It has another destination.
+    /// It has another destination or another source.
     Forwarded {
         /// Its source now.
         source: SocketAddr,
@@ -100,7 +100,13 @@ impl Outcome {
     /// What became of a packet between `ends` that a process of the node has sent, by its frame on a device; `None` if the
     /// frame is something else. Its checksum may be left to the device.
     pub fn of_captured(ends: Ends, frame: &[u8]) -> Option<Self> {
-        Self::read(ends, frame, |_, _, _, _, _| Ok(())).ok()
+        match Self::read(ends, frame, |_, _, _, _, _| Ok(())).ok()? {
+            // The process has a source port of the kernel's choice.
+            Self::Forwarded { source, backend } if (source.ip(), backend) == (ends.from.ip(), ends.to) => {
+                Some(Self::Passed)
+            }
+            outcome => Some(outcome),
+        }
     }
 
     fn read(ends: Ends, frame: &[u8], check_sum: CheckSum) -> Result<Self, &'static str> {
@@ -144,7 +150,8 @@ impl Outcome {
         if (source, backend) == (ends.to, ends.from) {
             return if is_reset { Ok(Self::Rejected) } else { Err("an answer that is no reset") };
         }
-        if backend == ends.to { Ok(Self::Passed) } else { Ok(Self::Forwarded { source, backend }) }
+        let is_same = (source, backend) == (ends.from, ends.to);
+        if is_same { Ok(Self::Passed) } else { Ok(Self::Forwarded { source, backend }) }
     }
 }
 
