@@ -1,10 +1,11 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | bench | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | conformance | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod lint;
 mod ownership;
@@ -41,6 +42,8 @@ enum Command {
     Demo(demo::Args),
     /// Set up, build, and run every test; without root, those that need none.
     Test(test::Args),
+    /// Set up, build, and run cases of what a Service proxy must do through the loaded programs.
+    Conformance(conformance::Args),
     /// Set up, build, and measure against yardsticks and peers.
     Bench(bench::Args),
     /// Check formatting and lints, for the host and for BPF.
@@ -67,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build(args) => build::run(route, &args),
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
+        Command::Conformance(args) => conformance::run(route, &args),
         Command::Bench(args) => bench::run(route, &args),
         Command::Lint => lint::run(route),
     }

@@ -77,9 +77,8 @@ impl ByHand {
 
     /// Applies manifests, all or none, and brings maps and hooks up to date. The error tells every reason.
     pub fn apply(&mut self, manifests: &str) -> Result<(), String> {
-        let parsed = manifest::parse(manifests, "manifests", "default").map_err(|diagnostics| {
-            diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        })?;
+        let parsed = manifest::parse(manifests, "manifests", "default")
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         self.engine.apply(parsed).map_err(|failure| reasons(&failure))?;
         self.health()
     }

@@ -83,7 +83,8 @@ fn sample(node: &mut Node, flow: &Flow, memory: &mut Memory) -> anyhow::Result<V
     for _ in 0..expected().map(|expect| connections(flow, expect)).max().unwrap_or(FEW) {
         let port = |given: Option<u16>, fresh: u16| if flow.to.port.is_some() { given.unwrap_or(fresh) } else { 0 };
         let from = SocketAddr::new(flow.from.ip, port(flow.from.port, memory.port()));
-        let ends = Ends { protocol: flow.to.protocol, from, to: SocketAddr::new(flow.to.ip, flow.to.port.unwrap_or(0)) };
+        let ends =
+            Ends { protocol: flow.to.protocol, from, to: SocketAddr::new(flow.to.ip, flow.to.port.unwrap_or(0)) };
         let outcome = node.send(flow.from.kind, ends, Turn::Open)?;
         let is_possible = expected().any(|expect| may_be(&outcome, expect));
         samples.push(Sample { ends, outcome });
@@ -176,13 +177,7 @@ fn stick(flow: &Flow, backend: SocketAddr, memory: &mut Memory) -> anyhow::Resul
 }
 
 /// Whether the reply to a client whose address the backend sees comes back by this node, and is translated there.
-fn comes_back(
-    node: &mut Node,
-    flow: &Flow,
-    ends: Ends,
-    source: SocketAddr,
-    backend: SocketAddr,
-) -> anyhow::Result<()> {
+fn comes_back(node: &mut Node, flow: &Flow, ends: Ends, source: SocketAddr, backend: SocketAddr) -> anyhow::Result<()> {
     let is_process = matches!(flow.from.kind, ClientKind::Node | ClientKind::Loopback | ClientKind::SelfVip);
     if is_process && node.is_own(flow.to.ip)? {
         // Translated at its socket: no packet ever names the Service.

@@ -14,10 +14,12 @@ use crate::programs::{Action, Programs};
 use crate::schema::{ClientKind, NodeState};
 use anyhow::{Context, anyhow, ensure};
 use ipnet::IpNet;
+use lb_common::Settings;
 use lb_common::maps::MAX_FLOWS_RANGE;
 use lb_ctl::daemon::{ByHand, Config, Options};
 use lb_ctl::datapath::{self, Datapath};
 use lb_ctl::host::{self, HostView};
+use lb_ctl::maps::{LbMaps as _, MapOp};
 use lb_ctl::objects::ObjectId;
 use lb_ebpf::Hook;
 use std::fmt::Write as _;
@@ -36,6 +38,9 @@ const GATEWAYS: [(&str, &str, &str); 2] =
 const NEXT_HOPS: [&str; 2] = ["169.254.1.1", "fe80::1"];
 /// Every case begins so much later than the one before: whatever is remembered for a time is forgotten by then.
 const BETWEEN_CASES: Duration = Duration::from_hours(24 * 30);
+
+/// What the programs choose backends by. A daemon that finds none chooses one.
+const SEED: u64 = 0x0123_4567_89ab_cdef;
 
 /// Whose programs are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +87,16 @@ impl Node {
             std::fs::write(Path::new("/proc/sys/net").join(setting), "1").with_context(|| setting.to_owned())?;
         }
         let process = (under == Under::Test).then(|| Process::start(binary)).transpose()?;
-        let options = datapath::Options { bpffs: bpffs.to_owned(), max_flows: MAX_FLOWS_RANGE.0 * 16, ..Default::default() };
+        let options =
+            datapath::Options { bpffs: bpffs.to_owned(), max_flows: MAX_FLOWS_RANGE.0 * 16, ..Default::default() };
         let (datapath, clock) = Datapath::open_with_clock(&options)?;
         let programs = match under {
             Under::Test => Programs::of(&datapath)?,
             Under::Doubt => Programs::that_pass()?,
         };
+        // Chosen once, so that the same packets go the same way in every run.
+        let seed = MapOp::PutSettings(Settings { seed: SEED, ..Settings::default() });
+        datapath.maps().apply(&seed)?;
         let bpffs = bpffs.to_owned();
         let config = Config::resolve(settings(&bpffs, process.as_ref(), None)?)?;
         let daemon = ByHand::new(config, datapath, clock)?;

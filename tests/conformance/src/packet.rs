@@ -32,7 +32,13 @@ impl Protocol {
             Self::TCP => lb_common::TCP,
             Self::UDP => lb_common::UDP,
             Self::SCTP => SCTP,
-            Self::ICMP | Self::ICMPv6 => if is_v4 { 1 } else { 58 },
+            Self::ICMP | Self::ICMPv6 => {
+                if is_v4 {
+                    1
+                } else {
+                    58
+                }
+            }
         }
     }
 }
@@ -128,7 +134,8 @@ impl Outcome {
             NetSlice::Arp(_) => return Err("what left is ARP"),
         };
         if matches!(protocol, 1 | 58) && !matches!(ends.protocol, Protocol::ICMP | Protocol::ICMPv6) {
-            let is_port_unreachable = matches!((protocol, payload.first_chunk()), (1, Some([3, 3])) | (58, Some([1, 4])));
+            let is_port_unreachable =
+                matches!((protocol, payload.first_chunk()), (1, Some([3, 3])) | (58, Some([1, 4])));
             return match (to == ends.from.ip(), is_port_unreachable) {
                 (true, true) => Ok(Self::Rejected),
                 (true, false) => Err("another ICMP error than port unreachable"),

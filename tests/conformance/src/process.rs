@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use lb_tests::cgroup::Cgroup;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, recvfrom, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, recvfrom,
+    send, setsockopt, socket, sockopt,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
@@ -59,7 +59,7 @@ impl Process {
         let mut child = command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (orders, told) = (child.stdin.take(), child.stdout.take());
         let (orders, told) = (orders.context("no pipe")?, BufReader::new(told.context("no pipe")?));
-        let cgroup = Cgroup::new("conformance");
+        let cgroup = Cgroup::new(&format!("conformance-{}", child.id()));
         cgroup.take(&child);
         Ok(Self { child, orders, told, sniffer, cgroup })
     }

@@ -40,6 +40,21 @@ pub fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Runs all cases of these files. `binary` is what [`crate::process`] is started by.
 pub fn run(files: &[PathBuf], binary: &Path, under: Under) -> anyhow::Result<Report> {
+    on_a_node(binary, under, |node| {
+        let mut run = Run { node, report: Report::default() };
+        for file in files {
+            run.file(file);
+        }
+        Ok(run.report)
+    })
+}
+
+/// Does something on a node that lives as long as that takes.
+pub fn on_a_node<T: Send>(
+    binary: &Path,
+    under: Under,
+    work: impl FnOnce(&mut Node) -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
     // Removed when the thread has ended: the mount in it is gone then.
     let directory = tempfile::Builder::new().prefix("lb-conformance-").tempdir()?;
     let bpffs = directory.path().join("bpf");
@@ -50,22 +65,18 @@ pub fn run(files: &[PathBuf], binary: &Path, under: Under) -> anyhow::Result<Rep
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("it takes root")?;
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
             mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)?;
-            let mut run = Run { node: Node::new(&bpffs, binary, under)?, report: Report::default() };
-            for file in files {
-                run.file(file);
-            }
-            Ok(run.report)
+            work(&mut Node::new(&bpffs, binary, under)?)
         };
-        scope.spawn(work).join().map_err(|_| anyhow!("the runner panicked"))?
+        scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-struct Run {
-    node: Node,
+struct Run<'a> {
+    node: &'a mut Node,
     report: Report,
 }
 
-impl Run {
+impl Run<'_> {
     fn file(&mut self, path: &Path) {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         match Read::file(path) {
@@ -97,9 +108,10 @@ impl Run {
         for (index, step) in case.steps().enumerate() {
             let environment = Environment::of([&file.defaults.env, &case.env, step.env]);
             if course.trouble.is_none() {
-                let taken = environment.as_ref().map_err(|error| anyhow!("env: {error:#}")).and_then(|environment| {
-                    self.take(&case, &step, index, environment, &mut course)
-                });
+                let taken = environment
+                    .as_ref()
+                    .map_err(|error| anyhow!("env: {error:#}"))
+                    .and_then(|environment| self.take(&case, &step, index, environment, &mut course));
                 course.trouble = taken.err().map(|error| format!("{error:#}"));
             }
             let environment = environment.ok();
@@ -167,7 +179,7 @@ impl Run {
         let met = |()| Judgement::Met(Met::Exactly);
         let is_ready = trouble.is_none();
         for flow in step.flows {
-            let done = if is_ready { judge::flow(&mut self.node, flow, &mut course.memory) } else { Err(anyhow!("")) };
+            let done = if is_ready { judge::flow(self.node, flow, &mut course.memory) } else { Err(anyhow!("")) };
             self.report.add(names.unique(name(&flow.name)), case.level_of(flow.level), judged(done));
         }
         for probe in step.probes {
@@ -180,8 +192,8 @@ impl Run {
             let what = format!("{:?} {to}: {}", entry.proto, entry.why);
             let done = match environment.filter(|_| is_ready) {
                 Some(environment) => {
-                    let (node, memory) = (&mut self.node, &mut course.memory);
-                    entry::judge(node, environment, &case.node_state, &objects, entry, memory).map(met)
+                    let memory = &mut course.memory;
+                    entry::judge(self.node, environment, &case.node_state, &objects, entry, memory).map(met)
                 }
                 None => Err(anyhow!("")),
             };

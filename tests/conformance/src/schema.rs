@@ -561,7 +561,8 @@ mod tests {
         Case::read(&serde_yaml::from_str(text).unwrap()).map_err(|error| format!("{error:#}"))
     }
 
-    const FLOW: &str = "name: a\n  from: {kind: external, ip: 192.0.2.1}\n  to: {ip: 10.0.0.1, port: 80, protocol: TCP}";
+    const FLOW: &str =
+        "name: a\n  from: {kind: external, ip: 192.0.2.1}\n  to: {ip: 10.0.0.1, port: 80, protocol: TCP}";
 
     #[test]
     fn an_unknown_field_is_named() {
@@ -575,7 +576,10 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         for (text, complaint) in [
             (format!("id: x\nflows:\n- {FLOW}\n  expect: {{verdict: forward}}"), "`backends` belongs"),
-            (format!("id: x\nmanifests: [{{}}]\nsteps: [{{}}]\nflows:\n- {FLOW}\n  expect: {{verdict: drop}}"), "`steps`"),
+            (
+                format!("id: x\nmanifests: [{{}}]\nsteps: [{{}}]\nflows:\n- {FLOW}\n  expect: {{verdict: drop}}"),
+                "`steps`",
+            ),
             ("id: x\nchanges: []".to_owned(), "prose"),
         ] {
             let error = case(&text).unwrap_err();
