@@ -34,35 +34,44 @@ pub fn judge(
     let mut before = environment.clone();
     before.nodeport_addresses = NodePortAddresses::Named(NamedAddresses::All);
     node.begin(&before, state)?;
-    match entry.reply_sport {
-        Some(port) => {
-            let backend = SocketAddr::new(entry.reply_src, port);
-            let (earlier, slice) = earlier(environment, manifests, entry, backend)?;
-            node.apply(&earlier)?;
-            connect(node, ends, backend)?;
-            node.enter(environment, state, &earlier)?;
-            // First those that come: what is in both is never away.
-            node.apply(manifests)?;
-            node.delete(vec![slice])?;
-            let outcome = node.send(ClientKind::External, ends, Turn::Continue)?;
-            let goes_on = matches!(outcome, Outcome::Forwarded { backend: now, .. } if now == backend);
-            match entry.expect {
-                Fate::Keep => ensure!(goes_on, "expected to go on to {backend}; it was {outcome}"),
-                Fate::Delete => ensure!(!goes_on, "expected to be forgotten; it goes on to {backend}"),
-            }
-        }
-        None => {
-            let outcome = node.send(ClientKind::External, ends, Turn::Open)?;
-            ensure!(outcome == Outcome::Passed, "it cannot be made: without the Service it is {outcome}");
-            node.enter(environment, state, &[])?;
-            node.apply(manifests)?;
-            let outcome = node.send(ClientKind::External, ends, Turn::Continue)?;
-            let is_translated = matches!(outcome, Outcome::Forwarded { .. });
-            match entry.expect {
-                Fate::Keep => ensure!(!is_translated, "expected to stay untranslated; it was {outcome}"),
-                Fate::Delete => ensure!(is_translated, "expected to be translated from now on; it was {outcome}"),
-            }
-        }
+    let Some(port) = entry.reply_sport else {
+        return judge_untranslated(node, environment, state, manifests, entry.expect, ends);
+    };
+    let backend = SocketAddr::new(entry.reply_src, port);
+    let (earlier, slice) = earlier(environment, manifests, entry, backend)?;
+    node.apply(&earlier)?;
+    connect(node, ends, backend)?;
+    node.enter(environment, state, &earlier)?;
+    // First those that come: what is in both is never away.
+    node.apply(manifests)?;
+    node.delete(vec![slice])?;
+    let outcome = node.send(ClientKind::External, ends, Turn::Continue)?;
+    let goes_on = matches!(outcome, Outcome::Forwarded { backend: now, .. } if now == backend);
+    match entry.expect {
+        Fate::Keep => ensure!(goes_on, "expected to go on to {backend}; it was {outcome}"),
+        Fate::Delete => ensure!(!goes_on, "expected to be forgotten; it goes on to {backend}"),
+    }
+    Ok(())
+}
+
+/// The same for a connection that was made without the Service.
+fn judge_untranslated(
+    node: &mut Node,
+    environment: &Environment,
+    state: &NodeState,
+    manifests: &[Value],
+    expect: Fate,
+    ends: Ends,
+) -> anyhow::Result<()> {
+    let outcome = node.send(ClientKind::External, ends, Turn::Open)?;
+    ensure!(outcome == Outcome::Passed, "it cannot be made: without the Service it is {outcome}");
+    node.enter(environment, state, &[])?;
+    node.apply(manifests)?;
+    let outcome = node.send(ClientKind::External, ends, Turn::Continue)?;
+    let is_translated = matches!(outcome, Outcome::Forwarded { .. });
+    match expect {
+        Fate::Keep => ensure!(!is_translated, "expected to stay untranslated; it was {outcome}"),
+        Fate::Delete => ensure!(is_translated, "expected to be translated from now on; it was {outcome}"),
     }
     Ok(())
 }

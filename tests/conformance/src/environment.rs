@@ -83,7 +83,7 @@ pub enum NamedAddresses {
 impl Environment {
     /// The environment that these parts say together, later ones over earlier ones.
     pub fn of(parts: [&Value; 3]) -> anyhow::Result<Self> {
-        let whole = parts.into_iter().fold(Value::Null, |whole, part| merge(whole, part));
+        let whole = parts.into_iter().fold(Value::Null, merge);
         let environment: Self = serde_yaml::from_value(whole)?;
         anyhow::ensure!(environment.nodes.contains_key(&environment.this_node), "`this_node` is not among the `nodes`");
         Ok(environment)

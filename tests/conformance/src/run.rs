@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::judge::{self, Judgement, Memory, Met};
 use crate::node::{Node, Under};
 use crate::report::Report;
-use crate::schema::{Case, File, Level, Read, StepView};
+use crate::schema::{Case, File, Level, Read, Reference, StepView};
 use crate::{entry, probe};
 use anyhow::{Context, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
@@ -139,7 +139,7 @@ impl Run<'_> {
         if !is_synced {
             self.node.set_synced(false);
         }
-        let deleted = step.delete.iter().map(crate::schema::Name::id).collect::<anyhow::Result<Vec<_>>>()?;
+        let deleted = step.delete.iter().map(Reference::id).collect::<anyhow::Result<Vec<_>>>()?;
         if !deleted.is_empty() {
             course.objects.retain(|id, _| !deleted.iter().any(|deleted| deleted.to_string() == *id));
             self.node.delete(deleted)?;
@@ -232,6 +232,6 @@ fn id(manifest: &Value) -> anyhow::Result<String> {
     let metadata = &manifest["metadata"];
     let kind = text(&manifest["kind"]);
     ensure!(!kind.is_empty(), "a manifest has no kind");
-    let name = crate::schema::Name::new(kind, text(&metadata["namespace"]), text(&metadata["name"]));
-    Ok(name.id()?.to_string())
+    let object = Reference::new(kind, text(&metadata["namespace"]), text(&metadata["name"]));
+    Ok(object.id()?.to_string())
 }

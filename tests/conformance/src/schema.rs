@@ -21,7 +21,7 @@ pub struct File {
     #[serde(rename = "schema")]
     _schema: String,
     #[serde(rename = "file")]
-    _file: Option<String>,
+    _path: Option<String>,
     #[serde(rename = "title")]
     _title: Option<String>,
     #[serde(rename = "note")]
@@ -143,7 +143,7 @@ impl fmt::Display for Level {
 pub struct Step {
     /// Objects that go; before others come.
     #[serde(default)]
-    pub delete: Vec<Name>,
+    pub delete: Vec<Reference>,
     /// Manifests; each replaces the object of its name.
     #[serde(default)]
     pub apply: Vec<Value>,
@@ -163,18 +163,18 @@ pub struct Step {
     pub entries: Vec<Entry>,
 }
 
-/// The name of an object.
+/// What object is meant.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Name {
+pub struct Reference {
     kind: String,
     #[serde(default)]
     namespace: String,
     name: String,
 }
 
-impl Name {
-    /// The name of an object of `kind`.
+impl Reference {
+    /// An object of `kind`.
     pub fn new(kind: String, namespace: String, name: String) -> Self {
         Self { kind, namespace, name }
     }
@@ -262,7 +262,6 @@ pub struct Destination {
 
 /// What a packet is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[expect(clippy::upper_case_acronyms, reason = "their names")]
 pub enum Protocol {
     /// TCP
     TCP,
@@ -497,7 +496,7 @@ impl Case {
 #[derive(Clone, Copy, Debug)]
 pub struct StepView<'a> {
     /// See [`Step`].
-    pub delete: &'a [Name],
+    pub delete: &'a [Reference],
     /// See [`Step`].
     pub apply: &'a [Value],
     /// See [`Step`].
