@@ -39,12 +39,14 @@ pub enum Judgement {
 pub struct Memory {
     /// The backends that labels stand for.
     labels: BTreeMap<String, SocketAddr>,
+    /// A Service of the case keeps each client with one backend: one client cannot reach them all.
+    pub has_affinity: bool,
     next_port: u16,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { labels: BTreeMap::new(), next_port: PORTS.start }
+        Self { labels: BTreeMap::new(), has_affinity: false, next_port: PORTS.start }
     }
 }
 
@@ -154,7 +156,7 @@ fn evaluate(
     if expect.verdict == Verdict::Forward {
         match flow.distribution {
             Some(spread) => spreads(spread, &reached, expect.backends.len(), samples.len())?,
-            None if flow.sticky.is_some() => {}
+            None if flow.sticky.is_some() || (memory.has_affinity && reached.len() == 1) => {}
             None => {
                 let missed: Vec<String> =
                     expect.backends.iter().filter(|one| !reached.contains_key(one)).map(ToString::to_string).collect();

@@ -149,6 +149,8 @@ impl Run<'_> {
         for manifest in manifests {
             course.objects.insert(id(&manifest)?, manifest);
         }
+        let is_sticky = |object: &Value| object["spec"]["sessionAffinity"] == "ClientIP";
+        course.memory.has_affinity = course.objects.values().any(is_sticky);
         if is_synced {
             self.node.set_synced(true);
         }
