@@ -58,8 +58,9 @@ pub struct NextHop {
     pub mtu: u16,
     /// [`NextHop::XDP`] and its neighbours.
     pub flags: u16,
-    /// Padding; zero.
-    pub zero: [u8; 4],
+    /// Not of the way out but of the way in, kept where there is room: the end of the MAC that frames of this direction
+    /// came to when they were last found to be for this node. Zeros: they were not yet looked at.
+    pub came_to: [u8; 4],
 }
 
 impl NextHop {
@@ -92,6 +93,17 @@ impl NextHop {
     pub fn has_neighbour(&self) -> bool {
         self.macs.first_chunk() != Some(&[0; 6])
     }
+}
+
+/// Whom a packet is handed to on the link that it leaves by, as `bpf_redirect_neigh` takes it (`struct bpf_redir_neigh`,
+/// include/uapi/linux/bpf.h): the value of the map [`crate::maps::NEIGHBOUR`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Neighbour {
+    /// `AF_INET` or `AF_INET6`; a gateway may be of another family than its packets (RFC 5549).
+    pub family: u32,
+    /// An IPv4 address stands in the first four bytes.
+    pub address: [u8; 16],
 }
 
 /// One direction of a flow: the value of the flow maps. `A` is `[u8; 4]` or `[u8; 16]`.
@@ -203,9 +215,10 @@ impl<A: Copy> Flow<A> {
         self.state(protocol).is_over() || self.is_expired(protocol, now)
     }
 
-    /// Whether nobody has proven yet that it is more than a first packet.
-    pub const fn is_unconfirmed(&self) -> bool {
-        self.flags & Self::CONFIRMED == 0
+    /// Whether its tuple may be given to another flow where no better one is found: nobody has proven yet that it is more than
+    /// a first packet, or a RST was seen. (It may be forged, so the connection may go on.)
+    pub const fn is_doubtful(&self) -> bool {
+        self.flags & (Self::CONFIRMED | Self::RST) != Self::CONFIRMED
     }
 }
 
@@ -262,14 +275,14 @@ impl State {
         ((self.timeout_seconds() as u64 * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
     }
 
-    /// Whether the connection is over and only waits for stray packets.
+    /// Whether the connection is over by what both sides have said, and only waits for stray packets.
     pub const fn is_over(self) -> bool {
-        matches!(self, State::TimeWait | State::Closed | State::ShutdownAckSent)
+        matches!(self, State::TimeWait | State::ShutdownAckSent)
     }
 
     /// Whether it has begun to end: a new one may begin in its place.
     pub const fn is_ending(self) -> bool {
-        self.is_over() || matches!(self, State::HalfClosed | State::ShutdownSent)
+        self.is_over() || matches!(self, State::HalfClosed | State::ShutdownSent | State::Closed)
     }
 
     /// The name as `conntrack -L` users know it.
@@ -318,6 +331,7 @@ record!(
     FlowKey<[u8; 4]> = 16,
     FlowKey<[u8; 16]> = 40,
     NextHop = 24,
+    Neighbour = 20,
     Flow<[u8; 4]> = 56,
     Flow<[u8; 16]> = 80,
     Scratch<[u8; 4]> = 136,

@@ -26,7 +26,7 @@ pub mod stats;
 pub use backend::Backend;
 pub use budget::Budget;
 pub use device::Device;
-pub use flow::{Flow, FlowKey, NextHop, Scratch};
+pub use flow::{Flow, FlowKey, Neighbour, NextHop, Scratch};
 pub use fragment::{Fragment, FragmentKey};
 pub use reason::Reason;
 pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};

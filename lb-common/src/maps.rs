@@ -4,8 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
-    ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer, ReasonCount, Scratch,
+    Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 use core::mem::size_of;
 
@@ -52,6 +52,8 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// What each CPU has spent in this tick on answers and searches.
 pub const BUDGETS: &str = "BUDGETS";
+/// The neighbour that the kernel's routing table named for the packet at hand.
+pub const NEIGHBOUR: &str = "NEIGHBOUR";
 /// Working memory of the programs.
 pub const SCRATCH4: &str = "SCRATCH4";
 /// Working memory of the programs.
@@ -116,6 +118,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
+    spec::<u32, Neighbour>(NEIGHBOUR, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
 ];
@@ -135,7 +138,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         }
         b"SLOTS" => control * 8,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"BUDGETS" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
         b"REASONS" => 256,
         _ => 0,
     }

@@ -51,7 +51,7 @@ reasons! {
         "The packet carries a VLAN tag; it was left to the host's stack, which hands it to the VLAN interface."
         "Name the VLAN interface itself with --interface.";
     6 ExtensionHeader "extension-header"
-        "The chain of IPv6 extension headers is longer than the datapath walks, or holds one it does not know; the packet was left to the host's stack." "";
+        "The chain of IPv6 extension headers is longer than the datapath walks, or holds one behind which nothing may be translated (authentication, a routing header with segments left); the packet was left to the host's stack." "";
     7 Fragment "fragment"
         "A later fragment to an owned address whose first one was not seen here or belonged to no flow, or a fragment of a protocol without ports; it was left to the host's stack."
         "Look for a network that sends fragments of one packet by different ways or out of order; with path MTU discovery nothing is fragmented.";

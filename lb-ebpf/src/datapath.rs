@@ -7,8 +7,10 @@ use crate::parse::{IP_OFFSET, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
-use lb_common::{Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
+use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot};
 
+/// The last four bytes of the destination's MAC, which tell one host of a link from another.
+const MAC_END_OFFSET: usize = 2;
 const ETHERTYPE_OFFSET: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -82,7 +84,32 @@ fn refuse<A: Address>(reason: Reason) -> Verdict {
 /// take it for its own.
 #[inline(always)]
 pub(crate) fn is_for_another_host<P: Packet>(packet: &P, device: &Device) -> bool {
-    device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
+    packet.may_be_for_another_host() && device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
+}
+
+/// Whether a packet of a known flow is in such a frame. The interface is asked once a tick, and when frames of the flow come
+/// to another MAC than they did: for each packet that would cost a lookup.
+#[inline(always)]
+fn strays<P, A, T, E>(packet: &P, tables: &T, env: &E, flow: &mut Flow<A>, now: u32) -> bool
+where
+    P: Packet,
+    A: Address,
+    T: Tables,
+    E: Env,
+{
+    // What leaves was sent by this node.
+    if E::HOOK == Hook::Egress {
+        return false;
+    }
+    let came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
+    if flow.tick == now && flow.hop.came_to == came_to {
+        return false;
+    }
+    if is_for_another_host(packet, &tables.device(env.ifindex())) {
+        return true;
+    }
+    flow.hop.came_to = came_to;
+    false
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
@@ -146,6 +173,9 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
+        if strays(packet, tables, env, flow, now) {
+            return Verdict::pass(Reason::NotOurs);
+        }
         let expired = flow.is_expired(wire.key.protocol, now);
         if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
             return continue_flow(packet, tables, env, &wire, table, flow, now);
@@ -184,7 +214,9 @@ where
     // The decision holds for one tick. The way out is asked for first, since XDP may have to leave the packet to TCX as
     // it came; the tick then stays, so that TCX asks again.
     let is_new_tick = flow.tick != now;
-    if is_new_tick {
+    // Without a neighbour the kernel sends, to whom it names for this very packet.
+    let asks = is_new_tick || !(flow.hop.is_through_stack() || flow.hop.has_neighbour());
+    if asks {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
             return refuse::<A>(answer);
@@ -193,6 +225,9 @@ where
     let revalidates = is_new_tick && now.is_multiple_of(REVALIDATION_TICKS);
     if E::HOOK == Hook::Xdp && (revalidates || !finishes(&flow.hop, wire)) {
         return Verdict::DEFER;
+    }
+    if let Err(verdict) = may_leave(packet, wire, flow) {
+        return verdict;
     }
     let news = conntrack::flags_of(wire, flow) & !flow.flags;
     let mut reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
@@ -203,7 +238,7 @@ where
             reason = Reason::ForwardedTableFull;
         }
     }
-    finish(packet, tables, env, wire, flow, is_new_tick, reason)
+    finish(packet, tables, env, wire, flow, asks, reason)
 }
 
 /// The first packet of a flow, to an address of ours.
@@ -247,20 +282,10 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let set = service.backends;
-    if set.count() == 0 {
-        return refuse::<A>(Reason::NoBackend);
-    }
     let hash = pick::hash(settings.seed, key);
-    let Some(slot) = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))) else {
-        return Verdict::drop(Reason::BackendGone);
-    };
-    let backend = match tables.backend(slot.backend) {
-        Some(backend) if backend.generation == slot.generation => backend,
-        _ => return Verdict::drop(Reason::BackendGone),
-    };
-    let Some(address) = A::of_backend(backend) else {
-        return Verdict::drop(Reason::BackendGone);
+    let (slot, backend, address) = match pick_backend::<A, T>(tables, service, hash) {
+        Ok(picked) => picked,
+        Err(reason) => return refuse::<A>(reason),
     };
     let Some(Scratch { flow, revalidated, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
@@ -272,10 +297,13 @@ where
     flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
     flow.tick = env.tick();
     flow.flags = 0;
+    // Of a connection whose entry was lost this may be the end already.
+    flow.flags = conntrack::flags_of(&wire, flow);
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
     flow.hop = NextHop::default();
+    flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
     // forwards to a Service for others.
@@ -314,7 +342,11 @@ where
             return Verdict::DEFER;
         }
     }
-    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash) {
+    if let Err(verdict) = may_leave(packet, &wire, flow) {
+        return verdict;
+    }
+    let keeps_port = is_sctp_fragment(&wire);
+    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash, keeps_port) {
         Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
         Err(reason) => return Verdict::drop(reason),
     };
@@ -330,6 +362,26 @@ where
     verdict
 }
 
+/// The backend of a Service that a client with this hash is given, and its address.
+#[inline(always)]
+fn pick_backend<'t, A, T>(tables: &'t T, service: &Service, hash: u64) -> Result<(&'t Slot, &'t Backend, A), Reason>
+where
+    A: Address,
+    T: Tables,
+{
+    let set = service.backends;
+    if set.count() == 0 {
+        return Err(Reason::NoBackend);
+    }
+    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))).ok_or(Reason::BackendGone)?;
+    let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
+    if backend.generation != slot.generation {
+        return Err(Reason::BackendGone);
+    }
+    let address = A::of_backend(backend).ok_or(Reason::BackendGone)?;
+    Ok((slot, backend, address))
+}
+
 /// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
 /// of its own, and it runs once a tick.
 #[inline(never)]
@@ -339,12 +391,11 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let fixed = flow.hop.flags & NextHop::FIXED;
+    let (fixed, came_to) = (flow.hop.flags & NextHop::FIXED, flow.hop.came_to);
     if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
-    flow.hop = NextHop::default();
-    flow.hop.flags = fixed;
+    flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
     let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
     if fixed & NextHop::HOST != 0 && is_home {
@@ -360,7 +411,7 @@ where
         };
     }
     match env.route(&flow.rewritten(protocol)) {
-        Route::Via(found) => flow.hop = NextHop { flags: fixed, ..found },
+        Route::Via(found) => flow.hop = NextHop { flags: fixed, came_to, ..found },
         Route::NotForwarded => return Reason::NoRoute,
         Route::Failed(reason) => return reason,
     }
@@ -384,6 +435,32 @@ fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
             && wire.length <= u32::from(hop.mtu))
 }
 
+/// Whether the packet's checksum covers fragments that nobody has seen yet.
+#[inline(always)]
+fn is_sctp_fragment<A>(wire: &Wire<A>) -> bool {
+    wire.piece.is_first() && wire.key.protocol == SCTP
+}
+
+/// Whether the packet may leave as `flow` says, or what becomes of it instead. Asked before anything is remembered of it:
+/// a packet that ends here must not keep a flow alive, and still less take a source from another.
+#[inline(always)]
+fn may_leave<P: Packet, A: Address>(packet: &P, wire: &Wire<A>, flow: &Flow<A>) -> Result<(), Verdict> {
+    let hop = &flow.hop;
+    if hop.takes_hop() && wire.ttl <= 1 {
+        return Err(refuse::<A>(Reason::TtlExceeded));
+    }
+    if !hop.is_through_stack() {
+        let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
+        if length > u32::from(hop.mtu) {
+            return Err(Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) });
+        }
+    }
+    if is_sctp_fragment(wire) && rewrite::changes_ports(wire, flow) {
+        return Err(Verdict::drop(Reason::SctpFragment));
+    }
+    Ok(())
+}
+
 /// Rewrites the packet and sends it on. `has_asked`: the kernel was asked for the way with this very packet.
 #[inline(always)]
 fn finish<P, A, T, E>(
@@ -402,21 +479,7 @@ where
     E: Env,
 {
     let hop = &flow.hop;
-    let is_forwarding = !hop.is_through_stack();
-    let takes_hop = hop.takes_hop();
-    if takes_hop && wire.ttl <= 1 {
-        return refuse::<A>(Reason::TtlExceeded);
-    }
-    if is_forwarding {
-        let length = packet.segment_size().map_or(wire.length, |segment| u32::from(wire.headers) + segment);
-        if length > u32::from(hop.mtu) {
-            return Verdict { ifindex: u32::from(hop.mtu), ..refuse::<A>(Reason::MtuExceeded) };
-        }
-    }
     if wire.piece.is_first() {
-        if wire.key.protocol == SCTP && rewrite::changes_ports(wire, flow) {
-            return Verdict::drop(Reason::SctpFragment);
-        }
         fragment::note(tables, wire, env.tick());
     }
     let length = packet.len();
@@ -440,7 +503,7 @@ where
 /// neighbour entry honest, which our own frames would never do.
 #[inline(always)]
 pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
-    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && (has_asked || !hop.has_neighbour()) {
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {

@@ -47,6 +47,6 @@ pub trait Env {
     fn repeat<S: Step>(&self, times: u32, body: &mut S);
 
     /// Asks the kernel's routing table how a packet with the tuple `key` would leave if it came in by
-    /// [`Env::ifindex`].
+    /// [`Env::ifindex`]. Whom it named is remembered for [`crate::Action::RedirectNeighbour`].
     fn route<A: Address>(&self, key: &FlowKey<A>) -> Route;
 }

@@ -197,22 +197,26 @@ fn extension_headers<P: Packet>(packet: &P, at: usize, next: u8, length: usize) 
     };
     let mut fragment = packet.opaque(0) as u16;
     for _ in 0..MAX_EXTENSION_HEADERS {
+        // Nothing behind an authentication header may be changed (RFC 4302): it is not walked.
         let unit = match chain.next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8,
-            AUTHENTICATION => 4,
             FRAGMENT_HEADER => 0,
             _ => break,
         };
         let header: [u8; 8] = packet.load(at + chain.offset).ok_or(Reason::Malformed)?;
         let [following, units, high, low, id_bytes @ ..] = header;
+        // Nor is a routing header with segments left: the packet's destination, which the checksum covers, is not the one that
+        // the IPv6 header names (RFC 8200, 4.4 and 8.1).
+        if chain.next == ROUTING && low != 0 {
+            break;
+        }
         if unit == 0 {
             // What an inner one says is added: a first fragment stays one.
             fragment |= u16::from_be_bytes([high, low]);
             chain.id = u32::from_be_bytes(id_bytes);
         }
         chain.named_at = chain.offset;
-        // RFC 8200: in 8-byte units without the first 8 bytes; RFC 4302: in 4-byte units without the first two. A fragment
-        // header is 8 bytes.
+        // RFC 8200: in 8-byte units without the first 8 bytes. A fragment header is 8 bytes.
         chain.offset = packet.opaque(chain.offset + 8 + usize::from(units) * unit);
         if chain.offset > length {
             return Err(Reason::Malformed);

@@ -13,7 +13,8 @@ use lb_common::{Flow, FlowKey, Reason, Settings};
 
 /// How many tuples are probed for one new flow, as many as netfilter does: a flood must not buy much work with a packet.
 const PROBES: u32 = 128;
-/// The last few probes may take a tuple from a flow that nobody has confirmed: a flood then evicts only its like.
+/// The last few probes may take a tuple from a flow that is in doubt, since nobody has confirmed it or it was reset: a flood
+/// then evicts only its like.
 const DISPLACING: u32 = 8;
 /// How often in a tick each CPU may go on to search all that is lent, first for what is free and then for what it may
 /// take. Where nothing is either, that takes about 5 ms for the default range of one address (measured, 28,976 ports looked up
@@ -28,8 +29,10 @@ pub fn address<A: Address>(settings: &Settings, count: u32, hash: u64) -> A {
 
 /// Finds a source tuple for `flow`, whose addresses are set, and inserts the reply's entry. The client's own port is kept
 /// with the client's own address; else the ports of all `addresses` lent are probed from a place that the hash gives, first a
-/// few, then, as far as this CPU's budget reaches, all. Returns whether it took that.
+/// few, then, as far as this CPU's budget reaches, all. Returns whether it took that. Only the client's own port will do
+/// where the packet at hand `keeps_port`.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; a record of them would take its room on the stack")]
 pub fn lend<A: Address, T: Tables + AddressTables<A>, E: Env>(
     tables: &T,
     env: &E,
@@ -38,11 +41,16 @@ pub fn lend<A: Address, T: Tables + AddressTables<A>, E: Env>(
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
     hash: u64,
+    keeps_port: bool,
 ) -> Result<bool, Reason> {
+    if keeps_port && flow.flags & Flow::<A>::SNAT != 0 {
+        return Err(Reason::SctpFragment);
+    }
     if flow.flags & Flow::<A>::SNAT == 0 {
         match claim(tables, key, flow, false) {
             Ok(()) => return Ok(false),
             Err(InsertError::Full) => return Err(Reason::TableFull),
+            Err(InsertError::Exists) if keeps_port => return Err(Reason::SctpFragment),
             Err(InsertError::Exists) => addresses = 1,
         }
     }
@@ -116,28 +124,50 @@ impl<A: Address, T: Tables + AddressTables<A>> Step for Probe<'_, A, T> {
     }
 }
 
-/// Claims the tuple that `flow` rewrites to, by inserting the reply's entry. An entry whose flow is over, or that belongs to
-/// this very flow, is replaced; one that nobody has confirmed too, if `displaces`. Not inlined: it has a stack frame of
-/// its own.
-#[inline(never)]
+/// Claims the tuple that `flow` rewrites to, by inserting the reply's entry, if whoever holds it makes way.
+#[inline(always)]
 fn claim<A: Address, T: AddressTables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
     displaces: bool,
 ) -> Result<(), InsertError> {
+    if makes_way(tables, key, flow, displaces) { insert(tables, key, flow) } else { Err(InsertError::Exists) }
+}
+
+/// Whether the tuple that `flow` rewrites to may be claimed. A flow that is over, or that is in doubt if `displaces`,
+/// is forgotten; of this very flow, the entry that is to be replaced. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn makes_way<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, displaces: bool) -> bool {
+    let Some(scratch) = tables.scratch() else {
+        return false;
+    };
+    let wanted = &mut scratch.mirror_key;
+    conntrack::write_partner(key.protocol, flow, wanted);
+    let Some((table, holder)) = conntrack::find(tables, wanted) else {
+        return true;
+    };
+    if holder.is_partner(key) {
+        tables.delete(table, wanted);
+    } else if holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_doubtful()) {
+        // Both entries: by the other one, its client would go on with a source that is no longer its own.
+        conntrack::forget(tables, table, wanted, holder);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Inserts the reply's entry of `flow`. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn insert<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+) -> Result<(), InsertError> {
     let Some(scratch) = tables.scratch() else {
         return Err(InsertError::Full);
     };
-    conntrack::write_partner(key.protocol, flow, &mut scratch.mirror_key);
-    if let Some((table, holder)) = conntrack::find(tables, &scratch.mirror_key) {
-        let yields =
-            holder.is_partner(key) || holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_unconfirmed());
-        if !yields {
-            return Err(InsertError::Exists);
-        }
-        tables.delete(table, &scratch.mirror_key);
-    }
     conntrack::note_deltas(key, flow);
     conntrack::mirror(key, flow, scratch);
     tables.insert(Table::New, &scratch.mirror_key, &scratch.mirror)

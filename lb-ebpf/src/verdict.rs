@@ -12,7 +12,8 @@ pub enum Action {
     Drop,
     /// Send it out by [`Verdict::ifindex`]; its link-layer header is complete.
     Redirect,
-    /// Send it out by [`Verdict::ifindex`]; the kernel finds the neighbour. Never at XDP.
+    /// Send it out by [`Verdict::ifindex`]; the kernel finds the MAC of the neighbour that it named for
+    /// this packet ([`crate::Env::route`]). Never at XDP.
     RedirectNeighbour,
     /// At XDP: hand it on untouched and uncounted, since only TCX ingress can finish it.
     Defer,

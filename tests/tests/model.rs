@@ -129,6 +129,47 @@ fn a_frame_for_another_host_begins_nothing() {
 }
 
 #[test]
+fn a_frame_for_another_host_is_left_alone_also_where_the_flow_is_known() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let own = lb_common::Device::new(lb_common::Device::OWN_MAC);
+        for ifindex in [UPLINK, INSIDE] {
+            let device = node.tables.image.devices.entry(ifindex).or_default();
+            *device = lb_common::Device { mac: frames::DESTINATION_MAC, flags: device.flags | own.flags, ..own };
+        }
+        let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
+        let (seen, backend) = node.connect(client, service);
+        let tables = |node: &Node| {
+            let four = [Table::Confirmed, Table::New].map(|table| node.tables.flows4.contents(table));
+            (four, [Table::Confirmed, Table::New].map(|table| node.tables.flows6.contents(table)))
+        };
+        for later in [0, 1, 4] {
+            node.around.tick += later;
+            for (by, ours) in [
+                (UPLINK, frames::tcp(client, service, Flags::Ack, b"request")),
+                (INSIDE, frames::tcp(backend, seen, Flags::Ack, b"answer")),
+                (UPLINK, frames::tcp(client, service, Flags::Rst, b"")),
+            ] {
+                let mut flooded = ours.clone();
+                flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x77]);
+                // Before one of ours in this tick, and after.
+                for _ in 0..2 {
+                    let before = tables(&node);
+                    assert_eq!(node.ingress(by, &flooded), (Verdict::pass(Reason::NotOurs), flooded.clone()));
+                    if by == UPLINK {
+                        assert_eq!(node.xdp(&flooded), (Verdict::pass(Reason::NotOurs), flooded.clone()));
+                    }
+                    assert!(before == tables(&node), "something is remembered of it");
+                    node.forwarded(by, &ours);
+                }
+            }
+            // The next round is of a new connection.
+            node.connect(client, service);
+        }
+    }
+}
+
+#[test]
 fn sources_that_no_client_can_have_are_refused() {
     let mut node = Node::new();
     let martians: [&str; 12] = [
@@ -310,6 +351,95 @@ fn a_spent_ttl_ends_here() {
     );
 }
 
+/// All entries of both tables, to see whether a packet has changed any.
+fn remembered(node: &Node) -> String {
+    let tables = [Table::Confirmed, Table::New];
+    let four = tables.map(|table| node.tables.flows4.contents(table));
+    let six = tables.map(|table| node.tables.flows6.contents(table));
+    // The way out may have been asked for: it is no more than an answer of the kernel's.
+    let four = four.map(|flows| flows.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>());
+    let six = six.map(|flows| flows.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>());
+    format!("{four:?} {six:?}")
+}
+
+/// Opens a connection to a backend behind either interface.
+fn open(node: &mut Node, from: SocketAddr, to: SocketAddr) {
+    let (verdict, bytes) = node.ingress(UPLINK, &frames::tcp(from, to, Flags::Syn, b""));
+    let (seen, backend, _) = checked(&bytes);
+    node.forwarded(verdict.ifindex, &frames::tcp(backend, seen, Flags::SynAck, b""));
+    node.forwarded(UPLINK, &frames::tcp(from, to, Flags::Ack, b""));
+}
+
+/// The frame with a TTL or hop limit of one.
+fn at_its_end(mut frame: Vec<u8>) -> Vec<u8> {
+    let is_v4 = frame[12..14] == [0x08, 0x00];
+    if is_v4 {
+        let taken = u16::from(frame[22] - 1);
+        frame[22] = 1;
+        let sum = u32::from(u16::from_be_bytes([frame[24], frame[25]])) + u32::from(taken << 8);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        frame[24..26].copy_from_slice(&(sum as u16).to_be_bytes());
+    } else {
+        frame[21] = 1;
+    }
+    frame
+}
+
+#[test]
+fn nothing_is_remembered_of_a_packet_that_is_not_sent_on() {
+    for family in Family::BOTH {
+        for service in [SINGLE, FAR] {
+            let (from, to) = (client(family, 40_000), family.cluster(service, 80));
+            let refused = |flags| {
+                [
+                    (at_its_end(frames::tcp(from, to, flags, b"")), Reason::TtlExceeded),
+                    (frames::tcp(from, to, flags, &[7; 4000]), Reason::MtuExceeded),
+                ]
+            };
+            // As the first packet.
+            let mut node = Node::new();
+            for (frame, reason) in refused(Flags::Syn) {
+                assert_eq!(node.ingress(UPLINK, &frame).0.reason, reason);
+                assert_eq!(node.xdp(&frame), (Verdict::DEFER, frame));
+            }
+            assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+            assert!(node.tables.services.borrow().is_empty(), "no connection is counted");
+            // A stranger's answer is no reply then.
+            let answer = frames::tcp(SocketAddr::new(family.backend(LOCAL_1), TARGET_PORT), from, Flags::SynAck, b"");
+            assert_eq!(node.ingress(INSIDE, &answer), (Verdict::pass(Reason::NotOurs), answer));
+            // As a later one, of the same tick and of another.
+            open(&mut node, from, to);
+            for ticks in [0, 5] {
+                node.around.tick += ticks;
+                let before = remembered(&node);
+                for flags in [Flags::Ack, Flags::Fin, Flags::Rst] {
+                    for (frame, reason) in refused(flags) {
+                        assert_eq!(node.ingress(UPLINK, &frame).0.reason, reason);
+                        assert_eq!(node.xdp(&frame), (Verdict::DEFER, frame));
+                    }
+                }
+                assert_eq!(remembered(&node), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_is_not_sent_on_takes_no_source_from_another_connection() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (from, first, second) = (client(family, 40_000), family.cluster(SINGLE, 80), family.cluster(TWIN, 80));
+        node.connect(from, first);
+        let backend = SocketAddr::new(family.backend(LOCAL_1), TARGET_PORT);
+        node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Fin, b""));
+        node.forwarded(INSIDE, &frames::tcp(backend, from, Flags::Fin, b""));
+        let frame = at_its_end(frames::tcp(from, second, Flags::Syn, b""));
+        assert_eq!(node.ingress(UPLINK, &frame).0.reason, Reason::TtlExceeded);
+        let last = frames::tcp(backend, from, Flags::Ack, b"");
+        assert_eq!(node.forwarded(INSIDE, &last), (first, from), "it is still the first Service's");
+    }
+}
+
 #[test]
 fn segments_and_not_the_whole_are_held_against_the_mtu() {
     let mut node = Node::new();
@@ -343,6 +473,25 @@ fn xdp_leaves_what_it_cannot_finish_untouched_and_uncounted() {
     let (verdict, _) = node.ingress(UPLINK, &syn);
     assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectNeighbour, INSIDE));
     assert_eq!(node.tables.packets(Reason::Forwarded), 1);
+}
+
+#[test]
+fn whoever_has_no_neighbour_asks_for_the_way_with_every_packet() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
+        let unresolved = |ifindex| Route::Via(NextHop { macs: [0; 12], ..small::hop(ifindex) });
+        for by in [INSIDE, UPLINK, INSIDE] {
+            // One of several gateways, and then another: the kernel sends to the one that it named last.
+            node.around.routes.insert(family.backend(LOCAL_1), unresolved(by));
+            let (verdict, _) = node.ingress(UPLINK, &frames::tcp(client, service, Flags::Syn, b""));
+            assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectNeighbour, by));
+        }
+        node.around.routes.insert(family.backend(LOCAL_1), Route::Via(small::hop(INSIDE)));
+        let syn = frames::tcp(client, service, Flags::Syn, b"");
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour, "it has asked once more");
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::Redirect);
+    }
 }
 
 #[test]

@@ -160,7 +160,6 @@ fn several_gateways_share_the_work_and_one_may_die() {
 }
 
 #[test]
-#[ignore = "bpf_redirect_neigh chooses among IPv6 gateways anew, by another hash than bpf_fib_lookup, and asks the wrong one's link"]
 fn several_gateways_share_the_work_over_ipv6_and_one_may_die() {
     needs_datapath!();
     share_the_work(|[_, v6]| v6);

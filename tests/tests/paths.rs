@@ -210,7 +210,17 @@ fn a_socket_of_the_node_is_served_alike_on_both_paths() {
             let (seen, backend, _) = checked(&bytes);
             let answer = frames::tcp(backend, seen, Flags::SynAck, b"");
             // Whoever sends it from outside forges the node's address.
-            assert_eq!(node.ingress(UPLINK, &answer), (Verdict::pass(Reason::NotOurs), answer.clone()));
+            let counted = node.tables.reasons.borrow().clone();
+            for by in [UPLINK, INSIDE, PAIR] {
+                assert_eq!(node.ingress(by, &answer), (Verdict::pass(Reason::NotOurs), answer.clone()));
+            }
+            assert_eq!(node.xdp(&answer), (Verdict::pass(Reason::NotOurs), answer.clone()));
+            let rest = &frames::fragments(&frames::tcp(backend, seen, Flags::Ack, &[1; 2000]), 1200, 1);
+            for piece in rest {
+                let (verdict, bytes) = node.ingress(UPLINK, piece);
+                assert_eq!((verdict.action, &bytes), (Action::Pass, piece));
+            }
+            assert_eq!(*node.tables.reasons.borrow(), counted, "and is not counted");
             assert_eq!(node.egress(UPLINK, &answer).0, Verdict::pass(Reason::Replied));
         }
     }

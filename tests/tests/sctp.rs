@@ -144,3 +144,26 @@ fn fragments_pass_where_no_port_changes_and_are_dropped_with_a_reason_where_one_
         assert_eq!(node.ingress(UPLINK, &pieces[1]), (Verdict::pass(Reason::Fragment), pieces[1].clone()));
     }
 }
+
+#[test]
+fn nothing_is_remembered_of_a_fragment_that_was_dropped() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        // The backend's port is another, the source is lent, and the client's own port is taken.
+        let far = family.cluster(SIGNAL_FAR, 80);
+        let whole = frames::sctp(client(family), family.cluster(SIGNAL, 80), DATA, &[3; 3000]);
+        let remote = frames::sctp(client(family), far, DATA, &[3; 3000]);
+        for whole in [whole, remote] {
+            let first = &fragments(&whole, 1200, 8)[0];
+            assert_eq!(node.ingress(UPLINK, first).0, Verdict::drop(Reason::SctpFragment));
+        }
+        assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+        let kept = frames::sctp(client(family), family.cluster(SIGNAL, 80), INIT, b"");
+        sent(&mut node, UPLINK, &kept);
+        let entries = node.entries(Table::New);
+        let taken = frames::sctp(client(family), family.cluster(SIGNAL, TARGET_PORT), DATA, &[3; 3000]);
+        let first = &fragments(&taken, 1200, 9)[0];
+        assert_eq!(node.ingress(UPLINK, first).0, Verdict::drop(Reason::SctpFragment));
+        assert_eq!(node.entries(Table::New), entries);
+    }
+}

@@ -77,7 +77,8 @@ fn every_port_of_the_range_is_lent_and_then_none() {
     let syn = frames::tcp(client(Family::V4, 51), service, Flags::Syn, b"");
     assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::SnatExhausted));
     // A connection that is over gives its port back at once, an expired one too.
-    node.forwarded(UPLINK, &frames::tcp(client(Family::V4, 7), service, Flags::Rst, b""));
+    let (seen, backend) = node.forwarded(UPLINK, &frames::tcp(client(Family::V4, 7), service, Flags::Fin, b""));
+    node.forwarded(UPLINK, &frames::tcp(backend, seen, Flags::Fin, b""));
     node.forwarded(UPLINK, &syn);
     node.around.tick += State::Established.timeout_ticks() + 1;
     node.forwarded(UPLINK, &frames::tcp(client(Family::V4, 52), service, Flags::Syn, b""));
@@ -230,4 +231,65 @@ fn a_flood_gets_one_search_a_tick() {
     assert_eq!(node.ingress(UPLINK, &syn(second)).0, Verdict::drop(Reason::SnatExhausted), "in the same tick");
     node.around.tick += 1;
     assert_eq!(node.ingress(UPLINK, &syn(second)).0.reason, Reason::ForwardedSnatScarce);
+}
+
+#[test]
+fn who_loses_a_source_to_another_connection_is_forgotten_with_it() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (from, first, second) = (client(family, 40_000), family.cluster(SINGLE, 80), family.cluster(TWIN, 80));
+        let (_, backend) = node.connect(from, first);
+        node.forwarded(INSIDE, &frames::tcp(backend, from, Flags::Fin, b""));
+        node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Fin, b""));
+        assert_eq!(node.connect(from, second).0, from, "what is over gives its source back");
+        assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0), "nothing is left of the first");
+        let (seen, _) = node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Ack, b"late"));
+        assert_ne!(seen, from, "that is the second connection's source now");
+        let data = frames::tcp(backend, from, Flags::Ack, b"");
+        assert_eq!(node.forwarded(INSIDE, &data), (second, from));
+    }
+}
+
+#[test]
+fn a_reset_connection_that_goes_on_keeps_its_source_until_others_have_no_other() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        node.tables.image.settings.snat_port_first = 61_000;
+        node.tables.image.settings.snat_port_last = 61_099;
+        let (held, service) = (client(family, 9_999), family.cluster(FAR, 80));
+        let open = |node: &mut Node, port| {
+            let (seen, backend) = node.forwarded(UPLINK, &frames::tcp(client(family, port), service, Flags::Syn, b""));
+            node.forwarded(UPLINK, &frames::tcp(backend, seen, Flags::SynAck, b""));
+            node.forwarded(UPLINK, &frames::tcp(client(family, port), service, Flags::Ack, b""));
+            seen
+        };
+        let seen = open(&mut node, held.port());
+        // As somebody who guesses the tuple may send.
+        node.forwarded(UPLINK, &frames::tcp(held, service, Flags::Rst, b""));
+        for port in 1..=99 {
+            open(&mut node, port);
+            let on = node.forwarded(UPLINK, &frames::tcp(held, service, Flags::Ack, b"on"));
+            assert_eq!(on.0, seen, "{port} others found a port of their own");
+        }
+        // Now there is none but this.
+        *node.tables.budget.get_mut() = lb_common::Budget::default();
+        let (verdict, bytes) = node.ingress(UPLINK, &frames::tcp(client(family, 100), service, Flags::Syn, b""));
+        assert!(matches!(verdict.reason, Reason::Forwarded | Reason::ForwardedSnatScarce), "{verdict:?}");
+        assert_eq!(frames::checked(&bytes).0, seen);
+    }
+}
+
+#[test]
+fn a_flood_of_resets_leaves_ports_for_others() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        node.tables.image.settings.snat_port_first = 61_000;
+        node.tables.image.settings.snat_port_last = 61_199;
+        let service = family.cluster(FAR, 80);
+        for port in 1..=2_000 {
+            for flags in [Flags::Syn, Flags::Rst] {
+                node.forwarded(UPLINK, &frames::tcp(client(family, port), service, flags, b""));
+            }
+        }
+    }
 }

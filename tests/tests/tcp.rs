@@ -5,7 +5,7 @@ use lb_common::{Backend, BackendSet, Reason};
 use lb_ebpf::{Table, Verdict};
 use lb_tests::frames::{self, Flags};
 use lb_tests::node::{INSIDE, Node, UPLINK};
-use lb_tests::small::{Family, LOCAL_1, LOCAL_2, SINGLE, V6, WEB};
+use lb_tests::small::{FAR, Family, LOCAL_1, LOCAL_2, SINGLE, V6, WEB};
 use std::net::SocketAddr;
 
 fn client(family: Family) -> SocketAddr {
@@ -208,6 +208,23 @@ fn an_unknown_connection_gets_the_keyed_pick_and_can_be_told_that_it_was_wrong()
             // A backend that knows no such connection resets it, and the client must hear it from the Service.
             let reset = node.forwarded(INSIDE, &frames::tcp(backend, client, Flags::Rst, b""));
             assert_eq!(reset, (service, client));
+        }
+    }
+}
+
+#[test]
+fn the_first_packet_of_a_flow_may_be_its_last() {
+    for family in Family::BOTH {
+        for service in [SINGLE, FAR] {
+            for (flags, state) in [(Flags::Rst, State::Closed), (Flags::Fin, State::HalfClosed)] {
+                let mut node = Node::new();
+                let (client, service) = (client(family), family.cluster(service, 80));
+                node.forwarded(UPLINK, &frames::tcp(client, service, flags, b""));
+                assert_eq!(node.states(), [state; 2], "both entries know");
+                node.around.tick += state.timeout_ticks() + 1;
+                node.forwarded(UPLINK, &frames::tcp(client, service, Flags::Ack, b""));
+                assert_eq!(node.states(), [State::SynSent; 2], "and it lives as long as such a flow does");
+            }
         }
     }
 }

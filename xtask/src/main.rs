@@ -1,4 +1,4 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | conformance | bench | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | conformance | mutate | fuzz | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
@@ -7,7 +7,9 @@ mod bench;
 mod build;
 mod conformance;
 mod demo;
+mod fuzz;
 mod lint;
+mod mutate;
 mod ownership;
 mod privilege;
 mod process;
@@ -44,6 +46,10 @@ enum Command {
     Test(test::Args),
     /// Set up, build, and run cases of what a Service proxy must do through the loaded programs.
     Conformance(conformance::Args),
+    /// Make listed mistakes in a copy of the datapath's core, each of which the oracle must notice.
+    Mutate(mutate::Args),
+    /// Let libFuzzer look for input that upsets what reads it.
+    Fuzz(fuzz::Args),
     /// Set up, build, and measure against yardsticks and peers.
     Bench(bench::Args),
     /// Check formatting and lints, for the host and for BPF.
@@ -71,6 +77,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
         Command::Conformance(args) => conformance::run(route, &args),
+        Command::Mutate(args) => mutate::run(&args),
+        Command::Fuzz(args) => {
+            setup::run(route)?;
+            fuzz::run(&args)
+        }
         Command::Bench(args) => bench::run(route, &args),
         Command::Lint => lint::run(route),
     }

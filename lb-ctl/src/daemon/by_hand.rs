@@ -8,16 +8,18 @@ use super::balancer::Balancer;
 use super::engine::{Engine, Parts};
 use super::host_clients::HostClients;
 use super::sources::Sources;
-use super::{Config, Error, config};
+use super::{Config, Error, config, flows};
 use crate::api::{Catalogue, Failure};
 use crate::datapath::conntrack::{self, Sweep};
 use crate::datapath::{Clock, Datapath};
 use crate::host::{self, HostView};
+use crate::image::Withdrawn;
 use crate::manifest;
 use crate::maps::PinnedMaps;
 use crate::objects::ObjectId;
 use crate::store::{self, Store, Update};
 use lb_common::flow::TICK_SHIFT;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -33,6 +35,8 @@ pub struct ByHand {
     maps: PinnedMaps,
     host: watch::Sender<Arc<HostView>>,
     clock: Clock,
+    /// Endpoints whose flows are to be forgotten.
+    withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
 }
 
 impl ByHand {
@@ -45,6 +49,7 @@ impl ByHand {
         let (host, host_receiver) = watch::channel(Arc::new(host::snapshot()?));
         // Nobody asks and nobody listens.
         let (_, commands) = mpsc::channel(1);
+        let (withdrawn, withdrawn_receiver) = mpsc::unbounded_channel();
         let (catalogue, _) = watch::channel(Catalogue::default());
         let parts = Parts {
             config,
@@ -59,9 +64,10 @@ impl ByHand {
             updates,
             commands,
             catalogue,
+            withdrawn,
         };
         let engine = Engine::new(parts).map_err(Error::Maps)?;
-        Ok(Self { engine, maps, host, clock })
+        Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver })
     }
 
     /// Begins anew with other settings and without objects, as a daemon does that is started again after its state file was
@@ -80,22 +86,23 @@ impl ByHand {
         let parsed = manifest::parse(manifests, "manifests", "default")
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         self.engine.apply(parsed).map_err(|failure| reasons(&failure))?;
-        self.health()
+        self.finish()
     }
 
     /// Deletes objects, all or none, and brings maps and hooks up to date.
     pub fn delete(&mut self, ids: Vec<ObjectId>) -> Result<(), String> {
         self.engine.delete(ids, false).map_err(|failure| reasons(&failure))?;
-        self.health()
+        self.finish()
     }
 
     /// Whether all sources have told all their objects. Until then nothing new gets into the maps.
-    pub fn set_synced(&mut self, synced: bool) {
+    pub fn set_synced(&mut self, synced: bool) -> Result<(), String> {
         if synced {
             self.engine.take_update(Update { feed: FEED.to_owned(), changes: Vec::new(), synced });
         } else {
             self.engine.store.register(FEED);
         }
+        self.finish()
     }
 
     /// Looks at the node's network, and brings maps and hooks to what is there.
@@ -109,7 +116,7 @@ impl ByHand {
             self.engine.host_clients.look_again();
             self.engine.converge();
         }
-        self.health()
+        self.finish()
     }
 
     /// Sets the clock of the engine and of the programs ahead of the system's, and forgets flows that are too old by then.
@@ -121,8 +128,11 @@ impl ByHand {
         self.maps.flow_tables().sweep_expired(&mut sweep, now, SWEEP).map(drop).map_err(|error| error.to_string())
     }
 
-    /// Why not everything is as it should be, if that is so.
-    fn health(&self) -> Result<(), String> {
+    /// Does what else a change asks for, and tells why not everything is as it should be, if that is so.
+    fn finish(&mut self) -> Result<(), String> {
+        while let Ok(endpoints) = self.withdrawn.try_recv() {
+            flows::forget(self.maps.flow_tables(), &endpoints);
+        }
         if let Some(failure) = self.engine.failure() {
             return Err(failure.to_owned());
         }

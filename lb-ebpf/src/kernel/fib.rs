@@ -1,5 +1,6 @@
 //! `bpf_fib_lookup` (include/uapi/linux/bpf.h, net/core/filter.c).
 
+use super::maps::NEIGHBOUR;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_fib_lookup};
 use lb_common::{FlowKey, NextHop, Reason};
@@ -70,6 +71,15 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
     }
     // SAFETY: the context of this program, and a structure of the size the kernel knows.
     let answer = unsafe { bpf_fib_lookup(ctx, (&raw mut lookup).cast(), core::mem::size_of::<Lookup>() as i32, 0) };
+    // The helper leaves the gateway, or else the destination, in place of the destination, and its family.
+    if (answer == 0 || answer == 7)
+        && let Some(neighbour) = NEIGHBOUR.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's own copy.
+        let neighbour = unsafe { &mut *neighbour };
+        neighbour.family = (lookup.head & 0xff) as u32;
+        neighbour.address = lookup.destination;
+    }
     match answer {
         // BPF_FIB_LKUP_RET_SUCCESS, _NO_NEIGH (the MACs are then zero)
         0 | 7 => Route::Via(NextHop {
@@ -78,7 +88,7 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
             // Without a neighbour the kernel returns before it writes the MTU; that of the device is then the best we know.
             mtu: if answer == 7 { device_mtu(ctx, lookup.ifindex) } else { (lookup.head >> 48) as u16 },
             flags: 0,
-            zero: [0; 4],
+            came_to: [0; 4],
         }),
         // _BLACKHOLE, _UNREACHABLE, _PROHIBIT
         1 => Route::Failed(Reason::Blackhole),

@@ -4,8 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Owned, Peer, ReasonCount, Scratch, Service,
-    ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer, ReasonCount, Scratch,
+    Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 
 const fn size(name: &str) -> u32 {
@@ -54,6 +54,8 @@ pub(super) static SERVICE_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_en
 pub(super) static BACKEND_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::BACKEND_STATS), 0);
 #[map]
 pub(super) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(size(maps::BUDGETS), 0);
+#[map]
+pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entries(size(maps::NEIGHBOUR), 0);
 #[map]
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]

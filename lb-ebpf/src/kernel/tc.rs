@@ -1,6 +1,7 @@
 //! TCX ingress and egress, on every managed interface.
 
 use super::linear::Linear;
+use super::maps::NEIGHBOUR;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{
@@ -9,7 +10,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use lb_common::FlowKey;
+use lb_common::{FlowKey, Neighbour};
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, process};
@@ -26,8 +27,12 @@ const IPV6: u64 = 1 << 7;
 /// `BPF_ADJ_ROOM_MAC` (include/uapi/linux/bpf.h): make room behind the link-layer header.
 const ADJ_ROOM_MAC: u32 = 1;
 
+/// Kind of a packet whose frame is to the MAC of the interface that it came in by (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
 /// Headers are read and written in the linear part of the buffer; this much of a packet is made linear where it is not.
 const LINEAR: u32 = 192;
+
 struct TcPacket<'a>(&'a TcContext);
 
 impl<'a> TcPacket<'a> {
@@ -65,6 +70,12 @@ impl Packet for TcPacket<'_> {
     fn is_tagged(&self) -> bool {
         // SAFETY: a field of the context, which the verifier lets us read.
         unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn may_be_for_another_host(&self) -> bool {
+        // SAFETY: a field of the context, which the verifier lets us read.
+        unsafe { (*self.0.skb.skb).pkt_type != PACKET_HOST }
     }
 
     #[inline(always)]
@@ -150,6 +161,17 @@ impl<const EGRESS: bool> Env for TcEnv<'_, EGRESS> {
     }
 }
 
+/// Has the kernel send the packet to the neighbour that its routing table named a moment ago, for this very packet. Asked once
+/// more it may name another of several gateways, and look for that one on this link.
+#[inline(always)]
+fn redirect_neighbour(ifindex: u32) -> i32 {
+    let Some(neighbour) = NEIGHBOUR.get_ptr_mut(0) else {
+        return TCX_DROP;
+    };
+    // SAFETY: a record of the size and layout that the helper reads.
+    unsafe { bpf_redirect_neigh(ifindex, neighbour.cast(), size_of::<Neighbour>() as i32, 0) as i32 }
+}
+
 #[inline(always)]
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
     let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
@@ -157,8 +179,7 @@ fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
         Action::Pass | Action::Defer | Action::Open | Action::Icmp | Action::Answer => TCX_NEXT,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as i32 },
-        // SAFETY: as above; without parameters the kernel asks its own routing table for the neighbour.
-        Action::RedirectNeighbour => unsafe { bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        Action::RedirectNeighbour => redirect_neighbour(verdict.ifindex),
         Action::Drop => {
             if super::logs() {
                 aya_log_ebpf::debug!(ctx, "dropped at TCX, reason {}", verdict.reason as u8);

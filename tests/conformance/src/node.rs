@@ -190,8 +190,8 @@ impl Node {
     }
 
     /// Whether all sources have told all their objects.
-    pub fn set_synced(&mut self, synced: bool) {
-        self.daemon.set_synced(synced);
+    pub fn set_synced(&mut self, synced: bool) -> anyhow::Result<()> {
+        self.daemon.set_synced(synced).map_err(|why| anyhow!("the daemon: {why}"))
     }
 
     /// Lets time pass until so many seconds after the step began. It never runs back.

@@ -129,7 +129,7 @@ impl Run<'_> {
         course: &mut Course,
     ) -> anyhow::Result<()> {
         if index == 0 {
-            self.node.set_synced(true);
+            self.node.set_synced(true)?;
             self.node.begin(environment, &case.node_state)?;
         } else {
             let objects: Vec<Value> = course.objects.values().cloned().collect();
@@ -137,7 +137,7 @@ impl Run<'_> {
         }
         let is_synced = step.informers_synced.is_none_or(|kinds| kinds.values().all(|synced| *synced));
         if !is_synced {
-            self.node.set_synced(false);
+            self.node.set_synced(false)?;
         }
         let deleted = step.delete.iter().map(Reference::id).collect::<anyhow::Result<Vec<_>>>()?;
         if !deleted.is_empty() {
@@ -152,7 +152,7 @@ impl Run<'_> {
         let is_sticky = |object: &Value| object["spec"]["sessionAffinity"] == "ClientIP";
         course.memory.has_affinity = course.objects.values().any(is_sticky);
         if is_synced {
-            self.node.set_synced(true);
+            self.node.set_synced(true)?;
         }
         Ok(())
     }
