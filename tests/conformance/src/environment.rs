@@ -17,12 +17,16 @@ pub struct Environment {
     /// All nodes.
     pub nodes: BTreeMap<String, Node>,
     /// Networks of ClusterIPs.
+    #[serde(default)]
     pub service_cidrs: Vec<IpNet>,
     /// Networks of all pods.
+    #[serde(default)]
     pub cluster_pod_cidrs: Vec<IpNet>,
     /// How a pod's address is told from one outside.
+    #[serde(default)]
     pub local_detect: LocalDetect,
     /// The node's addresses that serve node ports.
+    #[serde(default)]
     pub nodeport_addresses: NodePortAddresses,
     /// Whether the source of every connection is rewritten.
     #[serde(default)]
@@ -49,10 +53,11 @@ pub struct Node {
 }
 
 /// How a pod's address is told from one outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LocalDetect {
     /// It is of the cluster's pod networks.
+    #[default]
     ClusterCidr,
     /// It is of this node's pod networks.
     NodeCidr,
@@ -68,6 +73,12 @@ pub enum NodePortAddresses {
     Named(NamedAddresses),
     /// Those in these networks.
     In(Vec<IpNet>),
+}
+
+impl Default for NodePortAddresses {
+    fn default() -> Self {
+        Self::Named(NamedAddresses::Primary)
+    }
 }
 
 /// Addresses that have a name together.
