@@ -21,6 +21,7 @@ use lb_ctl::datapath::{self, Datapath};
 use lb_ctl::host::{self, HostView};
 use lb_ctl::maps::{LbMaps as _, MapOp};
 use lb_ctl::objects::ObjectId;
+use lb_ctl::playground::offload::Offload;
 use lb_ebpf::Hook;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -83,6 +84,10 @@ impl Node {
             writeln!(commands, "link set {device} up\nlink set {peer} up")?;
         }
         ip(&commands)?;
+        for (_, peer, _) in GATEWAYS {
+            // So that XDP can send there, and does not leave everything to TCX.
+            Offload::Gro.set_here(peer, true)?;
+        }
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(Path::new("/proc/sys/net").join(setting), "1").with_context(|| setting.to_owned())?;
         }
