@@ -1,10 +1,11 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | mutate | fuzz | bench | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | conformance | mutate | fuzz | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod fuzz;
 mod lint;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Args),
     /// Set up, build, and run every test; without root, those that need none.
     Test(test::Args),
+    /// Set up, build, and run cases of what a Service proxy must do through the loaded programs.
+    Conformance(conformance::Args),
     /// Make listed mistakes in a copy of the datapath's core, each of which the oracle must notice.
     Mutate(mutate::Args),
     /// Let libFuzzer look for input that upsets what reads it.
@@ -73,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build(args) => build::run(route, &args),
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
+        Command::Conformance(args) => conformance::run(route, &args),
         Command::Mutate(args) => mutate::run(&args),
         Command::Fuzz(args) => {
             setup::run(route)?;

@@ -74,6 +74,8 @@ pub(super) struct Engine {
     pub(super) config_problem: Option<String>,
     /// The cgroup is not served.
     pub(super) socket_problem: Option<String>,
+    /// By how much the engine's clock is ahead of the system's; not zero only where a test moves time.
+    pub(super) ahead: Duration,
 }
 
 /// How far the engine has come, and when it must look again.
@@ -138,6 +140,7 @@ impl Engine {
             started: Instant::now(),
             config_problem: None,
             socket_problem: None,
+            ahead: Duration::ZERO,
         })
     }
 
@@ -216,6 +219,7 @@ impl Engine {
 
     /// Brings maps and hooks to what is known now. A failure is tried again later.
     pub(super) fn converge(&mut self) {
+        let now = self.now();
         let host = Arc::clone(&self.host.borrow_and_update());
         let (host, moved) = self.balancer.survey(&host, &self.store.snapshot(), &self.route_to);
         if moved {
@@ -223,7 +227,7 @@ impl Engine {
         }
         let managed: Vec<u32> = self.hooks.attachments().iter().map(|attachment| attachment.ifindex).collect();
         let managed = managed.iter().filter_map(|index| host.interfaces.get(index));
-        self.host_clients.keep_pair(&host, managed, Instant::now());
+        self.host_clients.keep_pair(&host, managed, now);
         self.interfaces.set_pair(self.host_clients.ends());
         self.observe(&host);
         self.catalogue.send_if_modified(|catalogue| {
@@ -238,7 +242,7 @@ impl Engine {
         if let Err(error) = self.fill() {
             return self.failed(&error);
         }
-        if self.interfaces.update(self.hooks.as_mut(), &host, Instant::now()) {
+        if self.interfaces.update(self.hooks.as_mut(), &host, now) {
             // The interfaces' roles are known only now.
             self.observe(&host);
             if let Err(error) = self.fill() {
@@ -250,7 +254,7 @@ impl Engine {
             .ends()
             .is_some_and(|(_, outer)| self.hooks.attachments().iter().any(|attachment| attachment.ifindex == outer));
         let destinations = self.balancer.destinations(&self.config.service_cidrs);
-        self.host_clients.keep_routes(&destinations, is_attached, Instant::now());
+        self.host_clients.keep_routes(&destinations, is_attached, now);
         self.serve_sockets();
         if !self.progress.settled {
             match self.hooks.settle() {
@@ -299,7 +303,7 @@ impl Engine {
     }
 
     fn fill(&mut self) -> Result<(), crate::image::ReconcileError> {
-        let reconciled = self.balancer.reconcile(Instant::now());
+        let reconciled = self.balancer.reconcile(self.now());
         let withdrawn = self.balancer.take_withdrawn();
         if !withdrawn.is_empty() {
             // Nobody listens any more: the daemon is ending.
@@ -311,6 +315,11 @@ impl Engine {
         }
         self.progress.filled = true;
         Ok(())
+    }
+
+    /// The engine's clock.
+    fn now(&self) -> Instant {
+        Instant::now() + self.ahead
     }
 
     fn failed(&mut self, error: &dyn std::error::Error) {

@@ -97,7 +97,9 @@ pub(super) async fn sweep(
                 while let Ok(more) = withdrawn.try_recv() {
                     endpoints.extend(more);
                 }
-                forget(tables.clone(), endpoints).await;
+                let tables = tables.clone();
+                // Not if the runtime is going away.
+                tokio::task::spawn_blocking(move || forget(&tables, &endpoints)).await.ok();
                 continue;
             }
         }
@@ -125,19 +127,15 @@ pub(super) async fn sweep(
 }
 
 /// Forgets the flows to endpoints that were withdrawn.
-async fn forget(tables: FlowTables, endpoints: HashSet<Withdrawn>) {
-    let search = move || {
-        for _ in 0..SEARCHES {
-            match tables.forget(&endpoints) {
-                Ok(0) => break,
-                Ok(forgotten) => debug!(forgotten, "flows to withdrawn endpoints forgotten"),
-                Err(error) => {
-                    warn!(%error, "flows to withdrawn endpoints could not be forgotten");
-                    break;
-                }
+pub(super) fn forget(tables: &FlowTables, endpoints: &HashSet<Withdrawn>) {
+    for _ in 0..SEARCHES {
+        match tables.forget(endpoints) {
+            Ok(0) => break,
+            Ok(forgotten) => debug!(forgotten, "flows to withdrawn endpoints forgotten"),
+            Err(error) => {
+                warn!(%error, "flows to withdrawn endpoints could not be forgotten");
+                break;
             }
         }
-    };
-    // Not if the runtime is going away.
-    tokio::task::spawn_blocking(search).await.ok();
+    }
 }

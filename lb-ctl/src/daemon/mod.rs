@@ -4,6 +4,7 @@
 //! nothing behind; then [`engine`] converges until it is told to stop.
 
 mod balancer;
+mod by_hand;
 pub mod config;
 mod control;
 mod describe;
@@ -26,6 +27,7 @@ mod report;
 mod requests;
 mod sources;
 
+pub use by_hand::ByHand;
 pub use config::{Config, ConfigError};
 pub use options::{LogLevel, Options};
 

@@ -33,7 +33,7 @@ pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
-pub use programs::PacketLog;
+pub use programs::{Clock, PacketLog};
 pub use sockets::Cgroup;
 
 use crate::host::{HostView, Interface};
@@ -49,6 +49,8 @@ use meta::Meta;
 use programs::Programs;
 use sockets::SocketLinks;
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use target::Prober;
 use tracing::warn;
@@ -100,6 +102,17 @@ impl Datapath {
 
     /// The same with a BPF object of the caller's.
     pub fn open_object(options: &Options, object: &[u8]) -> Result<Self, Error> {
+        Self::load(options, object, false)
+    }
+
+    /// The same as [`Datapath::open`], with a clock that the caller sets ahead.
+    pub fn open_with_clock(options: &Options) -> Result<(Self, Clock), Error> {
+        let mut datapath = Self::load(options, crate::OBJECT.ok_or(Error::NoObject)?, true)?;
+        let clock = datapath.programs.clock()?;
+        Ok((datapath, clock))
+    }
+
+    fn load(options: &Options, object: &[u8], clock_moves: bool) -> Result<Self, Error> {
         require::check(options)?;
         bpffs::ensure(&options.bpffs)?;
         let pins = Pins::new(options);
@@ -109,7 +122,7 @@ impl Datapath {
         let in_use = claim(&pins, wanted)?;
         let handover = Handover::begin(&pins, wanted, in_use)?;
         let (config, flows) = (handover.directory(Half::Config), handover.directory(Half::Flows));
-        let programs = Programs::load(object, &config, &flows)?;
+        let programs = Programs::load(object, &config, &flows, clock_moves)?;
         Ok(Self {
             programs,
             maps: PinnedMaps::open(&config, &flows)?,
@@ -119,6 +132,11 @@ impl Datapath {
             handover,
             _locks: (instance, namespace),
         })
+    }
+
+    /// The program `lb_xdp`, `lb_tcx_ingress` or one of their neighbours in the object, for whoever runs it by hand.
+    pub fn program(&self, name: &str) -> io::Result<OwnedFd> {
+        self.programs.find(name).ok_or(io::ErrorKind::NotFound)?.try_clone_to_owned()
     }
 
     /// The maps.

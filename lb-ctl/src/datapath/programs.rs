@@ -2,12 +2,14 @@
 
 use super::Error;
 use super::bpf::{Hook, SocketHook};
+use aya::maps::{Array, MapData};
 use aya::programs::{Program, ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::MAPS;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// The program that sends a test frame to an interface.
 const PROBE: &str = "lb_xdp_probe";
@@ -18,6 +20,19 @@ const LOG_LINES: usize = 20;
 /// readable when there is something to flush.
 pub type PacketLog = aya_log::EbpfLogger<&'static dyn tracing_log::log::Log>;
 
+/// The map that says how far the programs' clock is ahead.
+const CLOCK: &str = ".data.clock";
+
+/// A clock of the programs that can be set ahead of the kernel's, for tests of what takes its time.
+pub struct Clock(Array<MapData, u64>);
+
+impl Clock {
+    /// Sets it ahead of the kernel's by so much, from the next packet on.
+    pub fn set_ahead(&mut self, ahead: Duration) -> io::Result<()> {
+        self.0.set(0, ahead.as_nanos() as u64, 0).map_err(io::Error::other)
+    }
+}
+
 /// The loaded programs.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -25,12 +40,14 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads everything that the hooks of interfaces need.
-    pub(super) fn load(object: &[u8], config: &Path, flows: &Path) -> Result<Self, Error> {
+    /// Loads everything that the hooks of interfaces need. `clock_moves`: there is a [`Clock`].
+    pub(super) fn load(object: &[u8], config: &Path, flows: &Path, clock_moves: bool) -> Result<Self, Error> {
         check_maps(object)?;
         let log = u8::from(tracing::enabled!(target: "lb_ebpf", tracing::Level::DEBUG));
         let mut loader = EbpfLoader::new();
         loader.override_global("LOG", &log, true);
+        let clock_moves = u8::from(clock_moves);
+        loader.override_global("CLOCK_MOVES", &clock_moves, true);
         for spec in MAPS {
             let directory = if spec.holds_flows { flows } else { config };
             loader.map_pin_path(spec.name, directory.join(spec.name));
@@ -70,6 +87,13 @@ impl Programs {
         PacketLog::init(&mut self.object).ok()
     }
 
+    /// The clock of programs that were loaded with one; to be asked for once.
+    pub(super) fn clock(&mut self) -> Result<Clock, Error> {
+        let broken = |reason: String| Error::Object(format!("its map {CLOCK} cannot be used: {reason}"));
+        let map = self.object.take_map(CLOCK).ok_or_else(|| broken("there is none".to_owned()))?;
+        Array::try_from(map).map(Clock).map_err(|error| broken(chain(&error)))
+    }
+
     /// The program that belongs on a hook.
     pub(super) fn on(&self, hook: Hook) -> BorrowedFd<'_> {
         self.at(hook.program())
@@ -77,8 +101,12 @@ impl Programs {
 
     /// The program of this name, which must have been loaded.
     pub(super) fn at(&self, name: &str) -> BorrowedFd<'_> {
-        let program = self.object.program(name).expect("`load` has found it");
-        program.fd().expect("`load` has loaded it").as_fd()
+        self.find(name).expect("`load` has loaded it")
+    }
+
+    /// The program of this name, if it was loaded.
+    pub(super) fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.object.program(name)?.fd().ok().map(|fd| fd.as_fd())
     }
 
     /// Sends one frame to the interface the way XDP redirects. That nothing failed does not mean that it arrived.

@@ -23,9 +23,14 @@ impl Offload {
         }
     }
 
+    /// Switches the offload of `link` in the calling thread's network namespace.
+    pub fn set_here(self, link: &str, on: bool) -> io::Result<()> {
+        set(link, self.command(), u32::from(on))
+    }
+
     /// Switches the offload of `link` in `space`.
     pub fn set(self, space: &NetNs, link: &str, on: bool) -> Result<(), Error> {
-        let done = space.run(|| set(link, self.command(), u32::from(on)))?;
+        let done = space.run(|| self.set_here(link, on))?;
         done.doing(|| format!("switch {self:?} of {link} in {} {}", space.name(), if on { "on" } else { "off" }))
     }
 }
