@@ -297,7 +297,7 @@ fn lent_ports_are_counted_by_the_backend_port_they_are_lent_towards() {
         let lent = Entry::REPLY | Entry::SNAT | Entry::ANSWERED | Entry::CONFIRMED;
         for port in 0..9 {
             put(8080, port, lent, now);
-            put(9090, port, if port < 5 { lent } else { lent | Entry::RST }, now);
+            put(9090, port, if port < 5 { lent } else { lent | Entry::FINS }, now);
             put(7070, port, if port < 5 { lent } else { lent & !Entry::SNAT }, now);
             put(6060, port, lent & !Entry::REPLY, now);
         }
