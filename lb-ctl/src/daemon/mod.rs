@@ -7,7 +7,6 @@ mod balancer;
 pub mod config;
 mod control;
 mod describe;
-mod endpoints;
 mod engine;
 #[cfg(test)]
 mod engine_tests;

@@ -2,10 +2,10 @@
 
 use crate::host::{HostView, Route};
 use crate::image::Routes;
-use crate::model::ServiceView;
-use crate::objects::{Key, Objects};
-use ipnet::IpNet;
+use crate::model::{ServiceView, Views};
+use crate::objects::{Key, Objects, differences};
 use lb_common::Device;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -50,7 +50,7 @@ pub(super) fn lent_addresses(
     objects: &Objects,
     name: &str,
     managed: impl Iterator<Item = u32>,
-    source_to: impl Fn(IpAddr) -> Option<IpAddr>,
+    source_to: impl FnMut(IpAddr) -> Option<IpAddr>,
 ) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let own = addresses(host);
     let node = objects.nodes.get(&Key::new("", name));
@@ -81,27 +81,49 @@ pub(super) fn lent_addresses(
 /// Which of the endpoints that nobody placed on a node are behind this one, as the kernel routes them. Remembers what it
 /// asked.
 #[derive(Debug, Default)]
-pub(super) struct Placement(BTreeMap<IpAddr, bool>);
+pub(super) struct Placement {
+    /// The views that were seen last.
+    views: Views,
+    /// How many endpoints have an address.
+    uses: BTreeMap<IpAddr, usize>,
+    routes: Routes,
+}
 
 impl Placement {
     /// Asks anew for everything: the host's interfaces or routes may have changed.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
-    /// The routes that tell for every endpoint of `services` whose node nobody named. `is_behind` says whether packets
-    /// to an address stay on this node.
-    pub(super) fn routes(&mut self, services: &[ServiceView], is_behind: impl Fn(IpAddr) -> bool) -> Routes {
-        let ports = services.iter().flat_map(|service| &service.ports);
-        let unplaced = ports.flat_map(|port| &port.endpoints).filter(|endpoint| endpoint.local.is_none());
-        let mut asked = BTreeMap::new();
-        for endpoint in unplaced {
-            let address = endpoint.address;
-            asked.entry(address).or_insert_with(|| self.0.get(&address).copied().unwrap_or_else(|| is_behind(address)));
+    /// The routes that tell for every endpoint of `views` whose node nobody named. `is_behind` says whether packets to an
+    /// address stay on this node.
+    pub(super) fn routes(&mut self, views: &Views, is_behind: impl Fn(IpAddr) -> bool) -> Routes {
+        for (_, before, now) in differences(&self.views, views) {
+            for address in now.into_iter().flat_map(|view| unplaced(view)) {
+                let uses = self.uses.entry(address).or_default();
+                *uses += 1;
+                if *uses == 1 {
+                    self.routes.insert(address.into(), is_behind(address));
+                }
+            }
+            for address in before.into_iter().flat_map(|view| unplaced(view)) {
+                if let Entry::Occupied(mut uses) = self.uses.entry(address) {
+                    *uses.get_mut() -= 1;
+                    if *uses.get() == 0 {
+                        uses.remove();
+                        self.routes.remove(address.into());
+                    }
+                }
+            }
         }
-        self.0 = asked;
-        self.0.iter().map(|(address, behind)| (IpNet::from(*address), *behind)).collect()
+        self.views = views.clone();
+        self.routes.clone()
     }
+}
+
+fn unplaced(view: &ServiceView) -> impl Iterator<Item = IpAddr> {
+    let endpoints = view.ports.iter().flat_map(|port| &port.endpoints);
+    endpoints.filter(|endpoint| endpoint.local.is_none()).map(|endpoint| endpoint.address)
 }
 
 /// The interfaces by which other nodes are reached, as the kernel routes their addresses. Remembers what it asked.

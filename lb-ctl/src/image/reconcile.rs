@@ -2,8 +2,8 @@
 
 use super::renderer::{Refused, Renderer};
 use super::{HostFacts, apply, plan};
-use crate::maps::{Image, LbMaps, MapError};
-use crate::model::ServiceView;
+use crate::maps::{Image, LbMaps, MapError, MapOp};
+use crate::model::Views;
 use std::time::Instant;
 
 /// What one round did.
@@ -11,6 +11,8 @@ use std::time::Instant;
 pub struct Reconciled {
     /// Writes performed.
     pub writes: usize,
+    /// Whether any of them was of an owned address.
+    pub addresses_changed: bool,
     /// Services that do not fit.
     pub refused: Vec<Refused>,
 }
@@ -45,7 +47,7 @@ impl Reconciler {
     pub fn reconcile(
         &mut self,
         maps: &mut dyn LbMaps,
-        views: &[ServiceView],
+        views: &Views,
         host: &HostFacts,
         now: Instant,
     ) -> Result<Reconciled, ReconcileError> {
@@ -57,10 +59,11 @@ impl Reconciler {
             plan(self.renderer.image(), &self.realized)
         };
         self.is_sure = false;
-        apply(maps, &ops, &mut self.realized)?;
+        apply(maps, &ops, self.renderer.image(), &mut self.realized)?;
         self.is_sure = true;
         self.renderer.settle(now);
-        Ok(Reconciled { writes: ops.len(), refused })
+        let is_of_address = |op: &MapOp| matches!(op, MapOp::PutOwned(..) | MapOp::DeleteOwned(_));
+        Ok(Reconciled { writes: ops.len(), addresses_changed: ops.iter().any(is_of_address), refused })
     }
 
     /// Reads the maps back and repairs what differs from the image, which nobody but us should cause. Gives the number
@@ -69,7 +72,7 @@ impl Reconciler {
         self.is_sure = false;
         self.realized = maps.read()?;
         let ops = plan(self.renderer.image(), &self.realized);
-        apply(maps, &ops, &mut self.realized)?;
+        apply(maps, &ops, self.renderer.image(), &mut self.realized)?;
         self.is_sure = true;
         Ok(ops.len())
     }

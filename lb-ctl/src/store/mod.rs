@@ -339,7 +339,7 @@ impl Store {
         }
         for id in plan.removed {
             undo.owners.push((id.clone(), self.ownership.set(&id, None)));
-            remove(objects, &id);
+            objects.remove(&id);
             applied.changes.push((id, Change::Deleted));
         }
         (applied, undo)
@@ -439,15 +439,5 @@ impl Store {
         }
         self.ledger.commit();
         self.created.clear();
-    }
-}
-
-fn remove(objects: &mut Objects, id: &ObjectId) {
-    match id.kind {
-        Kind::Namespace => drop(objects.namespaces.remove(&id.key)),
-        Kind::Node => drop(objects.nodes.remove(&id.key)),
-        Kind::Service => drop(objects.services.remove(&id.key)),
-        Kind::Pod => drop(objects.pods.remove(&id.key)),
-        Kind::EndpointSlice => drop(objects.endpoint_slices.remove(&id.key)),
     }
 }
