@@ -32,6 +32,7 @@ impl Engine {
             .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
         let applied = applied.collect();
         self.converge();
+        warnings.extend(self.keep());
         let waiting = (!self.store.is_synced()).then_some("not every source has been read");
         let reason = self.failure().or(waiting);
         warnings.extend(reason.map(|reason| format!("accepted, but not in the datapath yet: {reason}")));
@@ -59,6 +60,12 @@ impl Engine {
             }
         }
         self.converge();
+        self.keep().inspect(|warning| error!("{warning}"));
+    }
+
+    /// Has the disk keep what was changed; a warning says that it does not. The maps come first: the disk is slow.
+    fn keep(&mut self) -> Option<String> {
+        self.store.flush().err().map(|error| format!("in force, but perhaps not after a restart: {error}"))
     }
 
     /// Deletes objects of the CLI: all or nothing.
@@ -69,6 +76,7 @@ impl Engine {
         }
         let deleted = self.store.delete(&ids, Timestamp::now()).map_err(refusal)?;
         self.converge();
+        self.keep().inspect(|warning| error!("{warning}"));
         Ok(DeleteAnswer { deleted: deleted.into_iter().map(Into::into).collect() })
     }
 

@@ -51,7 +51,16 @@ impl Directory {
         }
         std::fs::read_dir(&path).map_err(|error| Error::Unreadable { path: path.clone(), error })?;
         let (sender, events) = mpsc::unbounded_channel();
-        let watcher = notify::recommended_watcher(move |event| drop(sender.send(event)));
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // To look at the directory is an event too, and must not lead to the next look.
+            let is_of_a_reader = |event: &Event| match event.kind {
+                EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
+                _ => false,
+            };
+            if !event.as_ref().is_ok_and(is_of_a_reader) {
+                drop(sender.send(event));
+            }
+        });
         let mut watcher = watcher.map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
         watch(&mut watcher, &path).map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
         let scanner = Scanner::new(path.clone(), default_namespace.into());
