@@ -17,6 +17,7 @@ mod flows;
 mod host_clients;
 mod interfaces;
 pub mod logging;
+mod memory;
 mod node;
 mod notify;
 pub mod options;

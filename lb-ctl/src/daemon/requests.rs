@@ -1,7 +1,8 @@
 //! Requests that change or describe objects, as the engine answers them.
 
 use super::control::invalid;
-use super::engine::Engine;
+use super::engine::{Engine, MUCH};
+use super::memory;
 use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
@@ -41,7 +42,9 @@ impl Engine {
 
     /// Takes news from a feed of sources, such as the watched directory.
     pub(super) fn take_update(&mut self, update: Update) {
+        let mut is_much = false;
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
+            is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
             match outcome {
                 Ok(applied) => {
                     applied.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -61,6 +64,9 @@ impl Engine {
         }
         self.converge();
         self.keep().inspect(|warning| error!("{warning}"));
+        if is_much {
+            memory::give_back();
+        }
     }
 
     /// Has the disk keep what was changed; a warning says that it does not. The maps come first: the disk is slow.
