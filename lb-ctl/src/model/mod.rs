@@ -76,10 +76,7 @@ impl Model {
             alone.insert(key, view);
         }
         for key in self.claims.claimants(&contested) {
-            if !alone.contains_key(&key) {
-                let view = self.alone(&key);
-                alone.insert(key, view);
-            }
+            alone.entry(key).or_insert_with_key(|key| self.alone(key));
         }
         for (key, view) in alone {
             match view {

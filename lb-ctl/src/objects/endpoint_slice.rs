@@ -62,10 +62,10 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// Which zones and nodes should use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hints: Option<Value>,
+    pub hints: Option<Box<Value>>,
     /// The object behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_ref: Option<Value>,
+    pub target_ref: Option<Box<Value>>,
     /// Deprecated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated_topology: Option<Labels>,

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-/// How long nothing must happen before the directory is looked at, and for how long after a look no file is looked at alone.
+/// How long nothing must happen before the directory is looked at, unless what changed is whole.
 const QUIET: Duration = Duration::from_millis(100);
+/// After a look at what was whole it is left alone for so many times what the look cost.
+const SHARE: u32 = 10;
 /// How long it is left alone at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A writer that has not closed its file for so long is not waited for.
@@ -40,7 +42,8 @@ pub struct Directory {
     whole: HashSet<PathBuf>,
     /// A file has gone since: what it held may come back under another name.
     is_missing_one: bool,
-    last_look: Option<Instant>,
+    /// When what is whole may be looked at again.
+    next_look: Instant,
 }
 
 impl Directory {
@@ -78,7 +81,7 @@ impl Directory {
             writers: HashMap::new(),
             whole: HashSet::new(),
             is_missing_one: false,
-            last_look: None,
+            next_look: Instant::now(),
         })
     }
 
@@ -104,7 +107,8 @@ impl Directory {
         self.writers.retain(|_, since| since.elapsed() < WRITER);
         let busy: Vec<PathBuf> = self.writers.keys().cloned().collect();
         let whole = std::mem::take(&mut self.whole);
-        (self.is_missing_one, self.last_look) = (false, Some(Instant::now()));
+        let start = Instant::now();
+        self.is_missing_one = false;
         let mut scanner = std::mem::take(&mut self.scanner);
         // Parsing may take a while.
         let task = tokio::task::spawn_blocking(move || {
@@ -114,6 +118,7 @@ impl Directory {
         // It fails only when the runtime is about to end.
         let (scanner, changes) = task.await.map_err(drop)?;
         self.scanner = scanner;
+        self.next_look = Instant::now() + start.elapsed() * SHARE;
         Ok(changes.into_iter().map(|(path, snapshot)| (SourceId::File(path), snapshot)).collect())
     }
 
@@ -133,21 +138,25 @@ impl Directory {
             while let Ok(event) = self.events.try_recv() {
                 self.note(event);
             }
-            if self.is_ready() {
+            let pause = if self.is_whole() {
+                QUIET.min(self.next_look.saturating_duration_since(Instant::now()))
+            } else {
+                QUIET
+            };
+            if pause.is_zero() {
                 return Ok(());
             }
             tokio::select! {
                 event = self.events.recv() => self.note(event.ok_or(())?),
-                () = tokio::time::sleep(QUIET) => return Ok(()),
+                () = tokio::time::sleep(pause) => return Ok(()),
                 () = sleep_until(patience) => return Ok(()),
             }
         }
     }
 
     /// Whether there is something to see that nobody is changing any more.
-    fn is_ready(&self) -> bool {
-        let is_quiet = self.last_look.is_none_or(|when| when.elapsed() >= QUIET);
-        is_quiet && !self.whole.is_empty() && self.writers.is_empty() && !self.is_missing_one
+    fn is_whole(&self) -> bool {
+        !self.whole.is_empty() && self.writers.is_empty() && !self.is_missing_one
     }
 
     /// Keeps account of who is writing, and of what is whole.

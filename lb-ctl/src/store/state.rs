@@ -347,7 +347,9 @@ fn replay(mut state: State, journal: &[u8]) -> Result<State, String> {
     for (number, line) in journal[..end].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let entries: Vec<Entry> =
             serde_json::from_slice(line).map_err(|error| format!("line {}: {error}", number + 1))?;
-        entries.into_iter().for_each(|entry| state.set(entry));
+        for entry in entries {
+            state.set(entry);
+        }
     }
     Ok(state)
 }
