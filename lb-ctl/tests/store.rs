@@ -344,9 +344,9 @@ fn a_state_file_that_is_not_understood_is_refused_and_left_alone() {
     let (path, backup) = (folder.path().join("state.json"), folder.path().join("state.json.bak"));
     let open = || Store::open(options(Some(folder.path())));
     let told = |error: Error| error.to_string().replace(folder.path().to_str().unwrap(), "/lib");
-    let mut store = open().unwrap();
-    apply(&mut store, &service("web", "")).unwrap();
-    apply(&mut store, &service("api", "")).unwrap();
+    for name in ["web", "api"] {
+        apply(&mut open().unwrap(), &service(name, "")).unwrap();
+    }
     let mut messages = Vec::new();
     for bad in
         ["{\"version\": 1, \"objects\": [", "", "{\"version\": 2, \"nodes\": []}", "{\"version\": 1, \"objects\": 7}"]
@@ -365,8 +365,9 @@ fn a_state_file_that_is_not_understood_is_refused_and_left_alone() {
 #[test]
 fn the_last_good_copy_is_good() {
     let folder = TempDir::new().unwrap();
-    let mut store = Store::open(options(Some(folder.path()))).unwrap();
     for name in ["one", "two"] {
+        // The first change of a daemon writes the whole.
+        let mut store = Store::open(options(Some(folder.path()))).unwrap();
         apply(&mut store, &service(name, "")).unwrap();
     }
     fs::rename(folder.path().join("state.json.bak"), folder.path().join("state.json")).unwrap();
@@ -441,6 +442,7 @@ fn what_cannot_be_kept_is_not_applied() {
     apply(&mut store, &service("web", "clusterIP: 10.96.0.5,")).unwrap();
     // A folder in the place of the temporary file: no write can succeed.
     fs::create_dir(folder.path().join("state.json.tmp")).unwrap();
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
     let refused = apply(&mut store, &service("api", "clusterIP: 10.96.0.6,")).unwrap_err();
     assert!(matches!(refused, Rejected::State(Error::Io { .. })), "{refused}");
     assert!(store.delete(&[id(Kind::Service, "web")], NOW).is_err());

@@ -37,6 +37,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use transaction::{Context, Plan};
 
+/// Fewer objects than these are never most of what there is: the journal takes them faster.
+const MANY: usize = 64;
+
 /// What a store needs to know.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -391,7 +394,8 @@ impl Store {
     /// Writes what is unsaved.
     fn save(&mut self) -> Result<(), Error> {
         let Some(mut state_file) = self.state_file.take() else { return Ok(()) };
-        let is_most = self.unsaved.len() * 2 >= self.ownership.owners.len();
+        // Where most has changed, lines for all of it would only be written twice.
+        let is_most = self.unsaved.len() > MANY && self.unsaved.len() * 2 > self.ownership.owners.len();
         let saved = if is_most || state_file.wants_all() {
             let known = self.ownership.owners.keys().chain(self.created.keys()).cloned();
             let services = self.remembered.keys().map(|key| ObjectId { kind: Kind::Service, key: key.clone() });
