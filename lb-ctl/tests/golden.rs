@@ -3,7 +3,7 @@
 use lb_common::{Device, Settings};
 use lb_ctl::image::{HostFacts, Reconciler, dangling};
 use lb_ctl::maps::{FakeMaps, Fault, FaultyMaps};
-use lb_ctl::model::{self, NodeView, ServiceView};
+use lb_ctl::model::{self, NodeView, Views};
 use lb_ctl::objects::{Object, Objects};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ fn object(document: &str) -> Object {
     }
 }
 
-fn views(objects: &Objects) -> Vec<ServiceView> {
+fn views(objects: &Objects) -> Views {
     let addresses = vec!["192.168.7.10".parse().unwrap(), "fd07::10".parse().unwrap()];
     model::services(objects, &NodeView { name: "node-1".to_owned(), addresses })
 }
@@ -61,7 +61,7 @@ fn host() -> HostFacts {
 }
 
 /// Reconciles until nothing fails; gives how often it failed.
-fn settle(reconciler: &mut Reconciler, maps: &mut FaultyMaps<FakeMaps>, views: &[ServiceView], now: Instant) -> usize {
+fn settle(reconciler: &mut Reconciler, maps: &mut FaultyMaps<FakeMaps>, views: &Views, now: Instant) -> usize {
     for failures in 0..1000 {
         let done = reconciler.reconcile(maps, views, &host(), now);
         assert_eq!(dangling(&maps.inner().image()), Vec::<String>::new());
@@ -75,7 +75,7 @@ fn settle(reconciler: &mut Reconciler, maps: &mut FaultyMaps<FakeMaps>, views: &
 fn dump(manifests: &str) -> String {
     let views = views(&objects(manifests));
     let mut text = String::new();
-    for view in &views {
+    for view in views.values() {
         writeln!(text, "{} {} from {:?}", view.key, view.r#type, view.source).unwrap();
         for problem in &view.problems {
             writeln!(text, "  ! {problem}").unwrap();

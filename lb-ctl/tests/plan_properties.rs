@@ -4,7 +4,7 @@
 use lb_common::{BackendSet, Owned, Peer, Service, ServiceKey};
 use lb_ctl::image::{HostFacts, Reconciler, Renderer, apply, backend_address, dangling, plan};
 use lb_ctl::maps::{FakeMaps, Fault, FaultyMaps, Image, LbMaps, MapOp};
-use lb_ctl::model::{self, FrontendKind, NodeView, ServiceView};
+use lb_ctl::model::{self, FrontendKind, NodeView, Views};
 use lb_ctl::objects::{
     self, AddressType, Endpoint, EndpointPort, EndpointSlice, IpFamily, Object, Objects, Protocol, SERVICE_NAME_LABEL,
     ServicePort, ServiceType,
@@ -108,7 +108,7 @@ fn object(name: usize, spec: &Spec) -> [Object; 3] {
     [Object::Service(Arc::new(service)), first, other]
 }
 
-fn inputs((services, node, _): &Step) -> (Vec<ServiceView>, HostFacts) {
+fn inputs((services, node, _): &Step) -> (Views, HostFacts) {
     let mut objects = Objects::default();
     for (name, spec) in services.iter().enumerate() {
         for object in spec.iter().flat_map(|spec| object(name, spec)) {
@@ -151,9 +151,9 @@ fn paths(image: &Image) -> Paths {
 }
 
 /// The same from the views: what the image must come to.
-fn wanted(views: &[ServiceView]) -> Paths {
+fn wanted(views: &Views) -> Paths {
     let mut paths = Paths::new();
-    for port in views.iter().flat_map(|view| &view.ports) {
+    for port in views.values().flat_map(|view| &view.ports) {
         for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
             let backends = port.chosen(frontend.family).map(|endpoint| (endpoint.address, endpoint.port));
             let backends: Vec<_> = backends.collect();
@@ -170,7 +170,7 @@ fn wanted(views: &[ServiceView]) -> Paths {
 /// new one, or (where `gaps` are allowed) leads nowhere.
 fn apply_step_by_step(maps: &mut FakeMaps, image: &Image, realized: &mut Image, ops: &[MapOp], gaps: bool) {
     let (old, new) = (paths(realized), paths(image));
-    apply(&mut maps.clone(), ops, realized).unwrap();
+    apply(&mut maps.clone(), ops, image, realized).unwrap();
     for op in ops {
         maps.apply(op).unwrap();
         let held = maps.image();
@@ -199,9 +199,9 @@ fn node_ports(image: &Image) -> NodePorts {
     image.node_ports.iter().map(|(key, peer)| ((key.port(), key.family == 4), cluster(peer))).collect()
 }
 
-fn wanted_node_ports(views: &[ServiceView]) -> NodePorts {
+fn wanted_node_ports(views: &Views) -> NodePorts {
     let mut ports = NodePorts::new();
-    for port in views.iter().flat_map(|view| &view.ports) {
+    for port in views.values().flat_map(|view| &view.ports) {
         let served: Vec<_> = port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()).collect();
         let (on_node, own): (Vec<_>, Vec<_>) =
             served.into_iter().partition(|frontend| frontend.kind == FrontendKind::NodePort);
@@ -277,7 +277,7 @@ proptest! {
                 prop_assert!(after.contains(&(*key, *id)) || !image.services.contains_key(key));
             }
             prop_assert_eq!(after.iter().map(|(_, id)| id).collect::<BTreeSet<_>>().len(), after.len());
-            for view in &views {
+            for view in views.values() {
                 for frontend in view.ports.iter().flat_map(|port| &port.frontends) {
                     let found = renderer.service_id(frontend);
                     prop_assert_eq!(found.is_some(), frontend.lost_to.is_none());

@@ -344,9 +344,9 @@ fn a_state_file_that_is_not_understood_is_refused_and_left_alone() {
     let (path, backup) = (folder.path().join("state.json"), folder.path().join("state.json.bak"));
     let open = || Store::open(options(Some(folder.path())));
     let told = |error: Error| error.to_string().replace(folder.path().to_str().unwrap(), "/lib");
-    let mut store = open().unwrap();
-    apply(&mut store, &service("web", "")).unwrap();
-    apply(&mut store, &service("api", "")).unwrap();
+    for name in ["web", "api"] {
+        apply(&mut open().unwrap(), &service(name, "")).unwrap();
+    }
     let mut messages = Vec::new();
     for bad in
         ["{\"version\": 1, \"objects\": [", "", "{\"version\": 2, \"nodes\": []}", "{\"version\": 1, \"objects\": 7}"]
@@ -365,13 +365,74 @@ fn a_state_file_that_is_not_understood_is_refused_and_left_alone() {
 #[test]
 fn the_last_good_copy_is_good() {
     let folder = TempDir::new().unwrap();
-    let mut store = Store::open(options(Some(folder.path()))).unwrap();
     for name in ["one", "two"] {
+        // The first change of a daemon writes the whole.
+        let mut store = Store::open(options(Some(folder.path()))).unwrap();
         apply(&mut store, &service(name, "")).unwrap();
     }
     fs::rename(folder.path().join("state.json.bak"), folder.path().join("state.json")).unwrap();
     let store = Store::open(options(Some(folder.path()))).unwrap();
     assert_eq!(store.snapshot().services.keys().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["one"]);
+}
+
+/// Services enough that one more is a line in the journal.
+fn many(folder: &TempDir) -> Store {
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
+    apply(&mut store, &["a", "b", "c", "d", "e"].map(|name| service(name, "")).join("---\n")).unwrap();
+    store
+}
+
+fn names(store: &Store) -> String {
+    store.snapshot().services.keys().map(|key| key.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_change_is_a_line_in_the_journal() {
+    let folder = TempDir::new().unwrap();
+    let (state, journal) = (folder.path().join("state.json"), folder.path().join("state.json.journal"));
+    let mut store = many(&folder);
+    let whole = fs::read(&state).unwrap();
+    apply(&mut store, &service("f", "")).unwrap();
+    store.delete(&[id(Kind::Service, "b")], NOW).unwrap();
+    store.flush().unwrap();
+    let held = store.snapshot();
+    drop(store);
+    assert_eq!(fs::read(&state).unwrap(), whole, "the file is as it was");
+    let lines = fs::read_to_string(&journal).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
+    assert_eq!(store.snapshot(), held, "with addresses and all");
+    // The first change of a daemon writes the whole.
+    apply(&mut store, &service("g", "")).unwrap();
+    assert_eq!(fs::read_to_string(&journal).unwrap(), "");
+    drop(store);
+    // A daemon that died between the two finds lines that the file has already.
+    fs::write(&journal, &lines).unwrap();
+    let store = Store::open(options(Some(folder.path()))).unwrap();
+    assert_eq!(names(&store), "a c d e f g");
+}
+
+#[test]
+fn a_torn_line_never_happened_and_a_damaged_one_is_told() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().join("state.json.journal");
+    let mut store = many(&folder);
+    apply(&mut store, &service("f", "")).unwrap();
+    apply(&mut store, &service("g", "")).unwrap();
+    drop(store);
+    let lines = fs::read_to_string(&journal).unwrap();
+    let first = lines.find('\n').unwrap() + 1;
+    for (length, expected) in
+        [(0, "a b c d e"), (first - 1, "a b c d e"), (first, "a b c d e f"), (lines.len() - 1, "a b c d e f")]
+    {
+        fs::write(&journal, &lines[..length]).unwrap();
+        let store = Store::open(options(Some(folder.path()))).unwrap();
+        assert_eq!(names(&store), expected, "{length} of {} bytes", lines.len());
+    }
+    fs::write(&journal, lines.replacen("[{", "{[", 1)).unwrap();
+    let error = Store::open(options(Some(folder.path()))).unwrap_err().to_string();
+    assert!(error.contains("state.json.journal is damaged (line 1: "), "{error}");
 }
 
 #[test]
@@ -381,6 +442,7 @@ fn what_cannot_be_kept_is_not_applied() {
     apply(&mut store, &service("web", "clusterIP: 10.96.0.5,")).unwrap();
     // A folder in the place of the temporary file: no write can succeed.
     fs::create_dir(folder.path().join("state.json.tmp")).unwrap();
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
     let refused = apply(&mut store, &service("api", "clusterIP: 10.96.0.6,")).unwrap_err();
     assert!(matches!(refused, Rejected::State(Error::Io { .. })), "{refused}");
     assert!(store.delete(&[id(Kind::Service, "web")], NOW).is_err());

@@ -1,14 +1,14 @@
 //! What `GET /v1/{resource}` reads: the objects as they are now, and the Endpoints made of them.
 
+use super::endpoints::endpoints;
 use super::types::{Event, EventKind};
-use crate::objects::{Key, Kind, Metadata, Object, Objects, Protocol};
+use crate::model::Views;
+use crate::objects::{Key, Kind, Metadata, Objects, Protocol, Table, differences};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// What can be read and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,20 +162,13 @@ pub struct SubsetPort {
     pub protocol: Protocol,
 }
 
-/// An object or an Endpoints: what a listing holds.
-#[derive(Clone, Debug, PartialEq)]
-enum Entry {
-    Object(Object),
-    Endpoints(Arc<Endpoints>),
-}
-
 /// All that can be listed, at one moment. Cloning is cheap.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     /// The objects.
-    pub objects: Arc<Objects>,
-    /// Endpoints by Service.
-    pub endpoints: Arc<BTreeMap<Key, Arc<Endpoints>>>,
+    pub objects: Objects,
+    /// What they mean on this node.
+    pub services: Views,
 }
 
 /// Which part of a [`Catalogue`] is asked for.
@@ -198,61 +191,47 @@ impl Selection {
 }
 
 impl Catalogue {
-    fn entries(&self, selection: &Selection) -> BTreeMap<Key, Entry> {
-        fn of<T>(
-            selection: &Selection,
-            map: &BTreeMap<Key, Arc<T>>,
-            entry: impl Fn(Arc<T>) -> Entry,
-        ) -> BTreeMap<Key, Entry> {
-            let included = map.iter().filter(|(key, _)| selection.includes(key));
-            included.map(|(key, value)| (key.clone(), entry(Arc::clone(value)))).collect()
-        }
-        match selection.resource {
-            Resource::Endpoints => of(selection, &self.endpoints, Entry::Endpoints),
-            Resource::Kind(Kind::Service) => {
-                of(selection, &self.objects.services, |service| Entry::Object(Object::Service(service)))
-            }
-            Resource::Kind(Kind::Pod) => of(selection, &self.objects.pods, |pod| Entry::Object(Object::Pod(pod))),
-            Resource::Kind(Kind::Node) => of(selection, &self.objects.nodes, |node| Entry::Object(Object::Node(node))),
-            Resource::Kind(Kind::Namespace) => {
-                of(selection, &self.objects.namespaces, |namespace| Entry::Object(Object::Namespace(namespace)))
-            }
-            Resource::Kind(Kind::EndpointSlice) => {
-                of(selection, &self.objects.endpoint_slices, |slice| Entry::Object(Object::EndpointSlice(slice)))
-            }
-        }
-    }
-
     /// What `selection` names, as Kubernetes writes it, ordered by namespace and name.
     pub fn items(&self, selection: &Selection) -> Vec<Value> {
-        self.entries(selection).values().map(Entry::manifest).collect()
+        self.events_since(&Self::default(), selection).into_iter().map(|event| event.object).collect()
     }
 
-    /// What happened to what `selection` names since `old`.
+    /// What happened to what `selection` names since `old`; what is gone comes first.
     pub fn events_since(&self, old: &Self, selection: &Selection) -> Vec<Event> {
-        let (before, now) = (old.entries(selection), self.entries(selection));
-        let gone = before.iter().filter(|(key, _)| !now.contains_key(*key));
-        let mut events: Vec<Event> =
-            gone.map(|(_, entry)| Event { kind: EventKind::Deleted, object: entry.manifest() }).collect();
-        for (key, entry) in &now {
-            let kind = match before.get(key) {
-                None => EventKind::Added,
-                Some(old) if old != entry => EventKind::Modified,
-                Some(_) => continue,
-            };
-            events.push(Event { kind, object: entry.manifest() });
+        let (old, old_services) = (&old.objects, &old.services);
+        let now = &self.objects;
+        match selection.resource {
+            Resource::Endpoints => events(old_services, &self.services, selection, |service| {
+                manifest("v1", "Endpoints", &endpoints(service))
+            }),
+            Resource::Kind(kind) => {
+                fn whole<T: Serialize>(kind: Kind) -> impl Fn(&T) -> Value {
+                    move |object| manifest(kind.api_version(), kind.name(), object)
+                }
+                match kind {
+                    Kind::Namespace => events(&old.namespaces, &now.namespaces, selection, whole(kind)),
+                    Kind::Node => events(&old.nodes, &now.nodes, selection, whole(kind)),
+                    Kind::Service => events(&old.services, &now.services, selection, whole(kind)),
+                    Kind::Pod => events(&old.pods, &now.pods, selection, whole(kind)),
+                    Kind::EndpointSlice => events(&old.endpoint_slices, &now.endpoint_slices, selection, whole(kind)),
+                }
+            }
         }
-        events
     }
 }
 
-impl Entry {
-    fn manifest(&self) -> Value {
-        match self {
-            Entry::Object(object) => manifest(object.kind().api_version(), object.kind().name(), object),
-            Entry::Endpoints(endpoints) => manifest("v1", "Endpoints", endpoints.as_ref()),
+fn events<T: Eq>(before: &Table<T>, now: &Table<T>, selection: &Selection, show: impl Fn(&T) -> Value) -> Vec<Event> {
+    let (mut gone, mut others) = (Vec::new(), Vec::new());
+    for (_, old, new) in differences(before, now).filter(|(key, ..)| selection.includes(key)) {
+        match (old.map(|old| show(old)), new.map(|new| show(new))) {
+            (Some(object), None) => gone.push(Event { kind: EventKind::Deleted, object }),
+            (None, Some(object)) => others.push(Event { kind: EventKind::Added, object }),
+            (Some(old), Some(object)) if old != object => others.push(Event { kind: EventKind::Modified, object }),
+            _ => {}
         }
     }
+    gone.extend(others);
+    gone
 }
 
 /// A manifest as kubectl prints it: `apiVersion` and `kind` first, no empty parts.
@@ -273,7 +252,8 @@ fn manifest(api_version: &str, kind: &str, body: &impl Serialize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Pod, Service};
+    use crate::objects::{Object, Pod, Service};
+    use std::sync::Arc;
 
     fn pod(name: &str, phase: &str) -> Object {
         let mut pod = Pod::default();
@@ -286,7 +266,7 @@ mod tests {
     fn catalogue(objects: impl IntoIterator<Item = Object>) -> Catalogue {
         let mut all = Objects::default();
         objects.into_iter().for_each(|object| all.insert(object));
-        Catalogue { objects: Arc::new(all), ..Catalogue::default() }
+        Catalogue { objects: all, ..Catalogue::default() }
     }
 
     fn pods(namespace: Option<&str>) -> Selection {

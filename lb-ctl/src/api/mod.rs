@@ -17,6 +17,7 @@
 pub mod catalogue;
 pub mod client;
 pub mod description;
+mod endpoints;
 pub mod server;
 pub mod status;
 pub mod types;

@@ -34,7 +34,7 @@ impl Control for Pretender {
             self.catalogue.send_modify(|catalogue| {
                 let mut objects = Objects::clone(&catalogue.objects);
                 objects.insert(object);
-                catalogue.objects = Arc::new(objects);
+                catalogue.objects = objects;
             });
         }
         Ok(answer)

@@ -8,14 +8,14 @@
 use super::describe::{self, Known};
 use super::events::Events;
 use super::host_clients::Destinations;
+use super::node;
 use super::options::PathMode;
-use super::{endpoints, node};
-use crate::api::catalogue::{Catalogue, Endpoints};
+use crate::api::catalogue::Catalogue;
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
 use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
 use crate::maps::{LbMaps, MapError};
-use crate::model::{self, EndpointView, NodeView, ServiceView};
+use crate::model::{EndpointView, Model, NodeView};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -51,15 +51,18 @@ pub(super) struct Balancer {
     wanted_addresses: Vec<IpAddr>,
     maps: Box<dyn LbMaps>,
     reconciler: Reconciler,
-    views: Vec<ServiceView>,
+    model: Model,
     facts: HostFacts,
     placement: node::Placement,
+    /// Sources of the routes that were asked for.
+    sources: BTreeMap<IpAddr, Option<IpAddr>>,
     ways: node::WaysToNodes,
     ways_before: BTreeSet<u32>,
     events: Events,
     refused: Vec<Refused>,
     objects: Arc<Objects>,
-    endpoints: Arc<BTreeMap<Key, Arc<Endpoints>>>,
+    /// Where Services are, until the addresses change.
+    destinations: Option<Arc<Destinations>>,
     adopted: bool,
 }
 
@@ -82,15 +85,16 @@ impl Balancer {
             wanted_addresses,
             maps,
             reconciler,
-            views: Vec::new(),
+            model: Model::default(),
             facts,
             placement: node::Placement::default(),
+            sources: BTreeMap::new(),
             ways: node::WaysToNodes::default(),
             ways_before: BTreeSet::new(),
             events: Events::default(),
             refused: Vec::new(),
             objects: Arc::default(),
-            endpoints: Arc::default(),
+            destinations: None,
             adopted,
         })
     }
@@ -105,20 +109,20 @@ impl Balancer {
         let host = &inputs.host;
         let addresses = node::addresses(host);
         let node = NodeView { name: self.node_name.clone(), addresses: addresses.clone() };
-        let views = model::services(&inputs.objects, &node);
-        self.events.note(&self.views, &views, time);
-        self.endpoints = Arc::new(endpoints::of_services(&views, &inputs.objects, &self.endpoints));
-        self.views = views;
+        let before = self.model.views().clone();
+        self.model.update(&inputs.objects, &node);
+        self.events.note(&before, self.model.views(), time);
         self.objects = Arc::clone(&inputs.objects);
 
         if let Some(devices) = &inputs.devices {
             self.facts.devices.clone_from(devices);
         }
         let managed = self.facts.devices.keys().copied();
-        let source_to = |to| route_to(to).and_then(|route| route.prefsrc);
+        let known = &mut self.sources;
+        let source_to = |to| *known.entry(to).or_insert_with(|| route_to(to).and_then(|route| route.prefsrc));
         let (v4, v6) =
             node::lent_addresses(&self.wanted_addresses, host, &inputs.objects, &self.node_name, managed, source_to);
-        self.facts.settings = Settings {
+        let settings = Settings {
             seed: self.facts.settings.seed,
             netns_cookie: host.namespace,
             snat4: Settings::lent(v4.into_iter().map(|address| address.octets())),
@@ -128,15 +132,20 @@ impl Balancer {
             flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
             host: inputs.pair,
         };
+        if self.facts.settings != settings {
+            self.facts.settings = settings;
+            self.destinations = None;
+        }
         self.facts.node_addresses = addresses.into_iter().collect();
         let devices = &self.facts.devices;
         self.facts.routes =
-            self.placement.routes(&self.views, |address| node::is_behind(address, host, devices, route_to));
+            self.placement.routes(self.model.views(), |address| node::is_behind(address, host, devices, route_to));
     }
 
     /// Asks the kernel anew where endpoints are that nobody placed on a node: routes may have changed.
     pub(super) fn forget_routes(&mut self) {
         self.placement.forget();
+        self.sources.clear();
         self.ways.forget();
     }
 
@@ -157,7 +166,10 @@ impl Balancer {
 
     /// Makes the maps hold what was observed last. Says how many writes it took.
     pub(super) fn reconcile(&mut self, now: Instant) -> Result<usize, ReconcileError> {
-        let done = self.reconciler.reconcile(self.maps.as_mut(), &self.views, &self.facts, now)?;
+        let done = self.reconciler.reconcile(self.maps.as_mut(), self.model.views(), &self.facts, now)?;
+        if done.addresses_changed {
+            self.destinations = None;
+        }
         self.refused = done.refused;
         Ok(done.writes)
     }
@@ -169,6 +181,7 @@ impl Balancer {
 
     /// Reads the maps back and repairs what differs. Says how many writes it took.
     pub(super) fn audit(&mut self) -> Result<usize, ReconcileError> {
+        self.destinations = None;
         self.reconciler.audit(self.maps.as_mut())
     }
 
@@ -179,7 +192,7 @@ impl Balancer {
 
     /// What can be listed now.
     pub(super) fn catalogue(&self) -> Catalogue {
-        Catalogue { objects: Arc::clone(&self.objects), endpoints: Arc::clone(&self.endpoints) }
+        Catalogue { objects: Objects::clone(&self.objects), services: self.model.views().clone() }
     }
 
     /// The addresses that node ports answer on.
@@ -196,13 +209,18 @@ impl Balancer {
 
     /// Where Services are, as far as the node has a source of the family to use towards them: these networks, and every
     /// address outside of them that is a Service's.
-    pub(super) fn destinations(&self, networks: &[IpNet]) -> Destinations {
+    pub(super) fn destinations(&mut self, networks: &[IpNet]) -> Arc<Destinations> {
+        if let Some(known) = &self.destinations {
+            return Arc::clone(known);
+        }
         let sources = self.lent_addresses();
         let source = |to: IpAddr| sources.iter().copied().find(|source| source.is_ipv4() == to.is_ipv4());
         let owned = self.realized().owned.iter().filter(|(_, owned)| !owned.is_node()).map(|(address, _)| *address);
         let outside = owned.filter(|address| !networks.iter().any(|network| network.contains(address)));
         let all = networks.iter().copied().chain(outside.map(IpNet::from));
-        all.filter_map(|to| Some((to, source(to.addr())?))).collect()
+        let all = Arc::new(all.filter_map(|to| Some((to, source(to.addr())?))).collect());
+        self.destinations = Some(Arc::clone(&all));
+        all
     }
 
     /// The maps.
@@ -223,8 +241,11 @@ impl Balancer {
             message: "no interface of this node has it, so it is not lent: add it, or name another by --snat-address"
                 .to_owned(),
         });
-        let of_views =
-            self.views.iter().flat_map(|view| view.problems.iter().map(move |message| (&view.key, message.clone())));
+        let of_views = self
+            .model
+            .views()
+            .values()
+            .flat_map(|view| view.problems.iter().map(move |message| (&view.key, message.clone())));
         let refused = self.refused.iter().map(|refused| (&refused.service, refused.refusal.to_string()));
         let all = of_views.chain(refused);
         all.map(|(key, message)| Problem { subject: format!("service {key}"), message }).chain(missing).collect()
@@ -233,7 +254,7 @@ impl Balancer {
     /// The description of a Service, or `None` if there is none.
     pub(super) fn describe(&self, key: &Key, source: String) -> Option<Result<ServiceDescription, MapError>> {
         let service = self.objects.services.get(key)?;
-        let view = self.views.iter().find(|view| view.key == *key)?;
+        let view = self.model.views().get(key)?;
         let refused = self.refused.iter().filter(|refused| refused.service == *key);
         let node_addresses = self.node_addresses();
         let known = Known {

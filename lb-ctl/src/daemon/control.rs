@@ -14,6 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Lines of a flow listing that wait for a slow reader.
 const FLOWS_AHEAD: usize = 1024;
 
+/// Manifests of up to so many bytes are parsed where they are: to wake another thread for them takes longer.
+const SHORT: usize = 1 << 16;
+
 /// One request to the engine, and where its answer goes.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -118,8 +121,9 @@ impl Control for Handle {
     }
 }
 
-/// Parses all files, away from the engine and the server's own tasks; tells everything wrong with any of them.
+/// Parses all files, away from the engine, and from the server's own tasks if that takes long; tells everything wrong with any of them.
 async fn parse(files: Vec<ManifestText>, namespace: String) -> Result<Parsed, Failure> {
+    let is_short = files.iter().map(|file| file.text.len()).sum::<usize>() <= SHORT;
     let parse_all = move || {
         let mut all = Parsed::default();
         let mut wrong: Vec<Diagnostic> = Vec::new();
@@ -131,6 +135,9 @@ async fn parse(files: Vec<ManifestText>, namespace: String) -> Result<Parsed, Fa
         }
         if wrong.is_empty() { Ok(all) } else { Err(invalid(&wrong)) }
     };
+    if is_short {
+        return parse_all();
+    }
     let parsed = tokio::task::spawn_blocking(parse_all).await;
     parsed
         .unwrap_or_else(|error| Err(Failure::new(FailureReason::InternalError, format!("parsing broke off: {error}"))))

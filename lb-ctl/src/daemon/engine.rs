@@ -10,7 +10,7 @@ use super::control::Command;
 use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
-use super::{Config, Error, config, notify};
+use super::{Config, Error, config, memory, notify};
 use crate::api::Catalogue;
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
@@ -31,6 +31,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const REGULAR: Duration = Duration::from_secs(10);
 /// The maps are read back and compared at least this often.
 const AUDIT: Duration = Duration::from_mins(5);
+
+/// After a change of more objects than this there is memory to give back.
+pub(super) const MUCH: usize = 1000;
 
 /// What the engine is made of.
 pub(super) struct Parts {
@@ -274,6 +277,7 @@ impl Engine {
             let interfaces: Vec<&str> = attachments.iter().map(|attachment| attachment.name.as_str()).collect();
             info!(interfaces = interfaces.join(","), services = self.store.snapshot().services.len(), "ready");
             notify::ready();
+            memory::give_back();
         }
     }
 
@@ -355,7 +359,13 @@ impl Engine {
     fn handle(&mut self, command: Command) {
         // Whoever asked may have gone; then nobody is there to be told.
         match command {
-            Command::Apply(parsed, answer) => drop(answer.send(self.apply(parsed))),
+            Command::Apply(parsed, answer) => {
+                let is_much = parsed.objects.len() > MUCH;
+                drop(answer.send(self.apply(parsed)));
+                if is_much {
+                    memory::give_back();
+                }
+            }
             Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Status(answer) => drop(answer.send(self.status())),

@@ -191,7 +191,7 @@ fn what_is_applied_is_in_the_maps_and_what_is_deleted_is_not() {
         let described = running.handle.describe(Key::new("default", "web")).await.unwrap();
         assert_eq!((described.source.as_str(), described.endpoints_from.as_str()), ("cli", "Pods"));
         assert_eq!(described.ports[0].endpoints[0].pod.as_deref(), Some("a"));
-        assert_eq!(running.handle.catalogue().borrow().endpoints.len(), 1);
+        assert_eq!(running.handle.catalogue().borrow().services.len(), 1);
 
         let again = running.handle.apply(manifests(WEB)).await.unwrap();
         assert!(again.applied.iter().all(|applied| applied.outcome == Outcome::Unchanged));

@@ -1,8 +1,8 @@
 //! What happened to each Service lately: told by comparing one model with the next.
 
 use crate::api::description::ServiceEvent;
-use crate::model::{PortView, ServiceView};
-use crate::objects::Key;
+use crate::model::{PortView, ServiceView, Views};
+use crate::objects::{Key, differences};
 use jiff::{Timestamp, Unit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,22 +14,20 @@ const KEPT: usize = 16;
 pub(super) struct Events(BTreeMap<Key, VecDeque<ServiceEvent>>);
 
 impl Events {
-    /// Notes what is different in `now`; both in order of their keys.
-    pub(super) fn note(&mut self, before: &[ServiceView], now: &[ServiceView], time: Timestamp) {
-        let old: BTreeMap<&Key, &ServiceView> = before.iter().map(|service| (&service.key, service)).collect();
-        let keys: BTreeSet<&Key> = now.iter().map(|service| &service.key).collect();
-        self.0.retain(|key, _| keys.contains(key));
-        for service in now {
-            let messages = match old.get(&service.key) {
-                None => vec![format!("appeared with {}", counted(endpoints(service).len()))],
-                Some(old) if *old == service => continue,
-                Some(old) => differences(old, service),
+    /// Notes what is different in `now`.
+    pub(super) fn note(&mut self, before: &Views, now: &Views, time: Timestamp) {
+        let time = time.round(Unit::Second).unwrap_or(time).to_string();
+        for (key, old, new) in differences(before, now) {
+            let Some(service) = new else {
+                self.0.remove(key);
+                continue;
             };
-            let events = self.0.entry(service.key.clone()).or_default();
-            for message in messages {
-                let time = time.round(Unit::Second).unwrap_or(time).to_string();
-                events.push_back(ServiceEvent { time, message });
-            }
+            let messages = match old {
+                None => vec![format!("appeared with {}", counted(endpoints(service).len()))],
+                Some(old) => differences_between(old, service),
+            };
+            let events = self.0.entry(key.clone()).or_default();
+            events.extend(messages.into_iter().map(|message| ServiceEvent { time: time.clone(), message }));
             while events.len() > KEPT {
                 events.pop_front();
             }
@@ -55,7 +53,7 @@ fn endpoints(service: &ServiceView) -> BTreeSet<String> {
     service.ports.iter().flat_map(of_port).collect()
 }
 
-fn differences(old: &ServiceView, new: &ServiceView) -> Vec<String> {
+fn differences_between(old: &ServiceView, new: &ServiceView) -> Vec<String> {
     let (before, now) = (endpoints(old), endpoints(new));
     let mut messages = Vec::new();
     messages.extend(listed("lost", before.difference(&now)));

@@ -8,7 +8,6 @@ mod by_hand;
 pub mod config;
 mod control;
 mod describe;
-mod endpoints;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
@@ -19,6 +18,7 @@ mod flows;
 mod host_clients;
 mod interfaces;
 pub mod logging;
+mod memory;
 mod node;
 mod notify;
 pub mod options;

@@ -2,10 +2,10 @@
 
 use crate::host::{HostView, Route};
 use crate::image::Routes;
-use crate::model::ServiceView;
-use crate::objects::{Key, Objects};
-use ipnet::IpNet;
+use crate::model::{ServiceView, Views};
+use crate::objects::{Key, Objects, differences};
 use lb_common::Device;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -50,7 +50,7 @@ pub(super) fn lent_addresses(
     objects: &Objects,
     name: &str,
     managed: impl Iterator<Item = u32>,
-    source_to: impl Fn(IpAddr) -> Option<IpAddr>,
+    source_to: impl FnMut(IpAddr) -> Option<IpAddr>,
 ) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let own = addresses(host);
     let node = objects.nodes.get(&Key::new("", name));
@@ -81,27 +81,54 @@ pub(super) fn lent_addresses(
 /// Which of the endpoints that nobody placed on a node are behind this one, as the kernel routes them. Remembers what it
 /// asked.
 #[derive(Debug, Default)]
-pub(super) struct Placement(BTreeMap<IpAddr, bool>);
+pub(super) struct Placement {
+    /// The views that were seen last.
+    views: Views,
+    /// How many endpoints have an address.
+    uses: BTreeMap<IpAddr, usize>,
+    routes: Routes,
+    /// What is known may be so no more.
+    is_stale: bool,
+}
 
 impl Placement {
     /// Asks anew for everything: the host's interfaces or routes may have changed.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.is_stale = true;
     }
 
-    /// The routes that tell for every endpoint of `services` whose node nobody named. `is_behind` says whether packets
-    /// to an address stay on this node.
-    pub(super) fn routes(&mut self, services: &[ServiceView], is_behind: impl Fn(IpAddr) -> bool) -> Routes {
-        let ports = services.iter().flat_map(|service| &service.ports);
-        let unplaced = ports.flat_map(|port| &port.endpoints).filter(|endpoint| endpoint.local.is_none());
-        let mut asked = BTreeMap::new();
-        for endpoint in unplaced {
-            let address = endpoint.address;
-            asked.entry(address).or_insert_with(|| self.0.get(&address).copied().unwrap_or_else(|| is_behind(address)));
+    /// The routes that tell for every endpoint of `views` whose node nobody named. `is_behind` says whether packets to an
+    /// address stay on this node.
+    pub(super) fn routes(&mut self, views: &Views, is_behind: impl Fn(IpAddr) -> bool) -> Routes {
+        if std::mem::take(&mut self.is_stale) {
+            self.uses.keys().for_each(|address| self.routes.insert((*address).into(), is_behind(*address)));
         }
-        self.0 = asked;
-        self.0.iter().map(|(address, behind)| (IpNet::from(*address), *behind)).collect()
+        for (_, before, now) in differences(&self.views, views) {
+            for address in now.into_iter().flat_map(|view| unplaced(view)) {
+                let uses = self.uses.entry(address).or_default();
+                *uses += 1;
+                if *uses == 1 {
+                    self.routes.insert(address.into(), is_behind(address));
+                }
+            }
+            for address in before.into_iter().flat_map(|view| unplaced(view)) {
+                if let Entry::Occupied(mut uses) = self.uses.entry(address) {
+                    *uses.get_mut() -= 1;
+                    if *uses.get() == 0 {
+                        uses.remove();
+                        self.routes.remove(address.into());
+                    }
+                }
+            }
+        }
+        self.views = views.clone();
+        self.routes.clone()
     }
+}
+
+fn unplaced(view: &ServiceView) -> impl Iterator<Item = IpAddr> {
+    let endpoints = view.ports.iter().flat_map(|port| &port.endpoints);
+    endpoints.filter(|endpoint| endpoint.local.is_none()).map(|endpoint| endpoint.address)
 }
 
 /// The interfaces by which other nodes are reached, as the kernel routes their addresses. Remembers what it asked.
@@ -223,6 +250,50 @@ mod tests {
         assert_eq!(ways.interfaces(&objects, "n1", &by(4, false)), BTreeSet::new(), "its own addresses lead nowhere");
         ways.forget();
         assert_eq!(ways.interfaces(&objects, "n2", &by(1, true)), BTreeSet::new());
+    }
+
+    #[test]
+    fn only_endpoints_that_nobody_placed_are_asked_for_and_once() {
+        let views = |endpoints: &[(&str, Option<&str>)]| {
+            let endpoint = |(address, node): &(&str, Option<&str>)| {
+                let node = node.map(|node| format!(", nodeName: {node}")).unwrap_or_default();
+                format!("{{addresses: [{address}]{node}}}")
+            };
+            let endpoints: Vec<String> = endpoints.iter().map(endpoint).collect();
+            let slice = format!(
+                "{{metadata: {{name: s, namespace: d, labels: {{kubernetes.io/service-name: s}}}}, addressType: IPv4, \
+                 ports: [{{port: 80}}], endpoints: [{}]}}",
+                endpoints.join(", ")
+            );
+            let service = "{metadata: {name: s, namespace: d}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}";
+            let mut objects = Objects::default();
+            objects.insert(Object::Service(Arc::new(serde_yaml::from_str(service).unwrap())));
+            objects.insert(Object::EndpointSlice(Arc::new(serde_yaml::from_str(&slice).unwrap())));
+            crate::model::services(&objects, &crate::model::NodeView::default())
+        };
+        let mut placement = Placement::default();
+        let ask = |placement: &mut Placement, views: &Views, behind: bool| {
+            let asked = std::cell::RefCell::new(Vec::new());
+            let routes = placement.routes(views, |address| {
+                asked.borrow_mut().push(address.to_string());
+                behind
+            });
+            (routes, asked.into_inner())
+        };
+        let routes = |of: &[(&str, bool)]| -> Routes {
+            of.iter().map(|(address, behind)| (ip(address).into(), *behind)).collect()
+        };
+        let both = views(&[("10.0.0.1", None), ("10.0.0.2", None), ("10.0.0.3", Some("n1"))]);
+        let (known, asked) = ask(&mut placement, &both, true);
+        assert_eq!((known, asked.len()), (routes(&[("10.0.0.1", true), ("10.0.0.2", true)]), 2));
+        assert_eq!(ask(&mut placement, &both, false).1.len(), 0, "asked once");
+        let one = views(&[("10.0.0.2", None)]);
+        assert_eq!(ask(&mut placement, &one, false), (routes(&[("10.0.0.2", true)]), Vec::new()));
+        placement.forget();
+        assert_eq!(ask(&mut placement, &one, false), (routes(&[("10.0.0.2", false)]), vec!["10.0.0.2".to_owned()]));
+        let (known, asked) = ask(&mut placement, &both, true);
+        assert_eq!((known, asked), (routes(&[("10.0.0.1", true), ("10.0.0.2", false)]), vec!["10.0.0.1".to_owned()]));
+        assert_eq!(ask(&mut placement, &Views::new(), true).0, Routes::default());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
-use crate::objects::{Key, Kind, ObjectId, Objects};
+use crate::objects::{Kind, ObjectId, Objects, Table};
 use crate::store::SourceId;
 use lb_common::{Reason, maps};
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ impl Engine {
 }
 
 fn ids(objects: &Objects) -> impl Iterator<Item = ObjectId> {
-    fn of<T>(kind: Kind, map: &BTreeMap<Key, T>) -> impl Iterator<Item = ObjectId> {
+    fn of<T>(kind: Kind, map: &Table<T>) -> impl Iterator<Item = ObjectId> {
         map.keys().map(move |key| ObjectId { kind, key: key.clone() })
     }
     of(Kind::Namespace, &objects.namespaces)

@@ -1,7 +1,8 @@
 //! Requests that change or describe objects, as the engine answers them.
 
 use super::control::invalid;
-use super::engine::Engine;
+use super::engine::{Engine, MUCH};
+use super::memory;
 use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
@@ -32,6 +33,7 @@ impl Engine {
             .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
         let applied = applied.collect();
         self.converge();
+        warnings.extend(self.keep());
         let waiting = (!self.store.is_synced()).then_some("not every source has been read");
         let reason = self.failure().or(waiting);
         warnings.extend(reason.map(|reason| format!("accepted, but not in the datapath yet: {reason}")));
@@ -40,7 +42,9 @@ impl Engine {
 
     /// Takes news from a feed of sources, such as the watched directory.
     pub(super) fn take_update(&mut self, update: Update) {
+        let mut is_much = false;
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
+            is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
             match outcome {
                 Ok(applied) => {
                     applied.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -59,6 +63,15 @@ impl Engine {
             }
         }
         self.converge();
+        self.keep().inspect(|warning| error!("{warning}"));
+        if is_much {
+            memory::give_back();
+        }
+    }
+
+    /// Has the disk keep what was changed; a warning says that it does not. The maps come first: the disk is slow.
+    fn keep(&mut self) -> Option<String> {
+        self.store.flush().err().map(|error| format!("in force, but perhaps not after a restart: {error}"))
     }
 
     /// Deletes objects of the CLI: all or nothing.
@@ -69,6 +82,7 @@ impl Engine {
         }
         let deleted = self.store.delete(&ids, Timestamp::now()).map_err(refusal)?;
         self.converge();
+        self.keep().inspect(|warning| error!("{warning}"));
         Ok(DeleteAnswer { deleted: deleted.into_iter().map(Into::into).collect() })
     }
 

@@ -5,10 +5,11 @@ use lb_common::BackendSet;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Performs `ops` in order and stops at the first that fails. `realized` follows each one that succeeded.
+/// Performs `ops` in order and stops at the first that fails. `realized` follows each one that succeeded, and is `image`
+/// in the end, if that is what they were planned for.
 ///
 /// Slots that no service publishes any more leave `realized` at the end, as [`LbMaps::read`] leaves them out.
-pub fn apply(maps: &mut dyn LbMaps, ops: &[MapOp], realized: &mut Image) -> Result<(), MapError> {
+pub fn apply(maps: &mut dyn LbMaps, ops: &[MapOp], image: &Image, realized: &mut Image) -> Result<(), MapError> {
     let mut given_up = BTreeSet::new();
     for op in ops {
         if let Err(error) = maps.apply(op) {
@@ -20,19 +21,8 @@ pub fn apply(maps: &mut dyn LbMaps, ops: &[MapOp], realized: &mut Image) -> Resu
         }
         realized.perform(op);
     }
-    if !given_up.is_empty() {
-        let published: BTreeSet<BackendSet> = realized.services.values().map(|service| service.backends).collect();
-        let mut slots: BTreeSet<u32> = given_up.difference(&published).flat_map(|set| run(*set)).collect();
-        // Sets do not overlap, unless something foreign wrote them.
-        for set in &published {
-            let still: Vec<u32> = slots.range(run(*set)).copied().collect();
-            for slot in still {
-                slots.remove(&slot);
-            }
-        }
-        for slot in slots {
-            realized.slots.remove(&slot);
-        }
+    for slot in given_up.into_iter().flat_map(run).filter(|slot| !image.slots.contains_key(slot)) {
+        realized.slots.remove(&slot);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::fragment::Locality;
 use super::ids::Ids;
 use super::sets::next_generation;
 use super::{DRAIN, GRACE, HostFacts};
+use ipnet::IpNet;
 use lb_common::{Backend, Peer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -160,7 +161,15 @@ impl Backends {
         }
     }
 
-    /// Where the routes lead has changed: every record is looked at again.
+    /// Other routes lead to these networks: the records of what is in them are looked at again.
+    pub(super) fn routes_changed(&mut self, networks: impl Iterator<Item = IpNet>) {
+        for network in networks {
+            let inside = self.entries.range(network.network()..=network.broadcast());
+            self.changed.extend(inside.map(|(address, _)| *address));
+        }
+    }
+
+    /// The node has other addresses: every record is looked at again.
     pub(super) fn host_changed(&mut self) {
         self.changed.extend(self.entries.keys());
     }

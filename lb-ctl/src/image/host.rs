@@ -1,7 +1,11 @@
 //! What the image takes from the host: settings, addresses, interfaces, and which addresses are behind this node.
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use lb_common::{Device, Settings};
+use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -26,27 +30,56 @@ impl HostFacts {
     }
 }
 
-/// Prefixes of the node's routes, each with whether what it leads to is behind this node. The longest prefix counts.
+/// Prefixes of the node's routes, each with whether what it leads to is behind this node. The longest prefix counts. Cloning
+/// is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
-    prefixes: BTreeMap<IpNet, bool>,
-    /// The lengths that occur, longest first.
-    lengths: Vec<u8>,
+    prefixes: OrdMap<IpNet, bool>,
+    /// The lengths that occur, longest first, and how often.
+    lengths: BTreeMap<Reverse<u8>, usize>,
 }
 
 impl FromIterator<(IpNet, bool)> for Routes {
-    fn from_iter<T: IntoIterator<Item = (IpNet, bool)>>(routes: T) -> Self {
-        let prefixes: BTreeMap<IpNet, bool> = routes.into_iter().map(|(net, local)| (net.trunc(), local)).collect();
-        let lengths: BTreeSet<u8> = prefixes.keys().map(IpNet::prefix_len).collect();
-        Self { prefixes, lengths: lengths.into_iter().rev().collect() }
+    fn from_iter<T: IntoIterator<Item = (IpNet, bool)>>(iter: T) -> Self {
+        let mut routes = Self::default();
+        iter.into_iter().for_each(|(net, local)| routes.insert(net, local));
+        routes
     }
 }
 
 impl Routes {
+    /// Adds a route, or changes one.
+    pub fn insert(&mut self, net: IpNet, local: bool) {
+        let net = net.trunc();
+        if self.prefixes.insert(net, local).is_none() {
+            *self.lengths.entry(Reverse(net.prefix_len())).or_default() += 1;
+        }
+    }
+
+    /// Takes a route away.
+    pub fn remove(&mut self, net: IpNet) {
+        let net = net.trunc();
+        if self.prefixes.remove(&net).is_some()
+            && let Entry::Occupied(mut count) = self.lengths.entry(Reverse(net.prefix_len()))
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
     /// Whether the most specific route to `address` leads behind this node.
     pub fn is_local(&self, address: IpAddr) -> bool {
-        let mut nets = self.lengths.iter().filter_map(|length| IpNet::new(address, *length).ok());
+        let mut nets = self.lengths.keys().filter_map(|Reverse(length)| IpNet::new(address, *length).ok());
         nets.find_map(|net| self.prefixes.get(&net.trunc())).copied().unwrap_or(false)
+    }
+
+    /// The prefixes of routes that the two do not have in common.
+    pub(super) fn differences<'r>(&'r self, other: &'r Self) -> impl Iterator<Item = IpNet> {
+        self.prefixes.diff(&other.prefixes).map(|item| match item {
+            DiffItem::Add(net, _) | DiffItem::Remove(net, _) | DiffItem::Update { new: (net, _), .. } => *net,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::renderer::{Refused, Renderer};
 use super::{HostFacts, Withdrawn, apply, plan, withdrawn};
 use crate::maps::{Image, LbMaps, MapError, MapOp};
-use crate::model::ServiceView;
+use crate::model::Views;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -12,6 +12,8 @@ use std::time::Instant;
 pub struct Reconciled {
     /// Writes performed.
     pub writes: usize,
+    /// Whether any of them was of an owned address.
+    pub addresses_changed: bool,
     /// Services that do not fit.
     pub refused: Vec<Refused>,
 }
@@ -52,7 +54,7 @@ impl Reconciler {
     pub fn reconcile(
         &mut self,
         maps: &mut dyn LbMaps,
-        views: &[ServiceView],
+        views: &Views,
         host: &HostFacts,
         now: Instant,
     ) -> Result<Reconciled, ReconcileError> {
@@ -65,7 +67,8 @@ impl Reconciler {
         };
         self.perform(maps, &ops)?;
         self.renderer.settle(now);
-        Ok(Reconciled { writes: ops.len(), refused })
+        let is_of_address = |op: &MapOp| matches!(op, MapOp::PutOwned(..) | MapOp::DeleteOwned(_));
+        Ok(Reconciled { writes: ops.len(), addresses_changed: ops.iter().any(is_of_address), refused })
     }
 
     /// Reads the maps back and repairs what differs from the image, which nobody but us should cause. Gives the number
@@ -81,7 +84,7 @@ impl Reconciler {
     fn perform(&mut self, maps: &mut dyn LbMaps, ops: &[MapOp]) -> Result<(), MapError> {
         self.is_sure = false;
         let before = withdrawn::endpoints(&self.realized, ops);
-        let applied = apply(maps, ops, &mut self.realized);
+        let applied = apply(maps, ops, self.renderer.image(), &mut self.realized);
         // Whatever became of the rest: flows to these must not stay.
         let now = withdrawn::endpoints(&self.realized, ops);
         let gone = before.into_iter().filter(|endpoint| !now.contains(endpoint));

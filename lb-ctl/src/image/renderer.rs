@@ -14,8 +14,8 @@ use super::records::Records;
 use super::sets::{Sets, Slots};
 use super::touched::Touched;
 use crate::maps::{Image, MapOp};
-use crate::model::{Frontend, Place, ServiceView};
-use crate::objects::Key;
+use crate::model::{Frontend, Place, Views};
+use crate::objects::{Key, differences};
 use lb_common::{Owned, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -52,6 +52,10 @@ pub struct Refused {
 /// Renders views into an image. See the [module](self).
 #[derive(Debug)]
 pub struct Renderer {
+    /// The views of the last render.
+    pub(super) views: Views,
+    /// Services that did not fit in the last render.
+    pub(super) refused: BTreeSet<Key>,
     pub(super) image: Image,
     /// `None` before the first render.
     pub(super) host: Option<HostFacts>,
@@ -67,29 +71,38 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// Brings the image up to date with all Services, as they are in `views`, and the host. Services that do not fit
-    /// are told, and do not keep others from being rendered.
-    pub fn render(&mut self, views: &[ServiceView], host: &HostFacts, now: Instant) -> Vec<Refused> {
+    /// Brings the image up to date with all Services, as they are in `views`, and the host. Looks only at views that are
+    /// not what they were in the last render. Services that do not fit are told, and do not keep others from being
+    /// rendered.
+    pub fn render(&mut self, views: &Views, host: &HostFacts, now: Instant) -> Vec<Refused> {
         self.expire(now);
         self.take_host(host);
-        let mut fragments: BTreeMap<&Key, Fragment> =
-            views.iter().map(|view| (&view.key, Fragment::of(view))).collect();
-        let gone: Vec<Key> = self.bound.keys().filter(|key| !fragments.contains_key(key)).cloned().collect();
-        for key in gone {
-            if let Some(bound) = self.bound.remove(&key) {
-                drop(self.release(&key, bound));
+        let last = std::mem::replace(&mut self.views, views.clone());
+        let mut changed = std::mem::take(&mut self.refused);
+        changed.extend(differences(&last, views).map(|(key, ..)| key.clone()));
+        let mut fragments = BTreeMap::new();
+        for key in changed {
+            let bound = self.bound.get(&key);
+            match views.get(&key).map(|view| Fragment::of(view)) {
+                Some(fragment) if bound.is_some_and(|bound| bound.fragment == fragment) => {}
+                Some(fragment) => drop(fragments.insert(key, fragment)),
+                None => {
+                    if let Some(bound) = self.bound.remove(&key) {
+                        drop(self.release(&key, bound));
+                    }
+                }
             }
         }
-        fragments.retain(|key, fragment| self.bound.get(*key).is_none_or(|bound| bound.fragment != *fragment));
         let mut refused = Vec::new();
         for (key, fragment) in fragments {
-            let before = self.bound.remove(key).map(|bound| self.release(key, bound));
-            let bound = self.acquire(key, fragment).or_else(|refusal| {
+            let before = self.bound.remove(&key).map(|bound| self.release(&key, bound));
+            let bound = self.acquire(&key, fragment).or_else(|refusal| {
                 refused.push(Refused { service: key.clone(), refusal });
-                before.map_or(Ok(Bound::default()), |before| self.acquire_again(key, before))
+                before.map_or(Ok(Bound::default()), |before| self.acquire_again(&key, before))
             });
-            self.bound.extend(bound.ok().map(|bound| (key.clone(), bound)));
+            self.bound.extend(bound.ok().map(|bound| (key, bound)));
         }
+        self.refused = refused.iter().map(|refused| refused.service.clone()).collect();
         self.retire();
         refused
     }
@@ -154,9 +167,13 @@ impl Renderer {
     }
 
     fn take_host(&mut self, host: &HostFacts) {
-        if self.host.as_ref() == Some(host) {
-            return;
-        }
+        let last = match self.host.take() {
+            Some(last) if last == *host => {
+                self.host = Some(last);
+                return;
+            }
+            last => last,
+        };
         self.image.settings = host.settings;
         let indexes: BTreeSet<u32> = self.image.devices.keys().chain(host.devices.keys()).copied().collect();
         self.image.devices.clone_from(&host.devices);
@@ -165,7 +182,12 @@ impl Renderer {
             touched.devices.extend(indexes);
         });
         self.addresses.set_node(&host.node_addresses);
-        self.backends.host_changed();
+        match last {
+            Some(last) if last.node_addresses == host.node_addresses => {
+                self.backends.routes_changed(last.routes.differences(&host.routes));
+            }
+            _ => self.backends.host_changed(),
+        }
         self.host = Some(host.clone());
     }
 }

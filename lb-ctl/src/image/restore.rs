@@ -10,6 +10,7 @@ use super::records::Records;
 use super::renderer::Renderer;
 use super::sets::{Sets, Slots, run};
 use crate::maps::{Image, LbMaps};
+use crate::model::Views;
 use lb_common::{BackendSet, Owned, Service, maps};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
@@ -43,6 +44,8 @@ impl Renderer {
         start.node_ports = image.node_ports.clone();
         start.node_ports.retain(|key, _| start.services.contains_key(key));
         Self {
+            views: Views::new(),
+            refused: BTreeSet::new(),
             image: start,
             host: None,
             bound: BTreeMap::new(),

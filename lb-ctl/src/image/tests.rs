@@ -2,11 +2,12 @@
 
 use super::{DRAIN, GRACE, HostFacts, Reconciled, Reconciler, Refusal, Renderer, Withdrawn};
 use crate::maps::{FakeMaps, Image};
-use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView};
+use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView, Views};
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
 use lb_common::{Backend, ServiceKey, maps};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The `index`th address after 10.244.0.0.
@@ -59,6 +60,10 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
     }
 }
 
+fn table(views: &[ServiceView]) -> Views {
+    views.iter().map(|view| (view.key.clone(), Arc::new(view.clone()))).collect()
+}
+
 /// Maps, their reconciler and a clock.
 struct Bench {
     maps: FakeMaps,
@@ -75,7 +80,7 @@ impl Bench {
 
     fn round(&mut self, after: Duration, views: &[ServiceView]) -> Reconciled {
         self.now += after;
-        self.reconciler.reconcile(&mut self.maps, views, &self.host, self.now).unwrap()
+        self.reconciler.reconcile(&mut self.maps, &table(views), &self.host, self.now).unwrap()
     }
 
     fn image(&self) -> Image {
@@ -240,7 +245,7 @@ fn a_change_writes_what_it_touches_and_a_large_image_is_rendered_in_time() {
     let mut views: Vec<_> = (0..count).map(|index| service(index, (0..10).map(|pod| index * 10 + pod))).collect();
     let start = Instant::now();
     let mut renderer = Renderer::restore(&bench.maps, &Image::default(), bench.now);
-    let refused = renderer.render(&views, &bench.host, bench.now);
+    let refused = renderer.render(&table(&views), &bench.host, bench.now);
     let full = start.elapsed();
     assert_eq!(refused, []);
     let writes = bench.round(SECOND, &views).writes;

@@ -27,6 +27,9 @@ pub enum Place {
     Address(IpAddr),
 }
 
+/// What no two frontends can share: place, family, protocol and port.
+pub(super) type Identity = (Place, IpFamily, Protocol, u16);
+
 /// One way in to a service port. It is what one record of the datapath's service map stands for, and is counted apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +59,7 @@ impl Frontend {
     }
 
     /// What no two frontends can share.
-    pub(super) fn identity(&self) -> (Place, IpFamily, Protocol, u16) {
+    pub(super) fn identity(&self) -> Identity {
         (self.place(), self.family, self.protocol, self.port)
     }
 }

@@ -5,12 +5,13 @@ use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Pod, Service, ServicePort};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The endpoints of `service` from these pods, all of which match `selector`.
 pub(super) fn gather(
     service: &Service,
     selector: &Labels,
-    pods: &[&Pod],
+    pods: &[Arc<Pod>],
     families: &[IpFamily],
     node: &NodeView,
 ) -> Gathered {

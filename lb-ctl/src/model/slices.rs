@@ -6,41 +6,12 @@
 use super::NodeView;
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
-use crate::objects::{
-    AddressType, Endpoint, EndpointSlice, Key, Kind, ObjectId, Objects, SERVICE_NAME_LABEL, Service, ServicePort,
-};
-use std::collections::HashMap;
+use crate::objects::{AddressType, Endpoint, EndpointSlice, Key, Kind, ObjectId, Service, ServicePort};
 use std::net::IpAddr;
-
-/// Slices by the Service that their label names.
-pub(super) struct SliceIndex<'a> {
-    by_service: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
-}
-
-impl<'a> SliceIndex<'a> {
-    /// Slices of names (`addressType: FQDN`) are not for Service proxies and left out.
-    pub(super) fn new(objects: &'a Objects) -> Self {
-        let mut by_service: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>> = HashMap::new();
-        for slice in objects.endpoint_slices.values() {
-            if slice.address_type == AddressType::FQDN {
-                continue;
-            }
-            if let Some(service) = slice.metadata.labels.get(SERVICE_NAME_LABEL) {
-                by_service.entry((&slice.metadata.namespace, service)).or_default().push(slice);
-            }
-        }
-        Self { by_service }
-    }
-
-    /// The Service's slices in order of name.
-    pub(super) fn of(&self, service: &'a Service) -> &[&'a EndpointSlice] {
-        let key = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
-        self.by_service.get(&key).map_or(&[], Vec::as_slice)
-    }
-}
+use std::sync::Arc;
 
 /// The endpoints of `service` from its slices, of which there is at least one.
-pub(super) fn gather(service: &Service, slices: &[&EndpointSlice], node: &NodeView) -> Gathered {
+pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], node: &NodeView) -> Gathered {
     let mut problems = bad_addresses(slices);
     let mut ports = Vec::with_capacity(service.spec.ports.len());
     for port in &service.spec.ports {
@@ -86,7 +57,7 @@ fn address(address_type: AddressType, endpoint: &Endpoint) -> Option<IpAddr> {
     (address.is_ipv4() == (address_type == AddressType::IPv4)).then_some(address)
 }
 
-fn bad_addresses(slices: &[&EndpointSlice]) -> Vec<String> {
+fn bad_addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
     let mut problems = Vec::new();
     for slice in slices {
         for endpoint in &slice.endpoints {

@@ -18,7 +18,7 @@ fn views(manifests: &[&str]) -> Vec<ServiceView> {
             Object::Service(Arc::new(serde_yaml::from_str(manifest).unwrap()))
         });
     }
-    services(&objects, &node())
+    services(&objects, &node()).values().map(|view| ServiceView::clone(view)).collect()
 }
 
 #[test]

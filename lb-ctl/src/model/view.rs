@@ -3,12 +3,11 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
-use super::selector::PodIndex;
-use super::slices::SliceIndex;
 use super::{pods, problem, slices};
-use crate::objects::{IntOrString, IpFamily, Key, Labels, Protocol, Service, ServiceType};
+use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A Service as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,12 +70,12 @@ impl PortView {
     }
 }
 
-/// The view of `service`, before Services are compared with each other.
-pub(super) fn view<'a>(
-    service: &'a Service,
+/// The view of `service`, of which these are the slices and the pods, before Services are compared with each other.
+pub(super) fn view(
+    service: &Service,
     node: &NodeView,
-    pod_index: &PodIndex<'a>,
-    slice_index: &SliceIndex<'a>,
+    slices: &[Arc<EndpointSlice>],
+    pods: &[Arc<Pod>],
 ) -> ServiceView {
     let mut problems = Vec::new();
     let spec = &service.spec;
@@ -84,7 +83,7 @@ pub(super) fn view<'a>(
     if served && !service.is_headless() && service.cluster_addresses().is_empty() {
         problems.push("the Service has no ClusterIP".to_owned());
     }
-    let mut gathered = if served { gather(service, node, pod_index, slice_index) } else { Gathered::default() };
+    let mut gathered = if served { gather(service, node, slices, pods) } else { Gathered::default() };
     gathered.ports.resize_with(spec.ports.len(), Vec::new);
     problems.append(&mut gathered.problems);
     let mut ports = Vec::with_capacity(spec.ports.len());
@@ -120,21 +119,12 @@ pub(super) fn view<'a>(
 }
 
 /// Slices win over Pods; an empty selector is as good as none.
-fn gather<'a>(
-    service: &'a Service,
-    node: &NodeView,
-    pod_index: &PodIndex<'a>,
-    slice_index: &SliceIndex<'a>,
-) -> Gathered {
-    let labelled = slice_index.of(service);
-    if !labelled.is_empty() {
-        return slices::gather(service, labelled, node);
+fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>]) -> Gathered {
+    if !slices.is_empty() {
+        return slices::gather(service, slices, node);
     }
     match &service.spec.selector {
-        Some(selector) if !selector.is_empty() => {
-            let pods = pod_index.matching(&service.metadata.namespace, selector);
-            pods::gather(service, selector, &pods, &families(service), node)
-        }
+        Some(selector) if !selector.is_empty() => pods::gather(service, selector, pods, &families(service), node),
         _ => {
             let problem = "the Service has no selector and no EndpointSlice names it: it has no endpoints";
             Gathered { problems: vec![problem.to_owned()], ..Gathered::default() }

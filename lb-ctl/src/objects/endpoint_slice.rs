@@ -8,7 +8,7 @@ use serde_json::Value;
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// An EndpointSlice, strict: every field of the API is named here, and any other is an error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointSlice {
     /// As in the manifest; checked by the parser.
@@ -42,7 +42,7 @@ pub enum AddressType {
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
     /// Addresses that are fungible: only the first is used, as in kube-proxy.
@@ -62,10 +62,10 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// Which zones and nodes should use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hints: Option<Value>,
+    pub hints: Option<Box<Value>>,
     /// The object behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_ref: Option<Value>,
+    pub target_ref: Option<Box<Value>>,
     /// Deprecated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated_topology: Option<Labels>,
@@ -87,7 +87,7 @@ pub struct EndpointConditions {
 }
 
 /// A port of a slice.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointPort {
     /// Name of the Service port it serves; absent or empty for an unnamed one.

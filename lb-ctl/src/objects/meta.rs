@@ -8,7 +8,7 @@ use std::fmt;
 pub type Labels = BTreeMap<String, String>;
 
 /// `ObjectMeta`, tolerant of fields that are not read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Name; required, its absence is found by validation.

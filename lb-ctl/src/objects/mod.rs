@@ -9,6 +9,7 @@ mod namespace;
 mod node;
 mod pod;
 mod service;
+mod table;
 
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
 pub use meta::{Key, Labels, Metadata};
@@ -16,9 +17,9 @@ pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
 pub use service::{IntOrString, IpFamily, NONE, Protocol, Service, ServicePort, ServiceSpec, ServiceType};
+pub use table::{Table, differences};
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ impl Kind {
 }
 
 /// An object of any kind we read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Object {
     /// A Namespace.
@@ -137,19 +138,19 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// An immutable snapshot of all objects: what the pure stages read. Cloning is cheap.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// An immutable snapshot of all objects: what the pure stages read. Cloning is cheap, however many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
     /// Namespaces by name.
-    pub namespaces: BTreeMap<Key, Arc<Namespace>>,
+    pub namespaces: Table<Namespace>,
     /// Nodes by name.
-    pub nodes: BTreeMap<Key, Arc<Node>>,
+    pub nodes: Table<Node>,
     /// Services by namespace and name, defaulted and with addresses and node ports allocated.
-    pub services: BTreeMap<Key, Arc<Service>>,
+    pub services: Table<Service>,
     /// Pods by namespace and name.
-    pub pods: BTreeMap<Key, Arc<Pod>>,
+    pub pods: Table<Pod>,
     /// EndpointSlices by namespace and name.
-    pub endpoint_slices: BTreeMap<Key, Arc<EndpointSlice>>,
+    pub endpoint_slices: Table<EndpointSlice>,
 }
 
 impl Objects {
@@ -162,6 +163,17 @@ impl Objects {
             Object::Service(object) => drop(self.services.insert(key, object)),
             Object::Pod(object) => drop(self.pods.insert(key, object)),
             Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
+        }
+    }
+
+    /// Takes an object away.
+    pub fn remove(&mut self, id: &ObjectId) {
+        match id.kind {
+            Kind::Namespace => drop(self.namespaces.remove(&id.key)),
+            Kind::Node => drop(self.nodes.remove(&id.key)),
+            Kind::Service => drop(self.services.remove(&id.key)),
+            Kind::Pod => drop(self.pods.remove(&id.key)),
+            Kind::EndpointSlice => drop(self.endpoint_slices.remove(&id.key)),
         }
     }
 

@@ -4,7 +4,7 @@ use super::Metadata;
 use serde::{Deserialize, Serialize};
 
 /// A Namespace.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Metadata.
     #[serde(default)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub const POD_IP_ANNOTATION: &str = "lb-ctl/pod-ip";
 
 /// A Pod.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Metadata.
     #[serde(default)]
@@ -23,7 +23,7 @@ pub struct Pod {
 }
 
 /// `PodSpec`, as far as it is read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
     /// The node it runs on.
@@ -38,7 +38,7 @@ pub struct PodSpec {
 }
 
 /// `Container`, as far as it is read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Name.
     #[serde(default)]
@@ -49,7 +49,7 @@ pub struct Container {
 }
 
 /// `ContainerPort`, as far as it is read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
     /// The name a Service's `targetPort` may use.
@@ -63,7 +63,7 @@ pub struct ContainerPort {
 }
 
 /// `PodStatus`, as far as it is read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
@@ -81,14 +81,14 @@ pub struct PodStatus {
 }
 
 /// `PodIP`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodIp {
     /// Address.
     pub ip: IpAddr,
 }
 
 /// A condition of a Pod.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     /// `Ready`, ...
     pub r#type: String,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub const NONE: &str = "None";
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Metadata.
     #[serde(default)]
@@ -24,7 +24,7 @@ pub struct Service {
 }
 
 /// `ServiceSpec`, strict: every field of the API is named here, and any other is an error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSpec {
     /// Type; `ClusterIP` where absent.
@@ -90,7 +90,7 @@ pub struct ServiceSpec {
 }
 
 /// `ServicePort`. Numbers are wide, so that validation names a value out of range instead of a type error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePort {
     /// Name; required where there is more than one port.

@@ -2,21 +2,24 @@
 //!
 //! An event says only that something happened; what is there is found by looking at the whole directory, so that no lost,
 //! merged or reordered event can matter. A file that is still being written is left for its writer's close, as half a
-//! manifest may well be a valid one. Hidden files and editors' leavings are no manifests.
+//! manifest may well be a valid one. A file that its writer has closed, or that was moved here, is whole: it is looked at
+//! at once, unless much is going on. Hidden files and editors' leavings are no manifests.
 
-use super::scan::Scanner;
+use super::scan::{Scanner, is_manifest};
 use super::{Error, Source};
 use crate::store::{Snapshot, SourceId, Update};
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-/// How long nothing must happen before the directory is looked at.
+/// How long nothing must happen before the directory is looked at, unless what changed is whole.
 const QUIET: Duration = Duration::from_millis(100);
+/// After a look at what was whole it is left alone for so many times what the look cost.
+const SHARE: u32 = 10;
 /// How long it is left alone at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A writer that has not closed its file for so long is not waited for.
@@ -35,6 +38,12 @@ pub struct Directory {
     scanner: Scanner,
     /// Files that someone is writing, and since when nothing was written.
     writers: HashMap<PathBuf, Instant>,
+    /// Files that have come to be whole since the last look.
+    whole: HashSet<PathBuf>,
+    /// A file has gone since: what it held may come back under another name.
+    is_missing_one: bool,
+    /// When what is whole may be looked at again.
+    next_look: Instant,
 }
 
 impl Directory {
@@ -51,11 +60,29 @@ impl Directory {
         }
         std::fs::read_dir(&path).map_err(|error| Error::Unreadable { path: path.clone(), error })?;
         let (sender, events) = mpsc::unbounded_channel();
-        let watcher = notify::recommended_watcher(move |event| drop(sender.send(event)));
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // To look at the directory is an event too, and must not lead to the next look.
+            let is_of_a_reader = |event: &Event| match event.kind {
+                EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
+                _ => false,
+            };
+            if !event.as_ref().is_ok_and(is_of_a_reader) {
+                drop(sender.send(event));
+            }
+        });
         let mut watcher = watcher.map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
         watch(&mut watcher, &path).map_err(|error| Error::Unwatchable { path: path.clone(), error })?;
         let scanner = Scanner::new(path.clone(), default_namespace.into());
-        Ok(Self { path, watcher, events, scanner, writers: HashMap::new() })
+        Ok(Self {
+            path,
+            watcher,
+            events,
+            scanner,
+            writers: HashMap::new(),
+            whole: HashSet::new(),
+            is_missing_one: false,
+            next_look: Instant::now(),
+        })
     }
 
     /// Looks at the directory and tells what changed; `Err` when nobody listens.
@@ -79,15 +106,19 @@ impl Directory {
     async fn scan(&mut self, no_time: bool) -> Result<Vec<(SourceId, Snapshot)>, ()> {
         self.writers.retain(|_, since| since.elapsed() < WRITER);
         let busy: Vec<PathBuf> = self.writers.keys().cloned().collect();
+        let whole = std::mem::take(&mut self.whole);
+        let start = Instant::now();
+        self.is_missing_one = false;
         let mut scanner = std::mem::take(&mut self.scanner);
         // Parsing may take a while.
         let task = tokio::task::spawn_blocking(move || {
-            let changes = scanner.scan(&busy, no_time);
+            let changes = scanner.scan(&busy, &whole, no_time);
             (scanner, changes)
         });
         // It fails only when the runtime is about to end.
         let (scanner, changes) = task.await.map_err(drop)?;
         self.scanner = scanner;
+        self.next_look = Instant::now() + start.elapsed() * SHARE;
         Ok(changes.into_iter().map(|(path, snapshot)| (SourceId::File(path), snapshot)).collect())
     }
 
@@ -104,31 +135,56 @@ impl Directory {
         self.note(event.ok_or(())?);
         let patience = tokio::time::Instant::now() + PATIENCE;
         loop {
+            while let Ok(event) = self.events.try_recv() {
+                self.note(event);
+            }
+            let pause = if self.is_whole() {
+                QUIET.min(self.next_look.saturating_duration_since(Instant::now()))
+            } else {
+                QUIET
+            };
+            if pause.is_zero() {
+                return Ok(());
+            }
             tokio::select! {
                 event = self.events.recv() => self.note(event.ok_or(())?),
-                () = tokio::time::sleep(QUIET) => return Ok(()),
+                () = tokio::time::sleep(pause) => return Ok(()),
                 () = sleep_until(patience) => return Ok(()),
             }
         }
     }
 
-    /// Keeps account of who is writing.
+    /// Whether there is something to see that nobody is changing any more.
+    fn is_whole(&self) -> bool {
+        !self.whole.is_empty() && self.writers.is_empty() && !self.is_missing_one
+    }
+
+    /// Keeps account of who is writing, and of what is whole.
     fn note(&mut self, event: notify::Result<Event>) {
         // An overflow of the queue, for one: the directory is looked at all the same.
         let Ok(event) = event else { return self.writers.clear() };
-        for path in event.paths {
+        let last = event.paths.len().saturating_sub(1);
+        for (place, path) in event.paths.into_iter().enumerate().filter(|(_, path)| is_manifest(path)) {
             match event.kind {
-                EventKind::Modify(notify::event::ModifyKind::Data(_)) => {
+                EventKind::Modify(ModifyKind::Data(_)) => {
+                    self.whole.remove(&path);
                     self.writers.insert(path, Instant::now());
                 }
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Remove(_)
-                | EventKind::Modify(notify::event::ModifyKind::Name(_)) => {
+                EventKind::Modify(ModifyKind::Name(RenameMode::Both)) if place < last => self.gone(&path),
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => self.gone(&path),
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) => {
                     self.writers.remove(&path);
+                    self.whole.insert(path);
                 }
                 _ => {}
             }
         }
+    }
+
+    fn gone(&mut self, path: &Path) {
+        self.writers.remove(path);
+        self.whole.remove(path);
+        self.is_missing_one = true;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::manifest::{self, Diagnostic, MAX_BYTES};
 use crate::store::Snapshot;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
@@ -57,9 +57,14 @@ impl Scanner {
         self.is_settled
     }
 
-    /// The files that are not what they were, by name. Those in `busy` are passed over, and those that changed just now
-    /// unless there is no time.
-    pub(super) fn scan(&mut self, busy: &[PathBuf], no_time: bool) -> Vec<(PathBuf, Snapshot)> {
+    /// The files that are not what they were, by name. Those in `busy` are passed over, and those that changed just now,
+    /// unless they are known to be `whole` or there is no time.
+    pub(super) fn scan(
+        &mut self,
+        busy: &[PathBuf],
+        whole: &HashSet<PathBuf>,
+        no_time: bool,
+    ) -> Vec<(PathBuf, Snapshot)> {
         self.is_settled = true;
         let listed = match list(&self.directory) {
             Ok(listed) => listed,
@@ -72,7 +77,7 @@ impl Scanner {
         let missing: Vec<PathBuf> = self.files.keys().filter(|path| !listed.contains(*path)).cloned().collect();
         let mut present = Vec::new();
         for path in listed.into_iter().filter(|path| !busy.contains(path)) {
-            if let Some(snapshot) = self.look_at(&path, no_time) {
+            if let Some(snapshot) = self.look_at(&path, whole.contains(&path), no_time) {
                 present.push((path, snapshot));
             }
         }
@@ -98,9 +103,11 @@ impl Scanner {
         vec![(self.directory.clone(), Snapshot::Bad(vec![diagnostic]))]
     }
 
-    fn look_at(&mut self, path: &Path, no_time: bool) -> Option<Snapshot> {
+    fn look_at(&mut self, path: &Path, is_whole: bool, no_time: bool) -> Option<Snapshot> {
         let stamp = stamp(path);
-        if !no_time && stamp.as_ref().is_some_and(|stamp| is_younger(stamp, UNSETTLED)) {
+        // Who empties a file means to fill it again.
+        let is_whole = is_whole && stamp.as_ref().is_some_and(|stamp| stamp.size > 0);
+        if !no_time && !is_whole && stamp.as_ref().is_some_and(|stamp| is_younger(stamp, UNSETTLED)) {
             self.is_settled = false;
             return None;
         }
@@ -148,7 +155,7 @@ fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
 }
 
 /// By its name: not hidden, and with the ending of a manifest.
-fn is_manifest(path: &Path) -> bool {
+pub(super) fn is_manifest(path: &Path) -> bool {
     let is_hidden = path.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.starts_with(['.', '#']));
     let ending = path.extension().and_then(|ending| ending.to_str());
     !is_hidden && matches!(ending, Some("yaml" | "yml" | "json"))

@@ -30,12 +30,15 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use ledger::Ledger;
 use ownership::{Owner, Ownership};
-use state::{Allocation, State, StateFile};
+use state::{Allocation, Entry, State, StateFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use transaction::{Context, Plan};
+
+/// Fewer objects than these are never most of what there is: the journal takes them faster.
+const MANY: usize = 64;
 
 /// What a store needs to know.
 #[derive(Clone, Debug)]
@@ -65,7 +68,9 @@ pub struct Store {
     /// What Services that have not come (again) yet held.
     remembered: BTreeMap<Key, Allocation>,
     /// When objects that have not come (again) yet were first seen.
-    created: BTreeMap<String, String>,
+    created: BTreeMap<ObjectId, String>,
+    /// Objects of which something else is to be remembered than the state file says.
+    unsaved: BTreeSet<ObjectId>,
     feeds: BTreeMap<String, bool>,
     refused: BTreeMap<SourceId, Refused>,
     state_file: Option<StateFile>,
@@ -90,13 +95,14 @@ impl Store {
             ledger,
             remembered: BTreeMap::new(),
             created: state.created,
+            unsaved: BTreeSet::new(),
             feeds: BTreeMap::new(),
             refused: BTreeMap::new(),
             state_file,
             state_problem: None,
         };
         let objects = Arc::make_mut(&mut store.objects);
-        for stored in state.objects {
+        for stored in state.objects.into_values() {
             let object = Object::from(stored);
             store.ownership.set(&object.id(), Some(Owner { source: SourceId::Cli, line: 0 }));
             if let Object::Service(service) = &object {
@@ -105,8 +111,6 @@ impl Store {
             objects.insert(object);
         }
         for (key, allocation) in state.allocations {
-            let (namespace, name) = key.split_once('/').unwrap_or(("", &key));
-            let key = Key::new(namespace, name);
             store.ledger.reserve(&key, &allocation, |given| given);
             if !store.objects.services.contains_key(&key) {
                 store.remembered.insert(key, allocation);
@@ -151,7 +155,7 @@ impl Store {
         refused.chain(state).collect()
     }
 
-    /// Adds and replaces objects of `source`, all or none; the others it has stay. On the disk when this returns.
+    /// Adds and replaces objects of `source`, all or none; the others it has stay. On the disk after [`Store::flush`].
     pub fn apply(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
         self.forget_the_gone();
         let (applied, undo) = self.change(source, &parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
@@ -179,7 +183,7 @@ impl Store {
         outcomes
     }
 
-    /// Deletes objects, all or none; those of a file are refused. On the disk when this returns.
+    /// Deletes objects, all or none; those of a file are refused. On the disk after [`Store::flush`].
     pub fn delete(&mut self, ids: &[ObjectId], now: Timestamp) -> Result<Vec<ObjectId>, Rejected> {
         let (found, missing): (Vec<_>, Vec<_>) =
             ids.iter().cloned().partition(|id| self.ownership.owners.contains_key(id));
@@ -321,6 +325,7 @@ impl Store {
         for (object, line) in plan.objects {
             let id = object.id();
             let owner = Owner { source: source.clone(), line };
+            self.unsaved.insert(id.clone());
             undo.owners.push((id.clone(), self.ownership.set(&id, Some(owner))));
             let change = match objects.get(&id) {
                 None => Change::Created,
@@ -333,13 +338,15 @@ impl Store {
             applied.changes.push((id, change));
         }
         for (object, warning) in plan.moved {
+            self.unsaved.insert(object.id());
             applied.changes.push((object.id(), Change::Configured));
             applied.warnings.push(warning);
             objects.insert(object);
         }
         for id in plan.removed {
+            self.unsaved.insert(id.clone());
             undo.owners.push((id.clone(), self.ownership.set(&id, None)));
-            remove(objects, &id);
+            objects.remove(&id);
             applied.changes.push((id, Change::Deleted));
         }
         (applied, undo)
@@ -366,7 +373,7 @@ impl Store {
             return;
         }
         for (id, _) in applied.changes.iter().filter(|(_, change)| *change != Change::Deleted) {
-            self.created.remove(&id.to_string());
+            self.created.remove(id);
             if id.kind == Kind::Service {
                 self.remembered.remove(&id.key);
             }
@@ -391,24 +398,54 @@ impl Store {
         }
     }
 
-    fn save(&self) -> Result<(), Error> {
-        let Some(state_file) = &self.state_file else { return Ok(()) };
-        let mut state = State { created: self.created.clone(), ..State::default() };
-        for (id, owner) in &self.ownership.owners {
-            let Some(object) = self.objects.get(id) else { continue };
-            if owner.source == SourceId::Cli {
-                state.objects.push(object.into());
-            } else if let Some(created) = &object.metadata().creation_timestamp {
-                state.created.insert(id.to_string(), created.clone());
-            }
+    /// Writes what is unsaved.
+    fn save(&mut self) -> Result<(), Error> {
+        let Some(mut state_file) = self.state_file.take() else { return Ok(()) };
+        // Where most has changed, lines for all of it would only be written twice.
+        let is_most = self.unsaved.len() > MANY && self.unsaved.len() * 2 > self.ownership.owners.len();
+        let saved = if is_most || state_file.wants_all() {
+            let known = self.ownership.owners.keys().chain(self.created.keys()).cloned();
+            let services = self.remembered.keys().map(|key| ObjectId { kind: Kind::Service, key: key.clone() });
+            state_file.save(known.chain(services).map(|id| self.entry(id)).collect())
+        } else {
+            state_file.append(&self.unsaved.iter().map(|id| self.entry(id.clone())).collect::<Vec<_>>())
+        };
+        self.state_file = Some(state_file);
+        if saved.is_ok() {
+            self.unsaved.clear();
         }
-        // The same state is the same file.
-        state.objects.sort_by_cached_key(|stored| Object::from(stored.clone()).id());
-        let live = self.objects.services.iter().map(|(key, service)| (key, self.ledger.allocation(service)));
-        let gone = self.remembered.iter().map(|(key, allocation)| (key, allocation.clone()));
-        let allocations = live.chain(gone).filter(|(_, allocation)| !allocation.is_empty());
-        state.allocations = allocations.map(|(key, allocation)| (key.to_string(), allocation)).collect();
-        state_file.save(state)
+        saved
+    }
+
+    /// Waits until everything is on the disk.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let Some(state_file) = &mut self.state_file else { return Ok(()) };
+        // What was not flushed may be lost: then the whole is written elsewhere.
+        state_file.flush().or_else(|_| self.save())
+    }
+
+    /// What is to be remembered of an object.
+    fn entry(&self, id: ObjectId) -> Entry {
+        let live = self.objects.get(&id).zip(self.ownership.owners.get(&id));
+        let mut entry = Entry { object: None, allocation: None, created: None, id };
+        let id = &entry.id;
+        match live {
+            Some((object, owner)) => {
+                if let Object::Service(service) = &object {
+                    entry.allocation = Some(self.ledger.allocation(service));
+                }
+                if owner.source == SourceId::Cli {
+                    entry.object = Some(object.into());
+                } else {
+                    entry.created.clone_from(&object.metadata().creation_timestamp);
+                }
+            }
+            None if id.kind == Kind::Service => entry.allocation = self.remembered.get(&id.key).cloned(),
+            None => {}
+        }
+        entry.created = entry.created.or_else(|| self.created.get(id).cloned());
+        entry.allocation = entry.allocation.filter(|allocation| !allocation.is_empty());
+        entry
     }
 
     /// What the Services among `ids` hold, and when all of them were created.
@@ -426,8 +463,9 @@ impl Store {
 
     fn remember(&mut self, memories: Vec<(ObjectId, Allocation, Option<String>)>) {
         for (id, allocation, created) in memories {
+            self.unsaved.insert(id.clone());
             if let Some(created) = created {
-                self.created.insert(id.to_string(), created);
+                self.created.insert(id.clone(), created);
             }
             if id.kind == Kind::Service && !allocation.is_empty() {
                 self.ledger.reserve(&id.key, &allocation, |given| given);
@@ -443,18 +481,9 @@ impl Store {
         }
         for (key, allocation) in std::mem::take(&mut self.remembered) {
             self.ledger.forget(&key, &allocation);
+            self.unsaved.insert(ObjectId { kind: Kind::Service, key });
         }
         self.ledger.commit();
-        self.created.clear();
-    }
-}
-
-fn remove(objects: &mut Objects, id: &ObjectId) {
-    match id.kind {
-        Kind::Namespace => drop(objects.namespaces.remove(&id.key)),
-        Kind::Node => drop(objects.nodes.remove(&id.key)),
-        Kind::Service => drop(objects.services.remove(&id.key)),
-        Kind::Pod => drop(objects.pods.remove(&id.key)),
-        Kind::EndpointSlice => drop(objects.endpoint_slices.remove(&id.key)),
+        self.unsaved.extend(std::mem::take(&mut self.created).into_keys());
     }
 }

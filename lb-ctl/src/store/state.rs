@@ -2,9 +2,13 @@
 //!
 //! Written whole to a temporary file, flushed to the disk, then renamed, so that there is a whole file at every moment;
 //! the one before stays as `.bak`. A file that cannot be understood is never overwritten: the daemon refuses to start.
+//!
+//! A change costs what it changes: it is a line of the journal beside the file (`.journal`), which says what the objects
+//! it touched have become. When the journal has outgrown the file, the whole is written anew and the journal ends. Its lines
+//! may be read over a file that has them already, and the last one may be torn: that change was never confirmed.
 
 use super::error::Error;
-use crate::objects::{EndpointSlice, Namespace, Node, Object, Pod, Service};
+use crate::objects::{EndpointSlice, Key, Kind, Namespace, Node, Object, ObjectId, Pod, Service};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,18 +20,100 @@ use std::sync::Arc;
 /// The version this program writes and reads.
 const VERSION: u64 = 1;
 
-/// What a state file holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// A journal shorter than this is never too long, in bytes.
+const SHORT: u64 = 1 << 20;
+
+/// What there is to remember.
+#[derive(Debug, Default)]
 pub(super) struct State {
-    /// Comes first, so that a person sees it.
-    pub(super) version: u64,
     /// What the CLI applied, with what was allocated.
-    pub(super) objects: Vec<Stored>,
-    /// What Services hold, those of files included, by `namespace/name`.
-    pub(super) allocations: BTreeMap<String, Allocation>,
-    /// When objects of files were first seen, by `kind/namespace/name`.
-    pub(super) created: BTreeMap<String, String>,
+    pub(super) objects: BTreeMap<ObjectId, Stored>,
+    /// What Services hold, those of files included.
+    pub(super) allocations: BTreeMap<Key, Allocation>,
+    /// When objects of files were first seen.
+    pub(super) created: BTreeMap<ObjectId, String>,
+}
+
+/// What there is to remember of one object; in a journal: from now on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    pub(super) id: ObjectId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) object: Option<Stored>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) allocation: Option<Allocation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) created: Option<String>,
+}
+
+impl State {
+    pub(super) fn set(&mut self, entry: Entry) {
+        fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+            match value {
+                Some(value) => drop(map.insert(key, value)),
+                None => drop(map.remove(&key)),
+            }
+        }
+        let Entry { id, object, allocation, created } = entry;
+        if id.kind == Kind::Service {
+            set(&mut self.allocations, id.key.clone(), allocation);
+        }
+        set(&mut self.objects, id.clone(), object);
+        set(&mut self.created, id, created);
+    }
+}
+
+impl FromIterator<Entry> for State {
+    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
+        let mut state = Self::default();
+        entries.into_iter().for_each(|entry| state.set(entry));
+        state
+    }
+}
+
+/// A state as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    /// Comes first, so that a person sees it.
+    version: u64,
+    objects: Vec<Stored>,
+    /// By `namespace/name`.
+    allocations: BTreeMap<String, Allocation>,
+    /// By `kind/namespace/name`.
+    created: BTreeMap<String, String>,
+}
+
+impl From<State> for Written {
+    fn from(state: State) -> Self {
+        Self {
+            version: VERSION,
+            objects: state.objects.into_values().collect(),
+            allocations: state.allocations.into_iter().map(|(key, held)| (key.to_string(), held)).collect(),
+            created: state.created.into_iter().map(|(id, created)| (id.to_string(), created)).collect(),
+        }
+    }
+}
+
+impl From<Written> for State {
+    fn from(written: Written) -> Self {
+        let key = |text: &str| {
+            let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+            Key::new(namespace, name)
+        };
+        let id = |text: &str| {
+            let (resource, rest) = text.split_once('/')?;
+            let kind = Kind::ALL.into_iter().find(|kind| kind.resource() == resource)?;
+            Some(ObjectId { kind, key: key(rest) })
+        };
+        let objects = written.objects.into_iter().map(|stored| (Object::from(stored.clone()).id(), stored));
+        Self {
+            objects: objects.collect(),
+            allocations: written.allocations.into_iter().map(|(text, held)| (key(&text), held)).collect(),
+            created: written.created.into_iter().filter_map(|(text, created)| Some((id(&text)?, created))).collect(),
+        }
+    }
 }
 
 /// An object with its kind.
@@ -104,15 +190,27 @@ impl From<Stored> for Object {
     }
 }
 
-/// A state file's place.
+/// A state file and its journal.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
+    /// Absent until the whole has been written once, and after a failure.
+    journal: Option<Journal>,
+}
+
+#[derive(Debug)]
+struct Journal {
+    file: File,
+    length: u64,
+    /// Longer than this is too long.
+    limit: u64,
+    /// Whether lines may not be on the disk yet.
+    is_unflushed: bool,
 }
 
 impl StateFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, journal: None }
     }
 
     fn beside(&self, extension: &str) -> PathBuf {
@@ -124,41 +222,105 @@ impl StateFile {
     /// Reads it; a file that was never written is an empty state.
     pub(super) fn load(&self) -> Result<State, Error> {
         let backup = self.beside(".bak");
+        let unreadable = |path: &Path, error| Error::Io { path: path.to_owned(), doing: "read", error };
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let path = self.path.clone();
                 return if backup.exists() { Err(Error::Missing { path, backup }) } else { Ok(State::default()) };
             }
-            Err(error) => return Err(Error::Io { path: self.path.clone(), doing: "read", error }),
+            Err(error) => return Err(unreadable(&self.path, error)),
         };
-        read(&bytes).map_err(|problem| {
+        let state = read(&bytes).map_err(|problem| {
             let path = self.path.clone();
             let backup = fs::read(&backup).is_ok_and(|bytes| read(&bytes).is_ok()).then_some(backup);
             match problem {
                 Unreadable::Damaged(reason) => Error::Damaged { path, reason, backup },
                 Unreadable::Newer(found) => Error::Newer { path, found, known: VERSION, backup },
             }
-        })
+        })?;
+        let journal = self.beside(".journal");
+        match fs::read(&journal) {
+            Ok(lines) => {
+                replay(state, &lines).map_err(|reason| Error::Damaged { path: journal.clone(), reason, backup: None })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(state),
+            Err(error) => Err(unreadable(&journal, error)),
+        }
     }
 
-    /// Writes it, so that it is whole on the disk when this returns.
-    pub(super) fn save(&self, mut state: State) -> Result<(), Error> {
-        state.version = VERSION;
-        self.write(&state).map_err(|error| Error::Io { path: self.path.clone(), doing: "written", error })
+    /// Whether it is time to write the whole.
+    pub(super) fn wants_all(&self) -> bool {
+        self.journal.as_ref().is_none_or(|journal| journal.length > journal.limit)
     }
 
-    fn write(&self, state: &State) -> io::Result<()> {
+    /// Writes the whole, so that it is on the disk when this returns.
+    pub(super) fn save(&mut self, state: State) -> Result<(), Error> {
+        self.journal = None;
+        self.write(&state.into()).map_err(|error| self.not_written(error))
+    }
+
+    /// Adds a change. It is on the disk after [`StateFile::flush`].
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let Some(journal) = &mut self.journal else {
+            return Err(self.not_written(io::ErrorKind::NotFound.into()));
+        };
+        let written = serde_json::to_vec(entries).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            journal.file.write_all(&line).map(|()| line.len() as u64)
+        });
+        match written {
+            Ok(length) => {
+                journal.length += length;
+                journal.is_unflushed = true;
+                Ok(())
+            }
+            Err(error) => {
+                // What did not happen is not to be read again. Should this fail too, the line is torn.
+                let _ = journal.file.set_len(journal.length);
+                self.journal = None;
+                Err(self.not_written(error))
+            }
+        }
+    }
+
+    /// Sees to it that everything is on the disk. After a failure the whole wants to be written.
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unflushed) else { return Ok(()) };
+        match journal.file.sync_data() {
+            Ok(()) => {
+                journal.is_unflushed = false;
+                Ok(())
+            }
+            Err(error) => {
+                self.journal = None;
+                Err(self.not_written(error))
+            }
+        }
+    }
+
+    fn not_written(&self, error: io::Error) -> Error {
+        Error::Io { path: self.path.clone(), doing: "written", error }
+    }
+
+    fn write(&mut self, state: &Written) -> io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let temporary = self.beside(".tmp");
         let mut file = BufWriter::new(private(&temporary)?);
         serde_json::to_writer(&mut file, state)?;
         file.write_all(b"\n")?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
         self.back_up()?;
         fs::rename(&temporary, &self.path)?;
-        File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all()?;
+        // Its lines are in the file now.
+        let journal = private(&self.beside(".journal"))?;
+        File::open(folder)?.sync_all()?;
+        let limit = file.metadata()?.len().max(SHORT);
+        self.journal = Some(Journal { file: journal, length: 0, limit, is_unflushed: false });
+        Ok(())
     }
 
     /// Gives the present file its second name, by way of a rename so that the copy is whole at every moment too.
@@ -176,6 +338,20 @@ impl StateFile {
         }
         fs::rename(&link, self.beside(".bak"))
     }
+}
+
+/// A state after the changes of a journal; an error says what cannot be understood.
+fn replay(mut state: State, journal: &[u8]) -> Result<State, String> {
+    // What follows the last line's end was never written whole.
+    let end = journal.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+    for (number, line) in journal[..end].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        let entries: Vec<Entry> =
+            serde_json::from_slice(line).map_err(|error| format!("line {}: {error}", number + 1))?;
+        for entry in entries {
+            state.set(entry);
+        }
+    }
+    Ok(state)
 }
 
 /// A new file that only the owner reads: manifests may hold what others should not see.
@@ -198,7 +374,7 @@ fn read(bytes: &[u8]) -> Result<State, Unreadable> {
     // The version alone first: of a newer file nothing else need be understood.
     let header: Header = serde_json::from_slice(bytes).map_err(damaged)?;
     match header.version {
-        VERSION => serde_json::from_slice(bytes).map_err(damaged),
+        VERSION => serde_json::from_slice::<Written>(bytes).map(State::from).map_err(damaged),
         0 => Err(Unreadable::Damaged("version 0".to_owned())),
         newer => Err(Unreadable::Newer(newer)),
     }

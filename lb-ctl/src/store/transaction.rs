@@ -18,7 +18,7 @@ pub(super) struct Context<'s> {
     /// What Services of an earlier life held, if they come again.
     pub(super) remembered: &'s BTreeMap<Key, Allocation>,
     /// When objects of an earlier life were first seen.
-    pub(super) created: &'s BTreeMap<String, String>,
+    pub(super) created: &'s BTreeMap<ObjectId, String>,
     /// While sources are still missing, a value that was chosen yields to one that a manifest asks for.
     pub(super) is_synced: bool,
     pub(super) now: Timestamp,
@@ -140,7 +140,7 @@ impl<'p> Transaction<'_, 'p> {
         if object.metadata().creation_timestamp.is_none() {
             let known = match &old {
                 Some(old) => old.metadata().creation_timestamp.clone(),
-                None => self.context.created.get(&id.to_string()).cloned(),
+                None => self.context.created.get(id).cloned(),
             };
             let now = || self.context.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             set_created(&mut object, known.unwrap_or_else(now));

@@ -179,7 +179,7 @@ impl Extent {
             flows: vec![1, 1024, 65_536],
             services: vec![10, 10_000],
             max_flows: Self::MAX_FLOWS,
-            control: vec![0, 1000],
+            control: vec![0, 1000, 10_000],
             path: vec![10],
             changes: 40,
         }

@@ -1,31 +1,16 @@
-//! `v1/Endpoints` of every Service, made from the model: what `get endpoints` lists.
+//! `v1/Endpoints` of a Service, made from its view when they are asked for: what `get endpoints` lists.
 
-use crate::api::catalogue::{Endpoints, Subset, SubsetAddress, SubsetPort, TargetRef};
+use super::catalogue::{Endpoints, Subset, SubsetAddress, SubsetPort, TargetRef};
 use crate::model::{EndpointView, ServiceView};
-use crate::objects::{Key, Metadata, Objects};
+use crate::objects::Metadata;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-/// The Endpoints of all `services`. Those that are equal to one in `before` are shared with it.
-pub(super) fn of_services(
-    services: &[ServiceView],
-    objects: &Objects,
-    before: &BTreeMap<Key, Arc<Endpoints>>,
-) -> BTreeMap<Key, Arc<Endpoints>> {
-    let made = services.iter().map(|service| {
-        let created = objects.services.get(&service.key).and_then(|object| object.metadata.creation_timestamp.clone());
-        let new = of_service(service, created);
-        let shared = before.get(&service.key).filter(|old| ***old == new).cloned();
-        (service.key.clone(), shared.unwrap_or_else(|| Arc::new(new)))
-    });
-    made.collect()
-}
-
-fn of_service(service: &ServiceView, creation_timestamp: Option<String>) -> Endpoints {
+/// The Endpoints of one Service.
+pub(super) fn endpoints(service: &ServiceView) -> Endpoints {
     let metadata = Metadata {
         name: service.key.name.clone(),
         namespace: service.key.namespace.clone(),
-        creation_timestamp,
+        creation_timestamp: service.created.clone(),
         ..Metadata::default()
     };
     let mut subsets = Vec::new();
