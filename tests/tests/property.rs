@@ -1,6 +1,7 @@
 //! Properties of the core over packets that proptest makes up.
 
-use lb_ebpf::{Action, process};
+use lb_common::Reason;
+use lb_ebpf::{Action, Verdict, process};
 use lb_tests::frames::{self, Flags, checked};
 use lb_tests::memory::{At, Frame, Memory};
 use lb_tests::node::{INSIDE, UPLINK};
@@ -88,6 +89,10 @@ proptest! {
         let around = small::surroundings(UPLINK, INSIDE, UPLINK, 1000);
         let client = SocketAddr::new(family.client(), port);
         let mut frame = Frame::new(frames::tcp(client, family.cluster(EMPTY, 80), Flags::Syn, b""));
-        prop_assert_eq!(process(&mut frame, &tables, &At::<1>(&around)).action, Action::Drop);
+        let verdict = process(&mut frame, &tables, &At::<1>(&around));
+        // Back to its client, as a reset.
+        prop_assert_eq!(verdict, Verdict { ifindex: UPLINK, action: Action::Redirect, reason: Reason::NoBackend });
+        let (from, to, _) = checked(&frame.bytes);
+        prop_assert_eq!((from, to), (family.cluster(EMPTY, 80), client));
     }
 }

@@ -111,7 +111,7 @@ fn processes_are_served_at_their_sockets() {
     let status = fixture.status().expect("the daemon answers");
     assert_eq!(status.socket_lb.cgroup.as_deref(), Some(&*cgroup.path().to_string_lossy()));
     let shown = fixture.cli(&["status"], "").expect("the daemon answers");
-    assert!(shown.contains(&format!("socket-lb:      {}", cgroup.path().display())), "{shown}");
+    assert!(shown.contains(&format!("Socket hooks:   {}", cgroup.path().display())), "{shown}");
 
     let of_pod = |name| fixture.pod(name).expect("runs").address().addresses().to_vec();
     let node = [NODE, NODE_INSIDE].iter().flat_map(|own| own.addresses()).chain(gateways()).collect::<Vec<_>>();

@@ -22,18 +22,18 @@ pub(crate) struct Args {
 /// Builds everything, with its toolchain if that is missing.
 pub(crate) fn run(route: Route, args: &Args) -> anyhow::Result<()> {
     setup::run(route)?;
-    bpf(route)?;
+    bpf(route, workspace::DATAPATH)?;
     let binary = lb_ctl(args.release)?;
     step(format_args!("built {}", workspace::relative(&binary)));
     Ok(())
 }
 
-/// Builds the BPF object.
-pub(crate) fn bpf(route: Route) -> anyhow::Result<()> {
-    step("building the BPF object");
+/// Builds a BPF object.
+pub(crate) fn bpf(route: Route, name: &str) -> anyhow::Result<()> {
+    step(format_args!("building the BPF object {name}"));
     let start = Instant::now();
-    process::run(&mut route.cargo("build")).context("the BPF object does not build")?;
-    let object = workspace::bpf_object();
+    process::run(&mut route.cargo("build", name)).with_context(|| format!("the BPF object {name} does not build"))?;
+    let object = workspace::bpf_object(name);
     let bytes = fs::metadata(&object).with_context(|| format!("no object at {}", object.display()))?.len();
     step(format_args!(
         "built {} ({} KiB, {:.1} s)",
@@ -46,18 +46,23 @@ pub(crate) fn bpf(route: Route) -> anyhow::Result<()> {
 
 /// Builds the binary `lb-ctl` and returns its path.
 pub(crate) fn lb_ctl(release: bool) -> anyhow::Result<PathBuf> {
-    step("building lb-ctl");
+    binary("lb-ctl", release)
+}
+
+/// Builds the binary that has the name of its package and returns its path.
+pub(crate) fn binary(name: &str, release: bool) -> anyhow::Result<PathBuf> {
+    step(format_args!("building {name}"));
     let mut command = process::host_cargo();
-    command.args(["build", "--package=lb-ctl"]);
+    command.args(["build", "--package", name]);
     if release {
         command.arg("--release");
     }
     let artifacts = artifacts(&mut command)?;
     artifacts
         .into_iter()
-        .find(|artifact| artifact.target.name == "lb-ctl" && artifact.target.is("bin"))
+        .find(|artifact| artifact.target.name == name && artifact.target.is("bin"))
         .and_then(|artifact| artifact.executable)
-        .context("cargo built no binary lb-ctl")
+        .with_context(|| format!("cargo built no binary {name}"))
 }
 
 /// What cargo says of one thing it built.

@@ -10,6 +10,7 @@ use crate::privilege::{Needed, Privilege, through_sudo};
 use crate::process::{shown, step};
 use crate::setup;
 use crate::toolchain::Route;
+use crate::workspace;
 
 /// Flags of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -22,7 +23,7 @@ pub(crate) struct Args {
 /// Runs the demo. It replaces this process, so that Ctrl-C reaches the demo alone, which then removes what it made.
 pub(crate) fn run(route: Route, args: &Args) -> anyhow::Result<()> {
     setup::run(route)?;
-    build::bpf(route)?;
+    build::bpf(route, workspace::DATAPATH)?;
     let binary = build::lb_ctl(false)?;
     let binary = binary.to_str().context("the path of the workspace is no UTF-8")?;
 

@@ -5,6 +5,7 @@ use anyhow::{Context, ensure};
 use crate::process::{self, step};
 use crate::setup;
 use crate::toolchain::Route;
+use crate::workspace::{DATAPATH, YARDSTICKS};
 
 /// Checks everything, and says at the end what all failed.
 pub(crate) fn run(route: Route) -> anyhow::Result<()> {
@@ -24,7 +25,9 @@ pub(crate) fn run(route: Route) -> anyhow::Result<()> {
         "clippy's complaints stand above",
         process::host_cargo().args(["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"]),
     );
-    check("clippy for BPF", "clippy's complaints stand above", route.cargo("clippy").args(["--", "-Dwarnings"]));
+    for (what, object) in [("clippy for BPF", DATAPATH), ("clippy for the yardsticks", YARDSTICKS)] {
+        check(what, "clippy's complaints stand above", route.cargo("clippy", object).args(["--", "-Dwarnings"]));
+    }
     ensure!(failed.is_empty(), "lint: {} failed", failed.join(" and "));
     step("lint: all clean");
     Ok(())

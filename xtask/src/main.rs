@@ -1,8 +1,9 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::Args),
     /// Set up, build, and run every test; without root, those that need none.
     Test(test::Args),
+    /// Set up, build, and measure against yardsticks and peers.
+    Bench(bench::Args),
     /// Check formatting and lints, for the host and for BPF.
     Lint,
 }
@@ -64,6 +67,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build(args) => build::run(route, &args),
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
+        Command::Bench(args) => bench::run(route, &args),
         Command::Lint => lint::run(route),
     }
 }

@@ -1,7 +1,7 @@
 //! Files that a run under sudo left behind are handed to the workspace's owner.
 //!
-//! A root-owned file in `target` makes the owner's next build fail. Symbolic links are handed over themselves, never what
-//! they point to.
+//! A root-owned file in `target` makes the owner's next build fail, and one in `docs` the next edit. Symbolic links are handed
+//! over themselves, never what they point to.
 
 use nix::unistd::geteuid;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::workspace;
 
-/// Gives root's files under `target` to the owner of the workspace, where that is somebody else.
+/// Gives root's files under `target` and `docs` to the owner of the workspace, where that is somebody else.
 pub(crate) fn hand_over() {
     if !geteuid().is_root() {
         return;
@@ -20,7 +20,7 @@ pub(crate) fn hand_over() {
     if owner.uid() == 0 {
         return;
     }
-    for name in ["target", "Cargo.lock"] {
+    for name in ["target", "docs", "Cargo.lock"] {
         let path = workspace::root().join(name);
         if path.exists()
             && let Err(error) = give(&path, owner.uid(), owner.gid())

@@ -20,6 +20,24 @@ const BPF_PACKAGES: [&str; 4] = [DEBIAN_COMPILER, "cargo-web", "rust-web-clippy"
 /// Programs that the tests call, and the Debian package of each.
 const TEST_PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool")];
 
+/// Programs that the bench compares with, and the Debian package of each. Without them it leaves their rows out.
+const PEERS: [(&str, &str); 5] =
+    [("iptables", "iptables"), ("iperf3", "iperf3"), ("wrk", "wrk"), ("haproxy", "haproxy"), ("nginx", "nginx-light")];
+
+/// Installs the peers that are missing.
+pub(crate) fn peers() -> anyhow::Result<()> {
+    let missing: Vec<String> = PEERS
+        .into_iter()
+        .filter(|(program, _)| !program_exists(program))
+        .map(|(_, package)| package.to_owned())
+        .collect();
+    if !missing.is_empty() {
+        step(format_args!("setup: will install Debian's packages {}", missing.join(" ")));
+        install_packages(&missing)?;
+    }
+    Ok(())
+}
+
 /// Installs what is missing on this route.
 pub(crate) fn run(route: Route) -> anyhow::Result<()> {
     let done = match route {

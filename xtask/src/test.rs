@@ -50,7 +50,7 @@ impl Args {
 /// Runs everything to the end, and says at the end what all failed.
 pub(crate) fn run(route: Route, args: &Args) -> anyhow::Result<()> {
     setup::run(route)?;
-    build::bpf(route)?;
+    build::bpf(route, workspace::DATAPATH)?;
     let binaries = build_tests()?;
     let privilege = Privilege::detect();
 

@@ -67,8 +67,9 @@ impl Route {
         }
     }
 
-    /// A cargo command (`build`, `clippy`) on the BPF object, without its linker when that is not there.
-    pub(crate) fn cargo(self, subcommand: &str) -> Command {
+    /// A cargo command (`build`, `clippy`) on a BPF object, which has the name of its package; without its linker when that
+    /// is not there.
+    pub(crate) fn cargo(self, subcommand: &str, object: &str) -> Command {
         let mut command = match (self, subcommand) {
             (Self::Debian, "clippy") => Command::new(DEBIAN_CLIPPY),
             (Self::Debian, _) => Command::new(DEBIAN_CARGO),
@@ -90,8 +91,10 @@ impl Route {
             subcommand,
             "--locked",
             "--release",
-            "--package=lb-ebpf",
-            "--bin=lb-ebpf",
+            "--package",
+            object,
+            "--bin",
+            object,
             "--target",
             BPF_TARGET,
         ]);

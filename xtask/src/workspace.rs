@@ -15,9 +15,14 @@ pub(crate) fn bpf_target_dir() -> PathBuf {
     root().join("target/bpf")
 }
 
-/// The built BPF object, where lb-ctl's build script looks for it.
-pub(crate) fn bpf_object() -> PathBuf {
-    bpf_target_dir().join(BPF_TARGET).join("release/lb-ebpf")
+/// The name of the datapath's package and object.
+pub(crate) const DATAPATH: &str = "lb-ebpf";
+/// The name of the package and object of the yardsticks, for the bench alone.
+pub(crate) const YARDSTICKS: &str = "lb-yardsticks";
+
+/// Where a built BPF object is: lb-ctl's build script looks for the datapath's there.
+pub(crate) fn bpf_object(name: &str) -> PathBuf {
+    bpf_target_dir().join(BPF_TARGET).join("release").join(name)
 }
 
 /// Where tools of our own are installed.

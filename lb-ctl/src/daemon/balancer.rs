@@ -127,7 +127,6 @@ impl Balancer {
             snat_port_last: Settings::SNAT_PORTS.1,
             flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
             host: inputs.pair,
-            ..Settings::default()
         };
         self.facts.node_addresses = addresses.into_iter().collect();
         let devices = &self.facts.devices;

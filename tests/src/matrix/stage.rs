@@ -2,7 +2,7 @@
 //! answers is known before.
 
 use super::cgroup::Cgroup;
-use super::{Asker, Cell, Environment, Firewall, Hook, Network, Path, RpFilter};
+use super::{Environment, Firewall, Hook, Network, Path, RpFilter};
 use crate::fixture::{self, Fixture, Setup};
 use crate::sniffer::Sniffer;
 use lb_ctl::api;
@@ -13,7 +13,6 @@ use lb_ctl::playground::topology::{Dual, NODE, Node, POD_PORT, SERVICE_PORT, SER
 use lb_ctl::playground::{Error, Playground, PodNetwork};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::process::Command;
 use tokio::runtime::{Builder, Runtime};
 
 /// Where the server of the node itself listens.

@@ -1,0 +1,51 @@
+//! The yardsticks at TC: the same steps by the means of TC.
+
+use super::frame::{Frame, TCP_CHECKSUM};
+use super::{FLOWS, SERVICES, count};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+/// `BPF_F_PSEUDO_HDR`: the change is one of addresses too.
+const PSEUDO_HDR: u64 = 1 << 4;
+
+/// Nothing: what the wrapper itself costs.
+#[classifier]
+fn tc_nothing(_: TcContext) -> i32 {
+    DROP
+}
+
+/// Parse, one lookup of a 16-byte key, redirect.
+#[classifier]
+fn tc_lru(ctx: TcContext) -> i32 {
+    let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
+    if FLOWS.get_ptr(frame.key()).is_none() {
+        return NEXT;
+    }
+    frame.swap_macs();
+    back(&ctx)
+}
+
+/// Service, flow, counters, rewrite with both checksums (that of TCP by the kernel, since it may be partial), redirect.
+#[classifier]
+fn tc_full(ctx: TcContext) -> i32 {
+    let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
+    // SAFETY: nobody deletes services while a run lasts.
+    let Some(service) = (unsafe { SERVICES.get(frame.service()) }) else { return NEXT };
+    // SAFETY: as for services.
+    let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return NEXT };
+    count(*service as u32, ctx.len() as usize);
+    frame.rewrite(flow);
+    frame.swap_macs();
+    // SAFETY: the context of this program; the helper checks the offset.
+    let answer = unsafe { bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(flow.delta), PSEUDO_HDR) };
+    if answer == 0 { back(&ctx) } else { DROP }
+}
+
+#[inline(always)]
+fn back(ctx: &TcContext) -> i32 {
+    // SAFETY: a field of the context, which the verifier lets us read, and a helper that takes plain numbers.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
