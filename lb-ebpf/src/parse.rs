@@ -321,9 +321,9 @@ fn transport<P: Packet, A: Address>(
     if (protocol == TCP && header_length < TcpHdr::LEN && !piece.is_later()) || offset + header_length > length {
         return Err(Reason::Malformed);
     }
-    let [a, b, c, d] = if piece.is_later() { [0; 4] } else { packet.load(at).ok_or(Reason::Malformed)? };
+    let ports: [u8; 4] = if piece.is_later() { [0; 4] } else { packet.load(at).ok_or(Reason::Malformed)? };
     Ok(Wire {
-        key: FlowKey::new(protocol, src, [a, b], dst, [c, d]),
+        key: FlowKey::on_wire(protocol, src, dst, ports),
         length: length as u32,
         transport: at as u16,
         headers: (offset + header_length) as u16,
