@@ -3,15 +3,12 @@
 use crate::conntrack;
 use crate::env::{Env, Hook, Route};
 use crate::packet::{self, Packet};
-use crate::parse::{IP_OFFSET, Wire};
+use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
 use lb_common::{Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
 
-const ETHERTYPE_OFFSET: usize = 12;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
 /// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
 const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
 

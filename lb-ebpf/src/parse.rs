@@ -16,6 +16,13 @@ use network_types::udp::UdpHdr;
 /// Length of the Ethernet header, and so the offset of the IP header.
 pub const IP_OFFSET: usize = core::mem::size_of::<EthHdr>();
 
+/// Offset of the number that says what a frame carries, and those of the two families.
+pub const ETHERTYPE_OFFSET: usize = 12;
+/// IPv4 (RFC 894).
+pub const IPV4: [u8; 2] = [0x08, 0x00];
+/// IPv6 (RFC 2464).
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
+
 /// TTL or hop limit of a packet that begins its way (RFC 1700).
 pub const FIRST_TTL: u8 = 64;
 
@@ -130,6 +137,21 @@ impl<A> Wire<A> {
     #[inline(always)]
     pub const fn is_later(&self) -> bool {
         self.piece.is_later()
+    }
+}
+
+/// Bytes that a frame must have for what its IP header says: those of a header that leaves it open (RFC 2675) are not to be told,
+/// and those of no IP packet are none.
+#[inline(always)]
+pub fn claimed<P: Packet>(packet: &P) -> usize {
+    let Some([ethertype @ .., _, _, high, low, next, following]) = packet.load::<[u8; 8]>(ETHERTYPE_OFFSET) else {
+        return 0;
+    };
+    match ethertype {
+        IPV4 => IP_OFFSET + usize::from(u16::from_be_bytes([high, low])),
+        IPV6 if [next, following] == [0; 2] => usize::MAX,
+        IPV6 => IP_OFFSET + Ipv6Hdr::LEN + usize::from(u16::from_be_bytes([next, following])),
+        _ => 0,
     }
 }
 

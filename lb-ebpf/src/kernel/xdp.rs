@@ -10,22 +10,35 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::FlowKey;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
-use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, process};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, parse, process};
 
-struct XdpPacket<'a>(&'a XdpContext);
+struct XdpPacket<'a> {
+    ctx: &'a XdpContext,
+    length: usize,
+}
 
-impl XdpPacket<'_> {
+impl<'a> XdpPacket<'a> {
+    #[inline(always)]
+    fn new(ctx: &'a XdpContext) -> Self {
+        let mut packet = Self { ctx, length: ctx.data_end() - ctx.data() };
+        // A frame in several pieces has more, which the kernel must be asked for. Few have: those that claim more.
+        if parse::claimed(&packet) > packet.length {
+            // SAFETY: the context of this program.
+            packet.length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize };
+        }
+        packet
+    }
+
     #[inline(always)]
     fn linear(&self) -> Linear {
-        Linear { data: self.0.data(), data_end: self.0.data_end() }
+        Linear { data: self.ctx.data(), data_end: self.ctx.data_end() }
     }
 }
 
 impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the context of this program.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        self.length
     }
 
     #[inline(always)]
@@ -103,7 +116,7 @@ fn lb_xdp_generic(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn run(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
-    let verdict = process(&mut XdpPacket(ctx), &KernelTables, &env);
+    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
     match verdict.action {
         Action::Pass | Action::Defer | Action::Open | Action::Icmp | Action::Answer => xdp_action::XDP_PASS,
         Action::Redirect if verdict.ifindex == env.ifindex() => xdp_action::XDP_TX,
@@ -125,7 +138,7 @@ const PROBE_OFFSET: usize = 14;
 /// whether that takes redirected frames. Never attached.
 #[xdp]
 fn lb_xdp_probe(ctx: XdpContext) -> u32 {
-    match XdpPacket(&ctx).load::<[u8; 4]>(PROBE_OFFSET) {
+    match XdpPacket::new(&ctx).load::<[u8; 4]>(PROBE_OFFSET) {
         // SAFETY: a helper that takes plain numbers.
         Some(ifindex) => unsafe { bpf_redirect(u32::from_le_bytes(ifindex), 0) as u32 },
         None => xdp_action::XDP_DROP,
