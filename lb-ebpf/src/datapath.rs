@@ -143,7 +143,7 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
-        let expired = flow.is_expired(wire.key.protocol, now);
+        let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
         if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
             return continue_flow(packet, tables, env, &wire, table, flow, now);
         }
@@ -436,8 +436,6 @@ where
     E: Env,
 {
     let hop = &flow.hop;
-    let is_forwarding = !hop.is_through_stack();
-    let takes_hop = hop.takes_hop();
     if wire.piece.is_first() {
         fragment::note(tables, wire, env.tick());
     }
@@ -451,9 +449,6 @@ where
     if flags & NextHop::STACK != 0 {
         let is_delivered = flags & NextHop::LOCAL != 0 && !flow.is_reply();
         return Verdict::pass(if is_delivered { Reason::Delivered } else { reason });
-    }
-    if flags & NextHop::HOST == 0 && rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
-        return Verdict::drop(Reason::StoreFailed);
     }
     send::<_, E>(packet, hop, has_asked, reason)
 }

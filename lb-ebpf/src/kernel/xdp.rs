@@ -12,15 +12,17 @@ use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, parse, process};
 
-struct XdpPacket<'a> {
-    ctx: &'a XdpContext,
+/// Where the frame lies is read once: nothing that we ask of the kernel at XDP moves it.
+struct XdpPacket {
+    linear: Linear,
     length: usize,
 }
 
-impl<'a> XdpPacket<'a> {
+impl XdpPacket {
     #[inline(always)]
-    fn new(ctx: &'a XdpContext) -> Self {
-        let mut packet = Self { ctx, length: ctx.data_end() - ctx.data() };
+    fn new(ctx: &XdpContext) -> Self {
+        let linear = Linear { data: ctx.data(), data_end: ctx.data_end() };
+        let mut packet = Self { linear, length: linear.data_end - linear.data };
         // A frame in several pieces has more, which the kernel must be asked for. Few have: those that claim more.
         if parse::claimed(&packet) > packet.length {
             // SAFETY: the context of this program.
@@ -28,14 +30,9 @@ impl<'a> XdpPacket<'a> {
         }
         packet
     }
-
-    #[inline(always)]
-    fn linear(&self) -> Linear {
-        Linear { data: self.ctx.data(), data_end: self.ctx.data_end() }
-    }
 }
 
-impl Packet for XdpPacket<'_> {
+impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> usize {
         self.length
@@ -53,12 +50,12 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
-        self.linear().load(offset)
+        self.linear.load(offset)
     }
 
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
-        self.linear().store(offset, value)
+        self.linear.store(offset, value)
     }
 
     #[inline(always)]
