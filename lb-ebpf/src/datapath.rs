@@ -7,7 +7,8 @@ use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
-use lb_common::{Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
+use lb_common::gate::Place;
+use lb_common::{Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
 
 /// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
 const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
@@ -123,6 +124,16 @@ pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
     leaves_translated == (E::HOOK == Hook::Egress)
 }
 
+/// Whether a packet between these addresses can be of a flow, or open one ([`lb_common::gate`]).
+#[inline(always)]
+fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
+    let is_open = |address: &A| {
+        let Place { word, bit } = Place::of(address.words());
+        tables.gate(word) & bit != 0
+    };
+    is_open(&key.dst) || is_open(&key.src)
+}
+
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
 #[inline(never)]
 fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
@@ -136,6 +147,9 @@ where
         Ok(wire) => wire,
         Err(reason) => return leave::<A, P, T, E>(packet, tables, env, reason),
     };
+    if !is_admitted(tables, &wire.key) {
+        return Verdict::pass(Reason::NotOurs);
+    }
     if fragment::resolve(tables, &mut wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
     {

@@ -141,13 +141,8 @@ where
     if !through_stack && outer.length > u32::from(flow.hop.mtu) {
         return Verdict::drop(Reason::MtuExceeded);
     }
-    let places = Places {
-        icmp: icmp as u16,
-        transport: transport as u16,
-        end: end as u16,
-        protocol: key.protocol,
-        takes_hop,
-    };
+    let places =
+        Places { icmp: icmp as u16, transport: transport as u16, end: end as u16, protocol: key.protocol, takes_hop };
     let source = if outer.src == key.src { flow.src } else { outer.src };
     if rewrite_error(packet, outer, source, flow, &places).is_none() {
         return Verdict::drop(Reason::StoreFailed);

@@ -1,6 +1,7 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
 use crate::socket::Sockets;
+use lb_common::gate::Place;
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
     Settings, Slot, Traffic,
@@ -11,7 +12,7 @@ use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -204,6 +205,13 @@ pub struct Memory {
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
     /// What the CPU has spent.
     pub budget: Box<UnsafeCell<Budget>>,
+    /// The places of all addresses that the gate has been opened for.
+    gate: RefCell<BTreeSet<Place>>,
+}
+
+/// The addresses that the gate must be open for.
+pub fn admitted(image: &Image) -> impl Iterator<Item = IpAddr> + '_ {
+    image.owned.keys().copied().chain(image.backends.values().filter_map(Backend::ip))
 }
 
 impl Memory {
@@ -218,6 +226,7 @@ impl Memory {
             services: RefCell::default(),
             backends: RefCell::default(),
             budget: Box::default(),
+            gate: RefCell::default(),
         }
     }
 
@@ -273,6 +282,13 @@ address_tables!([u8; 4], flows4);
 address_tables!([u8; 16], flows6);
 
 impl Tables for Memory {
+    fn gate(&self, word: u32) -> u64 {
+        let mut open = self.gate.borrow_mut();
+        open.extend(admitted(&self.image).map(Place::from));
+        let bits = Place { word, bit: 0 }..=Place { word, bit: u64::MAX };
+        open.range(bits).fold(0, |bits, place| bits | place.bit)
+    }
+
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.image.services.get(key)
     }
