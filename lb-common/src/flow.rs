@@ -76,8 +76,9 @@ pub struct NextHop {
     pub mtu: u16,
     /// [`NextHop::XDP`] and its neighbours.
     pub flags: u16,
-    /// Padding; zero.
-    pub zero: [u8; 4],
+    /// Not of the way out but of the way in, kept where there is room: the end of the MAC that frames of this direction
+    /// came to when they were last found to be for this node. Zeros: they were not yet looked at.
+    pub came_to: [u8; 4],
 }
 
 impl NextHop {

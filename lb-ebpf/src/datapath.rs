@@ -8,8 +8,12 @@ use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
 use lb_common::gate::Place;
-use lb_common::{Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings};
+use lb_common::{
+    Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot,
+};
 
+/// The last four bytes of the destination's MAC, which tell one host of a link from another.
+const MAC_END_OFFSET: usize = 2;
 /// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
 const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
 
@@ -80,7 +84,32 @@ fn refuse<A: Address>(reason: Reason) -> Verdict {
 /// take it for its own.
 #[inline(always)]
 pub(crate) fn is_for_another_host<P: Packet>(packet: &P, device: &Device) -> bool {
-    device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
+    packet.may_be_for_another_host() && device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
+}
+
+/// Whether a packet of a known flow is in such a frame. The interface is asked once a tick, and when frames of the flow come
+/// to another MAC than they did: for each packet that would cost a lookup.
+#[inline(always)]
+fn strays<P, A, T, E>(packet: &P, tables: &T, env: &E, flow: &mut Flow<A>, now: u32) -> bool
+where
+    P: Packet,
+    A: Address,
+    T: Tables,
+    E: Env,
+{
+    // What leaves was sent by this node.
+    if E::HOOK == Hook::Egress {
+        return false;
+    }
+    let came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
+    if flow.tick == now && flow.hop.came_to == came_to {
+        return false;
+    }
+    if is_for_another_host(packet, &tables.device(env.ifindex())) {
+        return true;
+    }
+    flow.hop.came_to = came_to;
+    false
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
@@ -157,6 +186,9 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
+        if strays(packet, tables, env, flow, now) {
+            return Verdict::pass(Reason::NotOurs);
+        }
         let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
         if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
             return continue_flow(packet, tables, env, &wire, table, flow, now);
@@ -263,20 +295,10 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let set = service.backends;
-    if set.count() == 0 {
-        return refuse::<A>(Reason::NoBackend);
-    }
     let hash = pick::hash(settings.seed, key);
-    let Some(slot) = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))) else {
-        return Verdict::drop(Reason::BackendGone);
-    };
-    let backend = match tables.backend(slot.backend) {
-        Some(backend) if backend.generation == slot.generation => backend,
-        _ => return Verdict::drop(Reason::BackendGone),
-    };
-    let Some(address) = A::of_backend(backend) else {
-        return Verdict::drop(Reason::BackendGone);
+    let (slot, backend, address) = match pick_backend::<A, T>(tables, service, hash) {
+        Ok(picked) => picked,
+        Err(reason) => return refuse::<A>(reason),
     };
     let Some(Scratch { flow, revalidated, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
@@ -294,6 +316,7 @@ where
     flow.backend = slot.backend;
     flow.service = service.id;
     flow.hop = NextHop::default();
+    flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
     // forwards to a Service for others.
@@ -352,6 +375,26 @@ where
     verdict
 }
 
+/// The backend of a Service that a client with this hash is given, and its address.
+#[inline(always)]
+fn pick_backend<'t, A, T>(tables: &'t T, service: &Service, hash: u64) -> Result<(&'t Slot, &'t Backend, A), Reason>
+where
+    A: Address,
+    T: Tables,
+{
+    let set = service.backends;
+    if set.count() == 0 {
+        return Err(Reason::NoBackend);
+    }
+    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))).ok_or(Reason::BackendGone)?;
+    let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
+    if backend.generation != slot.generation {
+        return Err(Reason::BackendGone);
+    }
+    let address = A::of_backend(backend).ok_or(Reason::BackendGone)?;
+    Ok((slot, backend, address))
+}
+
 /// Asks the kernel for the way out of a packet as `flow` rewrites it, and notes it there. Not inlined: it has a stack frame
 /// of its own, and it runs once a tick.
 #[inline(never)]
@@ -361,12 +404,11 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let fixed = flow.hop.flags & NextHop::FIXED;
+    let (fixed, came_to) = (flow.hop.flags & NextHop::FIXED, flow.hop.came_to);
     if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
-    flow.hop = NextHop::default();
-    flow.hop.flags = fixed;
+    flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
     let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
     if fixed & NextHop::HOST != 0 && is_home {
@@ -382,7 +424,7 @@ where
         };
     }
     match env.route(&flow.rewritten(protocol)) {
-        Route::Via(found) => flow.hop = NextHop { flags: fixed, ..found },
+        Route::Via(found) => flow.hop = NextHop { flags: fixed, came_to, ..found },
         Route::NotForwarded => return Reason::NoRoute,
         Route::Failed(reason) => return reason,
     }

@@ -59,6 +59,12 @@ pub trait Packet {
         false
     }
 
+    /// Whether the frame may be for another host, which the network flooded; no where the kernel has seen that it is not.
+    #[inline(always)]
+    fn may_be_for_another_host(&self) -> bool {
+        true
+    }
+
     /// The same number, of which the verifier knows nothing more. It follows every path with what it knows of each
     /// value; forgetting makes paths alike, so that it need not follow them all.
     #[inline(always)]

@@ -201,7 +201,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
 /// The next hop to a destination behind `ifindex`, with MACs that tell the interface.
 pub fn hop(ifindex: u32) -> NextHop {
     let last = ifindex as u8;
-    NextHop { macs: [2, 0, 0, 0, 1, last, 2, 0, 0, 0, 0, last], ifindex, mtu: 1500, flags: 0, zero: [0; 4] }
+    NextHop { macs: [2, 0, 0, 0, 1, last, 2, 0, 0, 0, 0, last], ifindex, mtu: 1500, flags: 0, came_to: [0; 4] }
 }
 
 /// The node around a packet that came in by `ifindex` at `tick`: pods behind `inside`, everything else behind `uplink`.

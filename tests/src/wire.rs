@@ -51,8 +51,14 @@ impl Wire {
 
     /// Sends a frame to the other end, whatever MACs it has.
     pub fn send(&self, frame: &[u8]) {
+        self.send_to([0, 1, 2, 3, 4, 5].map(|place| self.macs[place]), frame);
+    }
+
+    /// Sends a frame to this MAC, whatever MACs it has.
+    pub fn send_to(&self, mac: [u8; 6], frame: &[u8]) {
         let mut frame = frame.to_vec();
-        frame[..12].copy_from_slice(&self.macs);
+        frame[..6].copy_from_slice(&mac);
+        frame[6..12].copy_from_slice(&self.macs[6..]);
         send(self.socket.as_raw_fd(), &frame, MsgFlags::empty()).expect("the interface takes the frame");
     }
 

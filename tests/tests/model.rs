@@ -129,6 +129,47 @@ fn a_frame_for_another_host_begins_nothing() {
 }
 
 #[test]
+fn a_frame_for_another_host_is_left_alone_also_where_the_flow_is_known() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let own = lb_common::Device::new(lb_common::Device::OWN_MAC);
+        for ifindex in [UPLINK, INSIDE] {
+            let device = node.tables.image.devices.entry(ifindex).or_default();
+            *device = lb_common::Device { mac: frames::DESTINATION_MAC, flags: device.flags | own.flags, ..own };
+        }
+        let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
+        let (seen, backend) = node.connect(client, service);
+        let tables = |node: &Node| {
+            let four = [Table::Confirmed, Table::New].map(|table| node.tables.flows4.contents(table));
+            (four, [Table::Confirmed, Table::New].map(|table| node.tables.flows6.contents(table)))
+        };
+        for later in [0, 1, 4] {
+            node.around.tick += later;
+            for (by, ours) in [
+                (UPLINK, frames::tcp(client, service, Flags::Ack, b"request")),
+                (INSIDE, frames::tcp(backend, seen, Flags::Ack, b"answer")),
+                (UPLINK, frames::tcp(client, service, Flags::Rst, b"")),
+            ] {
+                let mut flooded = ours.clone();
+                flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x77]);
+                // Before one of ours in this tick, and after.
+                for _ in 0..2 {
+                    let before = tables(&node);
+                    assert_eq!(node.ingress(by, &flooded), (Verdict::pass(Reason::NotOurs), flooded.clone()));
+                    if by == UPLINK {
+                        assert_eq!(node.xdp(&flooded), (Verdict::pass(Reason::NotOurs), flooded.clone()));
+                    }
+                    assert!(before == tables(&node), "something is remembered of it");
+                    node.forwarded(by, &ours);
+                }
+            }
+            // The next round is of a new connection.
+            node.connect(client, service);
+        }
+    }
+}
+
+#[test]
 fn sources_that_no_client_can_have_are_refused() {
     let mut node = Node::new();
     let martians: [&str; 12] = [

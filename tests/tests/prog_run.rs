@@ -43,7 +43,8 @@ impl Both {
         let mut cpus = CpuSet::new();
         cpus.set(0).expect("a first CPU");
         sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU of our choice");
-        ip("link add up0 type veth peer name up1");
+        // A peer comes first: up0 is the interface that a frame's MAC names (`small::hop`), as the kernel will see too.
+        ip("link add up1 type veth peer name up0");
         ip("link add in0 type veth peer name in1");
         ip("link add lbh0 type veth peer name lbh1");
         for device in ["up0", "up1", "in0", "in1", "lbh0", "lbh1"] {
@@ -66,6 +67,7 @@ impl Both {
         }
         let mut image = small::image(uplink, inside);
         prepare(&mut image);
+        assert_eq!(small::hop(uplink).macs[6..], frames::DESTINATION_MAC);
         // A device that is no target, so that XDP has something to leave to TCX.
         image.devices.insert(uplink, Device { mac: frames::DESTINATION_MAC, ..Device::new(Device::OWN_MAC) });
         let pair = ifindex("lbh1");

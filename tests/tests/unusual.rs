@@ -122,6 +122,31 @@ fn unusual_frames_are_read_right_behind_tcx() {
 }
 
 #[test]
+fn frames_that_a_switch_floods_are_not_sent_on_twice() {
+    needs_datapath!();
+    for mode in ["xdp", "xdp-generic", "tcx"] {
+        let fixture = Fixture::new(BINARY, Setup { wire: mode, ..Setup::DEMO });
+        traffic::udp(&fixture).expect("datagrams pass");
+        let wire = wire(&fixture);
+        for service in fixture.cluster_udp() {
+            let client = SocketAddr::new(CLIENT.like(service.ip()), 50_004);
+            let frame = frames::udp(client, service, b"once");
+            let is_answer = is_from(service.ip());
+            // Through several ticks, and once after a packet of ours in the same tick.
+            for _ in 0..5 {
+                wire.send(&frame);
+                wire.next(&is_answer).unwrap_or_else(|| panic!("{mode} to {service}: a frame of ours is answered"));
+                for _ in 0..2 {
+                    wire.send_to([2, 0, 0, 0, 0, 0x77], &frame);
+                    let answer = wire.within(Duration::from_millis(300), &is_answer);
+                    assert_eq!(answer, None, "{mode} to {service}: a frame for another host was sent on");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn jumbo_frames_pass_native_xdp() {
     needs_datapath!();
     let fixture = Fixture::new(BINARY, Setup::DEMO);

@@ -88,7 +88,7 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
             // Without a neighbour the kernel returns before it writes the MTU; that of the device is then the best we know.
             mtu: if answer == 7 { device_mtu(ctx, lookup.ifindex) } else { (lookup.head >> 48) as u16 },
             flags: 0,
-            zero: [0; 4],
+            came_to: [0; 4],
         }),
         // _BLACKHOLE, _UNREACHABLE, _PROHIBIT
         1 => Route::Failed(Reason::Blackhole),

@@ -27,8 +27,12 @@ const IPV6: u64 = 1 << 7;
 /// `BPF_ADJ_ROOM_MAC` (include/uapi/linux/bpf.h): make room behind the link-layer header.
 const ADJ_ROOM_MAC: u32 = 1;
 
+/// Kind of a packet whose frame is to the MAC of the interface that it came in by (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
 /// Headers are read and written in the linear part of the buffer; this much of a packet is made linear where it is not.
 const LINEAR: u32 = 192;
+
 struct TcPacket<'a>(&'a TcContext);
 
 impl<'a> TcPacket<'a> {
@@ -66,6 +70,12 @@ impl Packet for TcPacket<'_> {
     fn is_tagged(&self) -> bool {
         // SAFETY: a field of the context, which the verifier lets us read.
         unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn may_be_for_another_host(&self) -> bool {
+        // SAFETY: a field of the context, which the verifier lets us read.
+        unsafe { (*self.0.skb.skb).pkt_type != PACKET_HOST }
     }
 
     #[inline(always)]
