@@ -144,13 +144,13 @@ impl<A> Wire<A> {
 /// and those of no IP packet are none.
 #[inline(always)]
 pub fn claimed<P: Packet>(packet: &P) -> usize {
-    let Some([ethertype @ .., _, _, high, low, next, following]) = packet.load::<[u8; 8]>(ETHERTYPE_OFFSET) else {
-        return 0;
-    };
-    match ethertype {
-        IPV4 => IP_OFFSET + usize::from(u16::from_be_bytes([high, low])),
-        IPV6 if [next, following] == [0; 2] => usize::MAX,
-        IPV6 => IP_OFFSET + Ipv6Hdr::LEN + usize::from(u16::from_be_bytes([next, following])),
+    let length = |at| packet.load(at).map_or(0, |bytes| usize::from(u16::from_be_bytes(bytes)));
+    match packet.load(ETHERTYPE_OFFSET) {
+        Some(IPV4) => IP_OFFSET + length(IP_OFFSET + 2),
+        Some(IPV6) => match length(IP_OFFSET + 4) {
+            0 => usize::MAX,
+            payload => IP_OFFSET + Ipv6Hdr::LEN + payload,
+        },
         _ => 0,
     }
 }
