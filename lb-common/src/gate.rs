@@ -49,6 +49,7 @@ mod tests {
     use super::{Place, WORDS};
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::collections::BTreeSet;
+    use std::vec::Vec;
 
     #[test]
     fn neighbouring_addresses_share_few_bits() {
