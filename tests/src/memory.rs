@@ -152,6 +152,7 @@ impl<A: Ord + Copy> Flows<A> {
             backend: 0,
             service: 0,
             hop: lb_common::NextHop::default(),
+            zero: [0; 8],
         };
         let scratch =
             Box::new(UnsafeCell::new(Scratch { flow, mirror: flow, mirror_key: key, revalidated: 0, zero: [0; 4] }));

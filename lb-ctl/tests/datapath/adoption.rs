@@ -198,6 +198,7 @@ fn entry(tick: u32) -> Entry {
         backend: 3,
         service: 4,
         hop: NextHop::default(),
+        zero: [0; 8],
     }
 }
 
