@@ -82,7 +82,7 @@ pub struct NextHop {
 }
 
 impl NextHop {
-    /// The interface takes frames from XDP.
+    /// XDP can finish packets by this hop: the interface takes its frames, and the neighbour is known.
     pub const XDP: u16 = 1;
     /// The backend is a socket of this node; always together with [`NextHop::STACK`].
     pub const LOCAL: u16 = 2;

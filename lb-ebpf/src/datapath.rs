@@ -228,7 +228,8 @@ where
     // it came; the tick then stays, so that TCX asks again.
     let is_new_tick = flow.tick != now;
     // Without a neighbour the kernel sends, to whom it names for this very packet.
-    let asks = is_new_tick || !(flow.hop.is_through_stack() || flow.hop.has_neighbour());
+    let is_settled = flow.hop.flags & (NextHop::XDP | NextHop::STACK) != 0 || flow.hop.has_neighbour();
+    let asks = is_new_tick || !is_settled;
     if asks {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
@@ -429,9 +430,9 @@ where
         Route::Failed(reason) => return reason,
     }
     // Also when TCX asks: XDP may see the next packet of the same tick.
-    let is_target = tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
-    let is_generic = tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
-    if is_target || is_generic {
+    let is_target = || tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
+    let is_generic = || tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
+    if flow.hop.has_neighbour() && (is_target() || is_generic()) {
         flow.hop.flags |= NextHop::XDP;
     }
     Reason::Forwarded
@@ -443,7 +444,6 @@ where
 fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
     hop.flags & NextHop::LOCAL != 0
         || (hop.flags & NextHop::XDP != 0
-            && hop.has_neighbour()
             // The host may have merged packets (GRO) before a generic XDP program; only TCX can tell.
             && wire.length <= u32::from(hop.mtu))
 }
