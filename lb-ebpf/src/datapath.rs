@@ -53,7 +53,9 @@ fn dispatch<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -
     }
 }
 
-/// One after the other and not one inside the other: each has a BPF stack of 512 bytes to share only with what it calls.
+/// A known flow's packet meets no call on its way: each costs as much as thirty instructions, for where it returns to must not be
+/// guessed wrong. The rest is done one after the other and not one inside the other: with what it calls, and with this, each has a
+/// BPF stack of 512 bytes to share.
 #[inline(always)]
 fn translate<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
 where
@@ -62,11 +64,24 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let mut verdict = look_up::<P, A, T, E>(packet, tables, env);
-    match verdict.action {
-        Action::Open => verdict = open_flow::<P, A, T, E>(packet, tables, env),
-        Action::Icmp => verdict = icmp::judge::<P, A, T, E>(packet, tables, env),
-        _ => {}
+    let mut verdict = match A::parse(packet) {
+        Ok(mut wire) => {
+            let mut verdict = look_up(packet, tables, env, &mut wire);
+            if verdict.action == Action::Open {
+                verdict = open_flow(packet, tables, env, &wire);
+            }
+            if verdict.action == Action::Lend {
+                verdict = lend_source(tables, env, &wire);
+            }
+            if verdict.action == Action::Enter {
+                verdict = enter_flow(packet, tables, env, &wire, verdict.reason);
+            }
+            verdict
+        }
+        Err(reason) => leave::<A, P, T, E>(packet, tables, env, reason),
+    };
+    if verdict.action == Action::Icmp {
+        verdict = icmp::judge::<P, A, T, E>(packet, tables, env);
     }
     if verdict.action == Action::Answer {
         verdict = answer::answer::<P, A, T, E>(packet, tables, env, verdict);
@@ -113,7 +128,7 @@ where
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
-#[inline(always)]
+#[inline(never)]
 fn leave<A, P, T, E>(packet: &P, tables: &T, env: &E, reason: Reason) -> Verdict
 where
     A: Address + packet::Wire,
@@ -164,22 +179,18 @@ fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
 }
 
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
-#[inline(never)]
-fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+#[inline(always)]
+fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &mut Wire<A>) -> Verdict
 where
     P: Packet,
     A: Address + packet::Wire,
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let mut wire = match A::parse(packet) {
-        Ok(wire) => wire,
-        Err(reason) => return leave::<A, P, T, E>(packet, tables, env, reason),
-    };
     if !is_admitted(tables, &wire.key) {
         return Verdict::pass(Reason::NotOurs);
     }
-    if fragment::resolve(tables, &mut wire, || env.tick())
+    if fragment::resolve(tables, wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
     {
         if !is_translated_here::<A, E>(flow) {
@@ -190,8 +201,8 @@ where
             return Verdict::pass(Reason::NotOurs);
         }
         let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
-        if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
-            return continue_flow(packet, tables, env, &wire, table, flow, now);
+        if !expired && (flow.is_reply() || conntrack::stands(tables, wire, flow)) {
+            return continue_flow(packet, tables, env, wire, table, flow, now);
         }
         if flow.is_reply() {
             return Verdict::pass(Reason::NotOurs);
@@ -255,19 +266,15 @@ where
     finish(packet, tables, env, wire, flow, asks, reason)
 }
 
-/// The first packet of a flow, to an address of ours.
+/// The first packet of a flow, to an address of ours: who gets it, and by which way. What is decided stands in the working memory.
 #[inline(never)]
-fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>) -> Verdict
 where
     P: Packet,
     A: Address + packet::Wire,
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let wire = match A::parse(packet) {
-        Ok(wire) => wire,
-        Err(reason) => return Verdict::pass(reason),
-    };
     let device = tables.device(env.ifindex());
     if is_for_another_host(packet, &device) {
         return Verdict::pass(Reason::NotOurs);
@@ -312,7 +319,7 @@ where
     flow.tick = env.tick();
     flow.flags = 0;
     // Of a connection whose entry was lost this may be the end already.
-    flow.flags = conntrack::flags_of(&wire, flow);
+    flow.flags = conntrack::flags_of(wire, flow);
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
@@ -352,28 +359,59 @@ where
     if E::HOOK == Hook::Xdp {
         let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
         *revalidated = flow.tick;
-        if revalidates || !finishes(&flow.hop, &wire) {
+        if revalidates || !finishes(&flow.hop, wire) {
             return Verdict::DEFER;
         }
     }
-    if let Err(verdict) = may_leave(packet, &wire, flow) {
+    if let Err(verdict) = may_leave(packet, wire, flow) {
         return verdict;
     }
-    let keeps_port = is_sctp_fragment(&wire);
-    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash, keeps_port) {
-        Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
+    Verdict { ifindex: 0, action: Action::Lend, reason: Reason::Forwarded }
+}
+
+/// Settles the source of the flow that [`open_flow`] left in the working memory, and with it the entry for its replies.
+#[inline(never)]
+fn lend_source<A, T, E>(tables: &T, env: &E, wire: &Wire<A>) -> Verdict
+where
+    A: Address,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let Some(settings) = tables.settings() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let Some(Scratch { flow, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let (key, keeps_port) = (&wire.key, is_sctp_fragment(wire));
+    let hash = pick::hash(settings.seed, key);
+    let reason = match snat::lend(tables, env, settings, A::lent_count(settings), key, flow, hash, keeps_port) {
+        Ok(false) => Reason::Forwarded,
+        Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),
     };
-    if tables.insert(Table::New, key, flow).is_err() {
-        tables.delete(Table::New, &flow.partner(key.protocol));
+    Verdict { ifindex: 0, action: Action::Enter, reason }
+}
+
+/// Enters the flow and sends its first packet on.
+#[inline(never)]
+fn enter_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>, reason: Reason) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let Some(Scratch { flow, mirror_key, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    if tables.insert(Table::New, &wire.key, flow).is_err() {
+        // What was lent a moment ago.
+        tables.delete(Table::New, mirror_key);
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
-    let verdict = finish(packet, tables, env, &wire, flow, true, Reason::Forwarded);
-    if is_scarce != 0 && verdict.reason == Reason::Forwarded {
-        return Verdict { reason: Reason::ForwardedSnatScarce, ..verdict };
-    }
-    verdict
+    finish(packet, tables, env, wire, flow, true, reason)
 }
 
 /// The backend of a Service that a client with this hash is given, and its address.
