@@ -51,6 +51,7 @@ impl Linear {
 /// # Safety
 /// As of [`core::ptr::copy_nonoverlapping`], for the size of `T`.
 #[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "read and written unaligned")]
 unsafe fn copy<T: Wire>(from: *const u8, to: *mut u8) {
     const WORD: usize = size_of::<u64>();
     // SAFETY: by the caller.
