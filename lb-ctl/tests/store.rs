@@ -388,7 +388,13 @@ fn what_cannot_be_kept_is_not_applied() {
     // Files are served all the same, and the failure shows.
     assert!(deliver(&mut store, &[("a", Some(&service("api", "clusterIP: 10.96.0.6,")))], true)[0].is_ok());
     assert!(store.problems()[0].diagnostics[0].message.contains("cannot be written"));
+    store.save_again();
+    assert!(store.problems()[0].diagnostics[0].message.contains("cannot be written"));
     fs::remove_dir(folder.path().join("state.json.tmp")).unwrap();
+    // What was allocated meanwhile is kept as soon as there is room.
+    store.save_again();
+    assert!(store.problems().is_empty());
+    assert!(fs::read_to_string(folder.path().join("state.json")).unwrap().contains("10.96.0.6"));
     store.delete(&[id(Kind::Service, "web")], NOW).unwrap();
     assert!(store.problems().is_empty());
 }

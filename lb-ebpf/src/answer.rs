@@ -266,7 +266,8 @@ where
     packet.update_checksum(&TransportChecksum {
         offset: transport + offset,
         ipv6: A::VERSION == 6,
-        zero_means_none: false,
+        // Zero and all ones are one number in one's complement: each stays what it is.
+        zero_means_none: true,
         address_delta,
         port_delta: !address_delta,
     })

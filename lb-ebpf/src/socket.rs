@@ -9,6 +9,9 @@
 //!   backend dies. Such sockets are left to the packet hooks, which move a UDP flow at once. Only a node port asked for on
 //!   the node itself, of which no packet hook ever sees a packet, becomes the ClusterIP of the same Service, whose packets
 //!   they see.
+//! - UDP sent by a connected socket that names an address with the datagram all the same: as if it connected to that,
+//!   since it takes answers from its peer alone. The kernel itself names one for a socket of IPv6 that is connected to a
+//!   mapped IPv4 address (`udpv6_sendmsg` in `net/ipv6/udp.c`).
 //!
 //! What a process asks for and cannot have fails at once with `ECONNREFUSED`; on the node's own addresses a port that is
 //! no node port is the host's.
@@ -39,6 +42,9 @@ pub trait Socket {
 
     /// The socket's cookie: no other socket has it until the machine boots again.
     fn cookie(&self) -> u64;
+
+    /// Whether the socket has a peer, from which alone it takes datagrams.
+    fn is_connected(&self) -> bool;
 
     /// Cookie of the socket's network namespace ([`lb_common::Settings::netns_cookie`]).
     fn namespace(&self) -> u64;
@@ -77,12 +83,20 @@ pub fn connect<S: Socket, T: SocketTables>(socket: &mut S, tables: &T) -> Reason
     conclude(socket, tables, &asked, reason)
 }
 
-/// A process sends a datagram to an address. The reason says whether the call must fail.
+/// A process sends a datagram to an address that it names. The reason says whether the call must fail.
 #[inline(always)]
 pub fn send<S: Socket, T: SocketTables>(socket: &mut S, tables: &T) -> Reason {
     let asked = peer(socket);
     if asked.protocol != UDP {
         return Reason::NotOurs;
+    }
+    if socket.is_connected() {
+        let reason = to_cluster_address(socket, tables, &asked);
+        if reason != Reason::NotOurs {
+            tables.count_call(reason);
+        }
+        // Nothing is forgotten: the address may be the one that was given when it connected.
+        return reason;
     }
     let reason = to_backend(socket, tables, &asked, false);
     conclude(socket, tables, &asked, reason)

@@ -87,10 +87,22 @@ impl Fixture {
 
     /// The seed of the hash that picks backends.
     pub fn seed(&self) -> u64 {
+        self.settings().get(&0, 0).expect("one value").seed
+    }
+
+    /// Lets the datapath lend these ports alone. The daemon does not look at that: it writes what it means to change.
+    pub fn lend_ports(&self, first: u16, last: u16) {
+        let mut map = self.settings();
+        let settings = map.get(&0, 0).expect("one value");
+        let few = lb_common::Settings { snat_port_first: first, snat_port_last: last, ..settings };
+        map.set(0, few, 0).expect("the settings are written");
+    }
+
+    /// What the datapath is told of the node.
+    fn settings(&self) -> aya::maps::Array<aya::maps::MapData, lb_common::Settings> {
         let pin = find(&self.playground.name().bpffs(), SETTINGS).expect("the settings map is pinned");
         let map = aya::maps::Map::Array(aya::maps::MapData::from_pin(pin).expect("the settings map"));
-        let settings: aya::maps::Array<_, lb_common::Settings> = map.try_into().expect("an array of settings");
-        settings.get(&0, 0).expect("one value").seed
+        map.try_into().expect("an array of settings")
     }
 
     /// Packets that got this verdict.

@@ -1,18 +1,21 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
 use crate::memory::admitted;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_cmd;
 use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
+    Traffic,
 };
-use lb_ctl::maps::Image;
 use lb_ebpf::Hook;
+use lb_memory::{Image, memory};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// `XDP_*` and `TCX_*` return codes.
 pub const XDP_DROP: u32 = 1;
@@ -29,9 +32,13 @@ pub const TCX_DROP: u32 = 2;
 /// Sent on.
 pub const TCX_REDIRECT: u32 = 7;
 
+/// The entries of a flow map.
+pub type Flows<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+
 /// The loaded programs and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
+    cpus: usize,
 }
 
 impl Kernel {
@@ -49,9 +56,115 @@ impl Kernel {
         }
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
-        let mut kernel = Self { ebpf };
+        let mut kernel = Self { ebpf, cpus: aya::util::nr_cpus().expect("a number of CPUs") };
         kernel.write(image);
         kernel
+    }
+
+    /// Changes the configuration maps from what `old` says to what `new` says.
+    pub fn rewrite(&mut self, old: &Image, new: &Image) {
+        let kept = |address: &IpAddr| new.owned.contains_key(address);
+        assert!(old.owned.keys().all(kept) && old.services.keys().all(|key| new.services.contains_key(key)));
+        let mut changed = Image { settings: new.settings, ..Image::default() };
+        let owned = new.owned.iter().filter(|(key, value)| old.owned.get(*key) != Some(*value));
+        changed.owned.extend(owned);
+        let services = new.services.iter().filter(|(key, value)| old.services.get(*key) != Some(*value));
+        changed.services.extend(services);
+        changed.slots.extend(new.slots.iter().filter(|(key, value)| old.slots.get(*key) != Some(*value)));
+        let backends = new.backends.iter().filter(|(key, value)| old.backends.get(*key) != Some(*value));
+        changed.backends.extend(backends);
+        changed.devices.extend(new.devices.iter().filter(|(key, value)| old.devices.get(*key) != Some(*value)));
+        self.write(&changed);
+    }
+
+    /// Changes a map of what the datapath remembers from what `old` says to what `new` says.
+    pub fn rewrite_entries<K, V>(&mut self, name: &str, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>)
+    where
+        K: aya::Pod + Ord,
+        V: aya::Pod + PartialEq,
+    {
+        if old == new {
+            return;
+        }
+        let mut map = self.hash::<K, V>(name);
+        for key in old.keys().filter(|key| !new.contains_key(key)) {
+            map.remove(key).expect("the kernel forgets the entry");
+        }
+        for (key, value) in new.iter().filter(|(key, value)| old.get(key) != Some(value)) {
+            map.insert(key, value, 0).expect("the kernel takes the entry");
+        }
+    }
+
+    /// Writes the working memory: when XDP last left a new flow to the kernel.
+    pub fn revalidated_in(&mut self, tick: u32) {
+        let cpus = self.cpus;
+        macro_rules! write {
+            ($name:expr, $scratch:expr) => {
+                let map = self.ebpf.map_mut($name).expect("a map of ours");
+                let mut map = PerCpuArray::try_from(map).expect("a per-CPU array");
+                let copies = PerCpuValues::try_from(vec![$scratch; cpus]).expect("one for each CPU");
+                map.set(0, copies, 0).expect("the kernel takes the entry");
+            };
+        }
+        write!(maps::SCRATCH4, memory::scratch([0u8; 4], tick));
+        write!(maps::SCRATCH6, memory::scratch([0u8; 16], tick));
+    }
+
+    /// The first `count` values of a per-CPU array, each copy of which `add` adds up. One call for all: the differential test
+    /// reads them after each packet.
+    fn sums<V: aya::Pod + Default>(&mut self, name: &str, count: usize, add: impl Fn(&mut V, &V)) -> Vec<V> {
+        /// Attributes of the commands on many elements (`union bpf_attr`).
+        #[repr(C)]
+        struct Attributes {
+            in_batch: u64,
+            out_batch: u64,
+            keys: u64,
+            values: u64,
+            count: u32,
+            map: u32,
+            element_flags: u64,
+            flags: u64,
+        }
+        let Some(Map::PerCpuArray(map)) = self.ebpf.map(name) else { panic!("{name} is a per-CPU array") };
+        let (mut keys, mut next) = (vec![0u32; count], 0u32);
+        let mut values = vec![V::default(); count * self.cpus];
+        let mut batch = Attributes {
+            in_batch: 0,
+            out_batch: (&raw mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: count as u32,
+            map: map.fd().as_fd().as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH; both vectors have room for `count` entries of the map's sizes, which are
+        // multiples of eight bytes, for each CPU.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Attributes>())
+        };
+        assert!(result == 0 && batch.count as usize == count, "{name}: {}", std::io::Error::last_os_error());
+        values
+            .chunks(self.cpus)
+            .map(|copies| {
+                let mut sum = V::default();
+                for copy in copies {
+                    add(&mut sum, copy);
+                }
+                sum
+            })
+            .collect()
+    }
+
+    /// Counters of service ports or backends, by id, of the first `count` ids.
+    pub fn traffic(&mut self, name: &str, count: usize) -> Vec<Traffic> {
+        self.sums(name, count, |sum: &mut Traffic, copy| {
+            sum.connections += copy.connections;
+            sum.packets += copy.packets;
+            sum.bytes += copy.bytes;
+            sum.reply_packets += copy.reply_packets;
+            sum.reply_bytes += copy.reply_bytes;
+        })
     }
 
     fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
@@ -128,36 +241,36 @@ impl Kernel {
         (result.return_value, out)
     }
 
-    /// Makes every CPU forget what it has spent in this tick.
-    pub fn renew_budgets(&mut self) {
+    /// Writes what every CPU has spent.
+    pub fn set_budgets(&mut self, budget: Budget) {
+        let cpus = self.cpus;
         let map = self.ebpf.map_mut(maps::BUDGETS).expect("a map of ours");
         let mut map: PerCpuArray<_, Budget> = PerCpuArray::try_from(map).expect("a per-CPU array");
-        let cpus = aya::util::nr_cpus().expect("the kernel tells its CPUs");
-        let fresh = PerCpuValues::try_from(vec![Budget::default(); cpus]).expect("one for each CPU");
-        map.set(0, fresh, 0).expect("the kernel takes the value");
+        let copies = PerCpuValues::try_from(vec![budget; cpus]).expect("one for each CPU");
+        map.set(0, copies, 0).expect("the kernel takes the value");
     }
 
     /// Counters by reason, without those that are zero.
     pub fn reasons(&mut self) -> BTreeMap<Reason, ReasonCount> {
-        let map = self.ebpf.map_mut(maps::REASONS).expect("a map of ours");
-        let map: PerCpuArray<_, ReasonCount> = PerCpuArray::try_from(map).expect("a per-CPU array");
-        let sum = |reason: &Reason| {
-            let copies = map.get(&(*reason as u32), 0).expect("in bounds");
-            copies.iter().fold(ReasonCount::default(), |sum, copy| ReasonCount {
-                packets: sum.packets + copy.packets,
-                bytes: sum.bytes + copy.bytes,
-            })
-        };
-        Reason::ALL.iter().map(|reason| (*reason, sum(reason))).filter(|(_, count)| count.packets > 0).collect()
+        let counts = self.sums(maps::REASONS, Reason::ALL.len(), |sum: &mut ReasonCount, copy| {
+            sum.packets += copy.packets;
+            sum.bytes += copy.bytes;
+        });
+        Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| count.packets > 0).collect()
+    }
+
+    /// The entries of a map of what the datapath remembers.
+    pub fn entries<K: aya::Pod + Ord, V: aya::Pod>(&mut self, name: &str) -> BTreeMap<K, V> {
+        self.hash::<K, V>(name).iter().map(|entry| entry.expect("an entry")).collect()
     }
 
     /// The entries of a flow map.
-    pub fn flows<A>(&mut self, name: &str) -> BTreeMap<FlowKey<A>, Flow<A>>
+    pub fn flows<A>(&mut self, name: &str) -> Flows<A>
     where
-        A: Ord + Copy + 'static,
+        A: Ord,
         FlowKey<A>: aya::Pod + Record,
         Flow<A>: aya::Pod + Record,
     {
-        self.hash::<FlowKey<A>, Flow<A>>(name).iter().map(|entry| entry.expect("an entry")).collect()
+        self.entries(name)
     }
 }

@@ -90,6 +90,41 @@ fn processes_of_the_node_are_served_behind_filters() {
     }
 }
 
+/// `rp_filter` counts as the greater of what `all` and the interface say; for IPv6 there is the like of it as rules only,
+/// as firewalld sets them.
+#[test]
+fn processes_of_the_node_are_served_whatever_filters_reverse_paths() {
+    needs_datapath!();
+    let fixture = Fixture::new(BINARY, Setup { wire: "tcx", ..Setup::DEMO });
+    let space = fixture.node_space(Node::One);
+    for (all, pair) in [(2, 2), (1, 1), (0, 2), (0, 1), (2, 1)] {
+        for (class, value) in [("all", all), ("lbh0", pair), ("lbh1", pair)] {
+            space.sysctl(&format!("ipv4/conf/{class}/rp_filter"), value).expect("a setting of the test's own node");
+        }
+        one_each(&fixture, &format!("rp_filter {all} on all, {pair} on the pair"));
+    }
+    inside(&fixture, "nft add table inet strict");
+    inside(&fixture, "nft add chain inet strict pre { type filter hook prerouting priority -290 ; }");
+    inside(&fixture, "nft add rule inet strict pre fib saddr . iif oif missing counter drop");
+    works(&fixture, "reverse paths filtered strictly by rules too");
+    let rules = inside(&fixture, "nft list table inet strict");
+    assert!(rules.contains("counter packets 0 "), "{rules}");
+}
+
+/// Every way of a process of the node to every pod, with little said.
+fn one_each(fixture: &Fixture, way: &str) {
+    let client = node(fixture);
+    for (tcp, udp) in fixture.cluster().into_iter().zip(fixture.cluster_udp()) {
+        let answers = traffic::many(client, tcp, 60);
+        let met: BTreeSet<&str> = answers.iter().map(|answer| answer.pod.as_str()).collect();
+        assert_eq!(met.into_iter().collect::<Vec<_>>(), traffic::PODS, "{way}: {tcp}");
+        assert!(answers.iter().all(|answer| answer.client == NODE.like(tcp.ip())), "{way}: {answers:?}");
+        for _ in 0..10 {
+            client.datagram(udp, b"hello").unwrap_or_else(|error| panic!("{way}: {error}"));
+        }
+    }
+}
+
 #[test]
 fn processes_of_the_node_need_no_default_route() {
     needs_datapath!();
@@ -190,6 +225,48 @@ fn without_host_clients_the_node_stays_as_it_is() {
     playground.start_daemon(&interfaces(Setup::DEMO)).expect("the daemon starts");
     assert!(!inside(&playground, "ip -o link").contains("lbh"), "that of the earlier daemon is removed");
     assert_eq!(playground.status().expect("the daemon answers").host_clients, "no (--host-clients=false)");
+}
+
+/// How many routes are the daemon's, and how many of them lead to one address.
+fn own_routes(playground: &Playground) -> (usize, usize) {
+    let routes = inside(playground, "ip -4 route show proto 108") + &inside(playground, "ip -6 route show proto 108");
+    let is_network = |line: &&str| line.split(' ').next().is_some_and(|to| to.contains('/'));
+    (routes.lines().count(), routes.lines().filter(|line| !is_network(line)).count())
+}
+
+/// A Service keeps its addresses when the service networks become others. Then each has a route of its own, for as long as
+/// the Service has it.
+#[test]
+fn an_address_outside_of_the_service_networks_has_a_route_of_its_own() {
+    needs_datapath!();
+    let mut playground = bare(BINARY, Setup { rp_filter: 1, firewall: true, ..Setup::DEMO });
+    playground.repeat_daemon_argument("--service-cidr", ["10.97.0.0/24", "fd00:97::/112"]);
+    playground.start_daemon(&interfaces(Setup::DEMO)).expect("the daemon starts");
+    playground.serve_on(Node::One, "the node", 9000).expect("a server on the node");
+    let elsewhere = "clusterIP: 10.97.0.77\n  clusterIPs: [10.97.0.77, 'fd00:97::77']\n  ipFamilyPolicy";
+    playground.apply(&ON_THE_NODE.replace("ipFamilyPolicy", elsewhere)).expect("the CLI applies");
+    let serves = |playground: &Playground| {
+        for address in ["10.97.0.77:80", "[fd00:97::77]:80"] {
+            let to = address.parse().expect("an address");
+            let answer = node(playground).get(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+            assert_eq!(answer.pod, "the node", "{to}");
+            node(playground).datagram(to, b"hello").unwrap_or_else(|error| panic!("{to}: {error}"));
+        }
+    };
+    assert_eq!(own_routes(&playground), (2, 0), "by the networks");
+    serves(&playground);
+    playground.end_daemon(Signal::SIGTERM).expect("the daemon ends");
+    playground.drop_daemon_argument("--service-cidr");
+    playground.start_daemon(&interfaces(Setup::DEMO)).expect("the next daemon starts");
+    assert_eq!(own_routes(&playground), (4, 2));
+    serves(&playground);
+    let said = playground.status().expect("the daemon answers").host_clients;
+    assert!(said.contains("10.97.0.77/32 from 192.0.2.1") && said.contains("fd00:97::77/128"), "{said}");
+    // It goes with the Service; nobody can ask for one by value.
+    playground.cli(&["delete", "service", "own", "-n", "playground"], "").expect("the CLI deletes");
+    until("its routes are gone", || own_routes(&playground) == (2, 0));
+    let error = playground.apply(&ON_THE_NODE.replace("ipFamilyPolicy", elsewhere)).expect_err("refused").to_string();
+    assert!(error.contains("10.97.0.77 is not in a service CIDR (10.96.0.0/16, fd00:96::/112)"), "{error}");
 }
 
 /// A Service whose endpoint is the node itself.

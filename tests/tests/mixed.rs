@@ -3,6 +3,8 @@
 use lb_ctl::playground::Client;
 use lb_ctl::playground::topology::Node;
 use lb_tests::fixture::{Fixture, Setup, interfaces};
+use lb_tests::matrix::stage::Stage;
+use lb_tests::matrix::{Environment, Firewall, Hook, Network, Outcome, Path, RpFilter, rules};
 use lb_tests::{needs_datapath, traffic};
 use nix::sys::signal::Signal;
 use std::process::Command;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// What is attached to a cable of a pod.
 const TCX: [&str; 2] = ["tcx-ingress", "tcx-egress"];
+/// The same where the kernel has no TCX.
+const CLSACT: [&str; 2] = ["clsact-ingress", "clsact-egress"];
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 
 fn inside(fixture: &Fixture, command: &str) -> String {
@@ -68,7 +72,7 @@ fn filters_on_clsact_do_what_tcx_does() {
     needs_datapath!();
     for setup in [Setup::DEMO, Setup { wire: "tcx", path: "stack", rp_filter: 1, firewall: true, ..Setup::DEMO }] {
         let mut fixture = Fixture::with(BINARY, setup, &["--tc=clsact"]);
-        attached(&fixture, "veth-web-1", &["clsact-ingress", "clsact-egress"]);
+        attached(&fixture, "veth-web-1", &CLSACT);
         let worked = traffic::tcp(&fixture, 200_000).and_then(|()| traffic::udp(&fixture));
         worked.unwrap_or_else(|error| panic!("{setup:?}: {error}"));
         let node = Client::new(fixture.node_space(Node::One));
@@ -86,4 +90,41 @@ fn filters_on_clsact_do_what_tcx_does() {
         inside(&fixture, &format!("{BINARY} cleanup --config {config} --instance {instance} --bpffs {bpffs}"));
         assert!(!inside(&fixture, "tc qdisc").contains("clsact"));
     }
+}
+
+/// The cells of the matrix in an environment, by filters on clsact in place of TCX.
+fn cells_are_green_by_filters(hook: Hook, path: Path, network: Network) {
+    let (rp_filter, firewall) = (RpFilter::Strict, Firewall::Stateful);
+    let environment = Environment { hook, path, rp_filter, firewall, network };
+    let stage = Stage::with(BINARY, environment, &["--tc=clsact"]).expect("the stage is set");
+    let cells = environment.cells();
+    let outcomes =
+        cells.iter().filter(|cell| rules::not_applicable(cell).is_none()).map(|cell| (cell, stage.run(cell)));
+    let wrong = outcomes.filter(|(_, outcome)| !matches!(outcome, Outcome::Good(_)));
+    let wrong: Vec<String> = wrong.map(|(cell, outcome)| format!("{cell} {outcome}")).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let status = stage.fixture.status().expect("the daemon answers");
+    for line in status.interfaces.iter().filter(|line| line.index != 0) {
+        let found: Vec<&str> =
+            line.attached.iter().map(String::as_str).filter(|hook| !hook.starts_with("xdp")).collect();
+        assert_eq!(found, CLSACT, "{}", line.name);
+    }
+}
+
+#[test]
+fn cells_of_the_matrix_are_green_by_filters_on_clsact() {
+    needs_datapath!();
+    cells_are_green_by_filters(Hook::Tcx, Path::Direct, Network::Routed);
+}
+
+#[test]
+fn cells_of_the_matrix_are_green_by_filters_on_clsact_through_the_stack() {
+    needs_datapath!();
+    cells_are_green_by_filters(Hook::Tcx, Path::Stack, Network::Bridge);
+}
+
+#[test]
+fn cells_of_the_matrix_are_green_by_filters_on_clsact_beside_xdp() {
+    needs_datapath!();
+    cells_are_green_by_filters(Hook::Native, Path::Direct, Network::Bridge);
 }

@@ -1,28 +1,34 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Budget, Device, HostPair, Reason, Settings, maps};
-use lb_ctl::maps::Image;
+use lb_common::{Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Settings, Traffic, maps};
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
+use lb_memory::Image;
+use lb_memory::generator::{self, Case, World};
+use lb_memory::trial::{Interfaces, Met, Passage, Trial};
+use lb_tests::capture::{self, Captured};
 use lb_tests::frames::{self, Flags};
-use lb_tests::kernel::{self, Kernel};
+use lb_tests::kernel::{self, Flows, Kernel};
 use lb_tests::memory::{At, Frame, Memory, Surroundings};
 use lb_tests::needs_datapath;
 use lb_tests::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, REMOTE, SINGLE, TWIN, WEB};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use proptest::prelude::*;
-use proptest::sample::select;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
-use std::collections::BTreeSet;
+use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestCaseError, TestRunner};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const RANDOM_FRAMES: usize = 3_000;
+/// Cases of the differential test: in CI, and where time does not matter.
+const CASES: u32 = 5_000;
+const FULL_CASES: u32 = 100_000;
+const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/differential.txt");
 /// Small, so that a test can fill the tables.
 const MAX_FLOWS: u32 = 1024;
 
@@ -64,6 +70,7 @@ impl Both {
             neighbour(family.backend(REMOTE), bits, "up0", uplink);
             neighbour(family.backend(LOCAL_1), bits, "in0", inside);
             neighbour(family.backend(LOCAL_2), bits, "in0", inside);
+            neighbour(family.backend(generator::REPLACEMENT), bits, "in0", inside);
         }
         let mut image = small::image(uplink, inside);
         prepare(&mut image);
@@ -82,8 +89,8 @@ impl Both {
         }
     }
 
-    /// Runs one frame on both, and compares. Returns the frame as it left.
-    fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+    /// Runs one frame on the node in memory. Returns the frame as it left.
+    fn on_host(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>) {
         self.around.ifindex = ifindex;
         self.around.tick = tick();
         let mut frame = Frame::new(bytes.to_vec());
@@ -92,21 +99,25 @@ impl Both {
             Hook::Ingress => process(&mut frame, &self.tables, &At::<1>(&self.around)),
             Hook::Egress => process(&mut frame, &self.tables, &At::<2>(&self.around)),
         };
-        let (code, out) = self.kernel.run(hook, ifindex, bytes);
-        let context = format!(
-            "{hook:?} by {ifindex}: {verdict:?}\nin   {bytes:02x?}\nhost {:02x?}\nbpf  {out:02x?}",
-            frame.bytes
-        );
-        assert_eq!(code, expected_code(hook, ifindex, verdict), "return code; {context}");
-        assert_eq!(out, frame.bytes, "bytes; {context}");
-        assert_eq!(self.kernel.reasons(), *self.tables.reasons.borrow(), "reasons; {context}");
         (verdict, frame.bytes)
+    }
+
+    /// Runs one frame on both, and compares. Returns the frame as it left.
+    fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        let (verdict, after) = self.on_host(hook, ifindex, bytes);
+        let (code, out) = self.kernel.run(hook, ifindex, bytes);
+        let context =
+            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {bytes:02x?}\nhost {after:02x?}\nbpf  {out:02x?}");
+        assert_eq!(code, expected_code(hook, ifindex, verdict), "return code; {context}");
+        assert_eq!(out, after, "bytes; {context}");
+        assert_eq!(self.kernel.reasons(), *self.tables.reasons.borrow(), "reasons; {context}");
+        (verdict, after)
     }
 
     /// Lets the CPU search again in this tick.
     fn renew_budget(&mut self) {
         *self.tables.budget.get_mut() = Budget::default();
-        self.kernel.renew_budgets();
+        self.kernel.set_budgets(Budget::default());
     }
 
     /// New flows take the way through the stack from now on.
@@ -173,7 +184,7 @@ fn on_both_with(
     prepare: impl Fn(&mut Image) + Copy + Send + 'static,
     test: impl Fn(&mut Both) + Send + Sync + 'static,
 ) {
-    let test = std::sync::Arc::new(test);
+    let test = Arc::new(test);
     for attempt in 1.. {
         let test = test.clone();
         let outcome = thread::Builder::new().name("both".into()).spawn(move || {
@@ -405,78 +416,264 @@ fn a_full_table_breaks_no_connection_and_is_counted() {
     });
 }
 
-/// What a random frame is made of: hook, interface, whether a pod sends it, family, service, its port, the sender's port,
-/// flags (none for UDP), payload length, and up to two bytes to spoil.
-type Recipe = (Hook, bool, Family, u32, u16, u16, Option<Flags>, usize, Vec<(usize, u8)>);
+/// Longer frames do not fit into the page that `BPF_PROG_TEST_RUN` works in.
+const LONGEST_FRAME: usize = 3_400;
 
-fn recipe() -> impl Strategy<Value = Recipe> {
-    (
-        select(vec![Hook::Xdp, Hook::Ingress, Hook::Ingress, Hook::Egress]),
-        any::<bool>(),
-        select(Family::BOTH.to_vec()),
-        select(vec![WEB, SINGLE, TWIN, FAR, EMPTY, ON_HOST, small::WEB_NODE_PORT]),
-        select(vec![80, 80, 80, 53, 81]),
-        1..6u16,
-        select(vec![None, Some(Flags::Syn), Some(Flags::Ack), Some(Flags::Ack), Some(Flags::Fin), Some(Flags::Rst)]),
-        0..1600usize,
-        proptest::collection::vec((0..80usize, any::<u8>()), 0..3).prop_map(|spoils| {
-            // Most frames stay whole.
-            if spoils.len() < 2 { Vec::new() } else { spoils }
-        }),
-    )
+#[test]
+fn mixed_traffic_leaves_byte_for_byte_as_it_came() {
+    needs_datapath!();
+    on_both(|both| {
+        let (mut tagged, mut malformed) = (0, 0);
+        for Captured { frame, .. } in capture::mixed() {
+            for (hook, ifindex) in [
+                (Hook::Xdp, both.uplink),
+                (Hook::Ingress, both.uplink),
+                (Hook::Ingress, both.inside),
+                (Hook::Egress, both.uplink),
+                (Hook::Egress, both.inside),
+            ] {
+                let (verdict, after) = if frame.len() <= LONGEST_FRAME {
+                    both.run(hook, ifindex, &frame)
+                } else {
+                    both.on_host(hook, ifindex, &frame)
+                };
+                let is_left = verdict.action == Action::Pass || (hook, verdict.action) == (Hook::Xdp, Action::Defer);
+                assert!(is_left && after == frame, "{hook:?}: {verdict:?}");
+                let is_counted = counts(hook, verdict);
+                match verdict.reason {
+                    Reason::NotOurs => {}
+                    Reason::Vlan => tagged += u64::from(is_counted),
+                    Reason::Malformed => malformed += u64::from(is_counted),
+                    reason => panic!("{hook:?}: {reason:?}"),
+                }
+            }
+        }
+        // What cannot be read is said to have been left; of what is not ours nothing is counted, and nothing remembered.
+        assert!(tagged > 0 && malformed > 0);
+        let packets = |reason| both.tables.packets(reason);
+        assert_eq!((packets(Reason::Vlan), packets(Reason::Malformed)), (tagged, malformed));
+        assert_eq!(both.tables.reasons.borrow().len(), 2);
+        assert!(both.tables.services.borrow().is_empty() && both.tables.backends.borrow().is_empty());
+        both.compare_flows();
+        assert!(
+            both.kernel.flows::<[u8; 4]>(maps::NEW4).is_empty() && both.kernel.flows::<[u8; 16]>(maps::NEW6).is_empty()
+        );
+    });
 }
 
-fn cook(recipe: &Recipe) -> Vec<u8> {
-    let (_, inside, family, service, port, source, flags, length, spoils) = recipe;
-    let from = SocketAddr::new(if *inside { family.backend(LOCAL_1) } else { family.client() }, *source);
-    let to = match *service {
-        small::WEB_NODE_PORT => SocketAddr::new(family.node(), NODE_PORT),
-        service => family.cluster(service, *port),
-    };
-    let payload = vec![0x5a; *length];
-    let mut frame = match flags {
-        Some(flags) => frames::tcp(from, to, *flags, &payload),
-        None => frames::udp(from, to, &payload),
-    };
-    for (offset, byte) in spoils {
-        if let Some(spoiled) = frame.get_mut(*offset) {
-            *spoiled = *byte;
+type Fragments<A> = BTreeMap<FragmentKey<A>, Fragment>;
+
+/// What a node remembers.
+#[derive(Clone, Default)]
+struct Tables {
+    confirmed4: Flows<[u8; 4]>,
+    new4: Flows<[u8; 4]>,
+    fragments4: Fragments<[u8; 4]>,
+    confirmed6: Flows<[u8; 16]>,
+    new6: Flows<[u8; 16]>,
+    fragments6: Fragments<[u8; 16]>,
+}
+
+impl Tables {
+    fn of_host(tables: &Memory) -> Self {
+        Self {
+            confirmed4: tables.flows4.contents(Table::Confirmed),
+            new4: tables.flows4.contents(Table::New),
+            fragments4: tables.flows4.fragments(),
+            confirmed6: tables.flows6.contents(Table::Confirmed),
+            new6: tables.flows6.contents(Table::New),
+            fragments6: tables.flows6.fragments(),
         }
     }
-    frame
+
+    fn of_kernel(kernel: &mut Kernel) -> Self {
+        Self {
+            confirmed4: kernel.flows(maps::FLOWS4),
+            new4: kernel.flows(maps::NEW4),
+            fragments4: kernel.entries(maps::FRAGMENTS4),
+            confirmed6: kernel.flows(maps::FLOWS6),
+            new6: kernel.flows(maps::NEW6),
+            fragments6: kernel.entries(maps::FRAGMENTS6),
+        }
+    }
+
+    /// Writes into the kernel, which holds `self`, what `new` says.
+    fn rewrite(&self, kernel: &mut Kernel, new: &Self) {
+        kernel.rewrite_entries(maps::FLOWS4, &self.confirmed4, &new.confirmed4);
+        kernel.rewrite_entries(maps::NEW4, &self.new4, &new.new4);
+        kernel.rewrite_entries(maps::FRAGMENTS4, &self.fragments4, &new.fragments4);
+        kernel.rewrite_entries(maps::FLOWS6, &self.confirmed6, &new.confirmed6);
+        kernel.rewrite_entries(maps::NEW6, &self.new6, &new.new6);
+        kernel.rewrite_entries(maps::FRAGMENTS6, &self.fragments6, &new.fragments6);
+    }
+
+    /// Compares what the kernel holds (`self`) with what the host holds.
+    fn compare(&self, host: &Self) -> Result<(), String> {
+        equal("confirmed IPv4 flows", &self.confirmed4, &host.confirmed4)?;
+        equal("new IPv4 flows", &self.new4, &host.new4)?;
+        equal("IPv4 fragments", &self.fragments4, &host.fragments4)?;
+        equal("confirmed IPv6 flows", &self.confirmed6, &host.confirmed6)?;
+        equal("new IPv6 flows", &self.new6, &host.new6)?;
+        equal("IPv6 fragments", &self.fragments6, &host.fragments6)
+    }
+}
+
+/// The kernel's side of the differential test.
+struct Differential {
+    kernel: Kernel,
+    interfaces: Interfaces,
+    /// What the kernel's configuration maps hold.
+    image: Image,
+    /// What it remembers.
+    tables: Tables,
+    met: Met,
+}
+
+impl Differential {
+    fn rewrite(&mut self, image: &Image, tables: Tables) {
+        self.kernel.rewrite(&self.image, image);
+        self.image = image.clone();
+        self.tables.rewrite(&mut self.kernel, &tables);
+        self.tables = tables;
+    }
+
+    /// Runs one case on both. `Err` says how they differ, or what the oracle objects to.
+    fn run(&mut self, case: &Case) -> Result<(), String> {
+        let now = tick();
+        let mut trial = Trial::new(self.interfaces, case, now);
+        self.rewrite(&self.interfaces.image(case.world), Tables::default());
+        self.kernel.revalidated_in(if case.revalidated { now } else { 0 });
+        self.kernel.set_budgets(case.budget(now));
+        let outcome = self.steps(&mut trial, case);
+        // Whatever happened: what is there now is what the next case takes away.
+        self.tables = Tables::of_kernel(&mut self.kernel);
+        outcome?;
+        self.tables.compare(&Tables::of_host(&trial.tables))
+    }
+
+    fn steps(&mut self, trial: &mut Trial, case: &Case) -> Result<(), String> {
+        let mut counted = self.kernel.reasons();
+        let traffic = self.traffic();
+        for step in &case.steps {
+            let (passages, judged) = trial.step(step);
+            if passages.is_empty() {
+                // A change of the world.
+                self.tables = Tables::of_kernel(&mut self.kernel);
+                self.rewrite(&trial.tables.image.clone(), Tables::of_host(&trial.tables));
+            }
+            for passage in &passages {
+                self.met.add(passage);
+                self.compare(passage, &mut counted)?;
+            }
+            judged.map_err(|fault| format!("the oracle: {fault}"))?;
+        }
+        for (id, (before, now)) in traffic.iter().zip(self.traffic()).enumerate() {
+            let id = id as u32;
+            for (what, before, now, host) in [
+                ("service", before[0], now[0], &trial.tables.services),
+                ("backend", before[1], now[1], &trial.tables.backends),
+            ] {
+                let host = host.borrow().get(&id).copied().unwrap_or_default();
+                equal(&format!("the counters of {what} {id}"), &difference(now, before), &host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a packet in the kernel as it ran on the host: return code, bytes, the reason's counter and no other.
+    fn compare(&mut self, passage: &Passage, counted: &mut BTreeMap<Reason, ReasonCount>) -> Result<(), String> {
+        let Passage { hook, ifindex, before, verdict, after } = passage;
+        let (code, out) = self.kernel.run(*hook, *ifindex, before);
+        let context =
+            || format!("{hook:?} by {ifindex}: {verdict:?}\nin   {before:02x?}\nhost {after:02x?}\nbpf  {out:02x?}");
+        equal("the return code", &code, &expected_code(*hook, *ifindex, *verdict)).map_err(|e| e + &context())?;
+        equal("the bytes", &out, after).map_err(|error| error + &context())?;
+        if counts(*hook, *verdict) {
+            let count = counted.entry(verdict.reason).or_default();
+            count.packets += 1;
+            count.bytes += before.len() as u64;
+        }
+        equal("the counters", &self.kernel.reasons(), counted).map_err(|error| error + &context())
+    }
+
+    /// Counters of the service ports and backends there are, by id.
+    fn traffic(&mut self) -> Vec<[Traffic; 2]> {
+        let backends = self.image.backends.keys().copied();
+        let ids = self.image.services.values().map(|service| service.id).chain(backends).max().map_or(0, |id| id + 1);
+        let services = self.kernel.traffic(maps::SERVICE_STATS, ids as usize);
+        services.into_iter().zip(self.kernel.traffic(maps::BACKEND_STATS, ids as usize)).map(|(a, b)| [a, b]).collect()
+    }
+}
+
+fn difference(now: Traffic, before: Traffic) -> Traffic {
+    Traffic {
+        connections: now.connections - before.connections,
+        packets: now.packets - before.packets,
+        bytes: now.bytes - before.bytes,
+        reply_packets: now.reply_packets - before.reply_packets,
+        reply_bytes: now.reply_bytes - before.reply_bytes,
+    }
+}
+
+fn equal<T: PartialEq + Debug>(what: &str, kernel: &T, host: &T) -> Result<(), String> {
+    if kernel == host { Ok(()) } else { Err(format!("{what} differ: the kernel says {kernel:?}, the host {host:?}\n")) }
+}
+
+/// Whether a verdict is counted: where it is final, and the packet is ours.
+fn counts(hook: Hook, verdict: Verdict) -> bool {
+    let is_left = matches!(verdict.action, Action::Pass | Action::Defer) && verdict.reason != Reason::Delivered;
+    verdict.reason != Reason::NotOurs && !(hook == Hook::Xdp && is_left)
+}
+
+fn number(variable: &str) -> Option<u32> {
+    let number = std::env::var(variable).ok()?;
+    Some(number.parse().unwrap_or_else(|_| panic!("{variable}={number} is no number")))
 }
 
 #[test]
-fn random_packets_host_and_kernel_alike() {
+fn generated_packets_and_states_host_and_kernel_alike() {
     needs_datapath!();
-    on_both(|both| {
-        let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026);
-        let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(seed), ..Config::default() });
-        let mut sent = Vec::new();
-        for _ in 0..RANDOM_FRAMES {
-            let recipe = recipe().new_tree(&mut runner).expect("a recipe").current();
-            let (hook, inside) = (recipe.0, recipe.1);
-            // XDP is on the uplink alone.
-            let ifindex = if inside && hook != Hook::Xdp { both.inside } else { both.uplink };
-            let (verdict, bytes) = both.run(hook, ifindex, &cook(&recipe));
-            if verdict.reason == Reason::Forwarded && recipe.8.is_empty() {
-                sent.push((verdict, bytes));
+    // A difference is told after the namespace is gone: it is final, where other tests are repeated when a tick ends.
+    let failure = Arc::new(Mutex::new(None));
+    let told = failure.clone();
+    on_both(move |both| {
+        let full = std::env::var_os("LB_FULL").is_some();
+        let cases = number("LB_CASES").unwrap_or(if full { FULL_CASES } else { CASES });
+        let seed = number("LB_SEED").unwrap_or(2026);
+        let config = Config {
+            cases,
+            rng_seed: RngSeed::Fixed(seed.into()),
+            failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+            ..Config::default()
+        };
+        let interfaces = Interfaces { uplink: both.uplink, inside: both.inside };
+        let image = interfaces.image(World::default());
+        let kernel = Kernel::load(&image, MAX_FLOWS);
+        let tables = Tables::default();
+        let differential = RefCell::new(Differential { kernel, interfaces, image, tables, met: Met::default() });
+        let started = Instant::now();
+        let outcome = TestRunner::new(config).run(&generator::cases(), |case| {
+            // The two read their clocks one after the other: a case that a tick ends in says nothing.
+            loop {
+                let began = tick();
+                let outcome = differential.borrow_mut().run(&case);
+                if tick() == began {
+                    return outcome.map_err(TestCaseError::fail);
+                }
             }
-            // Now and then a backend answers.
-            if sent.len() >= 3 {
-                let (verdict, bytes) = sent.swap_remove(0);
-                let (source, backend, _) = frames::checked(&bytes);
-                let answer = if bytes[23] == lb_common::UDP || bytes[20] == lb_common::UDP {
-                    frames::udp(backend, source, b"answer")
-                } else {
-                    frames::tcp(backend, source, Flags::SynAck, b"")
-                };
-                both.run(Hook::Ingress, verdict.ifindex, &answer);
-            }
+        });
+        if let Err(error) = outcome {
+            let phase = tick() % 4;
+            let text = format!("{error}\nkept in {REGRESSIONS}; LB_SEED={seed}; now in tick {phase} of four");
+            *told.lock().expect("one thread at a time") = Some(text);
+            return;
         }
-        both.compare_flows();
-        println!("seed {seed}: {} reasons met", both.tables.reasons.borrow().len());
+        let (met, took) = (&differential.borrow().met, started.elapsed().as_secs_f64());
+        println!("{cases} cases, seed {seed}: {} packets in {took:.1} s, reasons {:?}", met.packets, met.reasons);
+        met.check();
     });
+    let failure = failure.lock().expect("one thread at a time").take();
+    assert!(failure.is_none(), "{}", failure.unwrap_or_default());
 }
 
 /// Runs frames on both, at XDP and, what that leaves to it, at TCX ingress; how they leave.

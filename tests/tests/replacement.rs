@@ -153,6 +153,44 @@ fn a_udp_client_keeps_its_port_when_its_backend_dies() {
 }
 
 #[test]
+fn a_udp_client_leaves_a_pod_that_its_service_lost_to_another() {
+    needs_datapath!();
+    let fixture = Fixture::new(BINARY, Setup::DEMO);
+    // It goes on with all pods, whatever application they are.
+    let other = "
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: playground}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {tier: front}
+  ports: [{port: 53, protocol: UDP, targetPort: 8080}]
+";
+    fixture.apply(other).expect("the CLI applies");
+    let mut sockets: Vec<(String, Datagrams)> = Vec::new();
+    for asker in traffic::askers(&fixture) {
+        for to in fixture.cluster_udp().into_iter().chain(node_port_udp()) {
+            let way = format!("{} to {to}", asker.name);
+            let found = (0..60).find_map(|_| {
+                let socket = asker.client.datagrams(to).expect("a socket");
+                let answer = socket.exchange(b"before").unwrap_or_else(|error| panic!("{way}: {error}"));
+                (answer.pod == DYING).then_some(socket)
+            });
+            sockets.push((way.clone(), found.unwrap_or_else(|| panic!("{way}: {DYING} is not met"))));
+        }
+    }
+    let pod = manifests::pod(fixture.pod(DYING).expect("runs").place());
+    fixture.apply(&pod.replace("app: web", "app: none")).expect("the CLI applies");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for (way, socket) in sockets {
+        while socket.exchange(b"after").unwrap_or_else(|error| panic!("{way}: {error}")).pod == DYING {
+            assert!(Instant::now() < deadline, "{way}: still at a pod that is none of its Service");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
 fn a_backend_that_returns_is_used_again() {
     needs_datapath!();
     let mut fixture = Fixture::new(BINARY, Setup::DEMO);

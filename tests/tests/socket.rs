@@ -39,22 +39,27 @@ struct Asking {
     protocol: u8,
     cookie: u64,
     namespace: u64,
+    connected: bool,
 }
 
 impl Asking {
-    const TCP: Self = Self { protocol: TCP, cookie: 1, namespace: NAMESPACE };
-    const UDP: Self = Self { protocol: UDP, cookie: 1, namespace: NAMESPACE };
+    const TCP: Self = Self { protocol: TCP, cookie: 1, namespace: NAMESPACE, connected: false };
+    const UDP: Self = Self { protocol: UDP, ..Self::TCP };
 
     fn call(self, hook: Hook, to: SocketAddr, tables: &Memory) -> (Reason, SocketAddr) {
-        let Self { protocol, cookie, namespace } = self;
+        let Self { protocol, cookie, namespace, connected } = self;
         match to {
-            SocketAddr::V4(_) => run(hook, Call::<4> { to, protocol, cookie, namespace }, tables),
-            SocketAddr::V6(_) => run(hook, Call::<6> { to, protocol, cookie, namespace }, tables),
+            SocketAddr::V4(_) => run(hook, Call::<4> { to, protocol, cookie, namespace, connected }, tables),
+            SocketAddr::V6(_) => run(hook, Call::<6> { to, protocol, cookie, namespace, connected }, tables),
         }
     }
 
     fn in_a_pod(self) -> Self {
         Self { namespace: POD, ..self }
+    }
+
+    fn connected(self) -> Self {
+        Self { connected: true, ..self }
     }
 
     fn on(self, cookie: u64) -> Self {
@@ -150,7 +155,7 @@ fn every_call_goes_where_the_table_says() {
         for (hook, protocol, namespace, to, expected) in cases {
             let (tables, to) = (tables(), form(to));
             let what = format!("{hook:?} {protocol} of {namespace:#x} to {to}");
-            let (reason, got) = Asking { protocol, cookie: 1, namespace }.call(hook, to, &tables);
+            let (reason, got) = Asking { protocol, namespace, ..Asking::TCP }.call(hook, to, &tables);
             match expected {
                 Ok(ids) => {
                     assert_eq!(reason, Reason::SocketTranslated, "{what}");
@@ -267,6 +272,32 @@ fn a_connected_udp_socket_of_the_node_gets_the_cluster_address_where_packets_are
             let other = form(SocketAddr::new(own, 53));
             assert_eq!(Asking::UDP.call(Hook::Connect, other, &tables), (Reason::NotOurs, other));
         }
+    }
+}
+
+/// A socket takes answers from its peer alone; and the kernel names that peer, as if the process did, where a socket of both
+/// families is connected to an IPv4 address.
+#[test]
+fn a_connected_udp_socket_is_given_no_backend_when_it_names_whom_it_sends_to() {
+    for (family, form) in forms() {
+        let tables = tables_with_pair();
+        let connected = Asking::UDP.connected();
+        let cluster = form(family.cluster(DNS, 53));
+        for asking in [connected, connected.in_a_pod()] {
+            assert_eq!(asking.call(Hook::Send, cluster, &tables), (Reason::NotOurs, cluster));
+        }
+        let to = form(SocketAddr::new(family.node(), UDP_NODE_PORT));
+        assert_eq!(Asking::UDP.call(Hook::Connect, to, &tables).1, cluster);
+        assert_eq!(connected.call(Hook::Send, cluster, &tables), (Reason::NotOurs, cluster), "named by the kernel");
+        assert_eq!(connected.call(Hook::Show, cluster, &tables).1, to, "which is not what the process asked for");
+        assert_eq!(
+            connected.call(Hook::Send, to, &tables),
+            (Reason::SocketTranslated, cluster),
+            "named by the process"
+        );
+        assert_eq!(tables.packets(Reason::SocketTranslated), 2);
+        let other = form(family.cluster(WEB, 54));
+        assert_eq!(connected.call(Hook::Send, other, &tables), (Reason::NotOurs, other), "packets are refused instead");
     }
 }
 

@@ -5,6 +5,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use lb_common::maps::MAPS;
 use lb_common::{Peer, SocketKey, TCP, UDP};
 use lb_ctl::datapath;
+use lb_ctl::playground::manifests;
 use lb_ctl::playground::topology::{Dual, NODE, NODE_INSIDE, NODE_PORT, NODE_PORT_UDP, Node, POD_PORT};
 use lb_ebpf::pick;
 use lb_tests::cgroup::Cgroup;
@@ -220,10 +221,12 @@ fn a_udp_client_leaves_a_backend_that_dies_and_keeps_its_port() {
     let to = fixture.cluster_udp()[0];
     let own = SocketAddr::new(LOOPBACK.v4.into(), NODE_PORT_UDP);
     // Connected sockets of pods are the packet hooks' business; enough of them, so that some talk to the pod that dies.
-    let connected: Vec<(usize, Told)> = (0..24)
-        .map(|_| {
+    // A socket of both families counts as one that names its peer with each datagram.
+    let connected: Vec<(usize, SocketAddr, Told)> = (0..24)
+        .map(|number| {
+            let to = if number % 2 == 0 { to } else { mapped(to) };
             let socket = in_pod.connect_udp(to).expect("a socket").socket;
-            (socket, in_pod.exchange(socket).expect("the Service answers"))
+            (socket, to, in_pod.exchange(socket).expect("the Service answers"))
         })
         .collect();
     let unconnected: Vec<(usize, SocketAddr, Told)> = (0..24)
@@ -237,7 +240,7 @@ fn a_udp_client_leaves_a_backend_that_dies_and_keeps_its_port() {
     fixture.kill_pod("web-1").expect("the pod dies");
     let pod = |told: &Told| told.answer.clone().expect("asked").pod;
     let mut moved = [0, 0];
-    for (socket, before) in connected {
+    for (socket, to, before) in connected {
         let after = in_pod.exchange(socket).expect("another pod answers at once");
         assert_eq!((after.shown, after.local), (Some(to), before.local));
         assert_ne!(pod(&after), "web-1");
@@ -250,6 +253,75 @@ fn a_udp_client_leaves_a_backend_that_dies_and_keeps_its_port() {
         moved[1] += u32::from(pod(&before) == "web-1");
     }
     assert!(moved.iter().all(|moved| *moved > 0), "some of 24 talked to the pod that died: {moved:?}");
+}
+
+/// No packet hook sees what a node sends to its own node port, and no socket hook what a connected socket sends: only
+/// both together serve such a socket, and keep it from a dead pod.
+#[test]
+fn a_connected_udp_socket_to_the_nodes_own_node_port_leaves_a_backend_that_dies() {
+    needs_datapath!();
+    let cgroup = Cgroup::new("connected");
+    let mut fixture = fixture(&cgroup);
+    let mut process = on_node(&fixture, &cgroup);
+    let own: Vec<SocketAddr> =
+        [NODE, NODE_INSIDE, LOOPBACK].into_iter().flat_map(|own| at(own, NODE_PORT_UDP)).collect();
+    let ways: Vec<SocketAddr> =
+        own.iter().copied().chain(own.iter().copied().filter(SocketAddr::is_ipv4).map(mapped)).collect();
+    // Each of three pods is met but for once in 10^9.
+    let mut sockets = Vec::new();
+    for to in ways.iter().copied().cycle().take(54) {
+        let opened = process.connect_udp(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!(opened.shown, Some(to), "getpeername");
+        let told = process.exchange(opened.socket).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!((told.shown, told.local), (Some(to), opened.local), "recvfrom");
+        sockets.push((to, told));
+    }
+    assert_eq!(fixture.counted("echo"), 54, "each was a flow for the packet hooks of the veth pair");
+    let pod = |told: &Told| told.answer.clone().expect("asked").pod;
+    let met: BTreeSet<String> = sockets.iter().map(|(_, told)| pod(told)).collect();
+    assert_eq!(met.iter().map(String::as_str).collect::<Vec<_>>(), traffic::PODS);
+    for dead in ["web-1", "web-2"] {
+        fixture.delete_pod_object(dead).expect("the CLI deletes");
+        fixture.kill_pod(dead).expect("the pod dies");
+        for (to, before) in &mut sockets {
+            let after = process.exchange(before.socket).unwrap_or_else(|error| panic!("{to} without {dead}: {error}"));
+            assert_eq!((after.shown, after.local), (Some(*to), before.local), "it is the same socket");
+            assert_ne!(pod(&after), dead);
+            if pod(before) != dead {
+                assert_eq!(pod(&after), pod(before), "{to}: nobody else moves");
+            }
+            *before = after;
+        }
+    }
+    // What nobody can serve any more is refused, and served again by whoever comes.
+    fixture.delete_pod_object("web-3").expect("the CLI deletes");
+    for (to, told) in &sockets {
+        refused(process.exchange(told.socket), &format!("{to} without any pod"));
+    }
+    fixture.apply(&manifests::pod(fixture.pod("web-3").expect("runs").place())).expect("the CLI applies");
+    for (to, told) in &sockets {
+        let after = process.exchange(told.socket).unwrap_or_else(|error| panic!("{to} after a return: {error}"));
+        assert_eq!((pod(&after).as_str(), after.local), ("web-3", told.local));
+    }
+}
+
+#[test]
+fn without_the_pair_a_connected_udp_socket_to_a_node_port_is_not_served_and_status_says_so() {
+    needs_datapath!();
+    let cgroup = Cgroup::new("no-pair");
+    let mut playground = fixture::bare(BINARY, Setup::DEMO);
+    playground.serve_sockets(Some(cgroup.path()));
+    playground.add_daemon_argument("--host-clients=false");
+    let fixture = Fixture::start(playground, &interfaces(Setup::DEMO));
+    let note = fixture.status().expect("the daemon answers").socket_lb.note;
+    assert!(note.contains("connected UDP socket"), "{note}");
+    let mut process = on_node(&fixture, &cgroup);
+    for to in fixture::node_port_udp() {
+        let connected = process.connect_udp(to).expect("a socket").socket;
+        refused(process.exchange(connected), "the node's own port, where nobody listens");
+        let unconnected = process.bind(any(to)).expect("a socket").socket;
+        process.send(unconnected, to).expect("a socket that is not connected is served");
+    }
 }
 
 /// A program of somebody else's, which lets everything pass.

@@ -2,12 +2,20 @@
 
 use lb_common::flow::State;
 use lb_common::{Reason, Settings};
+use lb_ctl::playground::topology::{self, CLIENT, NODE, NODE_INSIDE, SERVICE_PORT, SERVICE_PORT_UDP};
 use lb_ebpf::{Table, Verdict};
+use lb_tests::fixture::{self, Fixture, Setup, interfaces};
 use lb_tests::frames::{self, Flags};
+use lb_tests::matrix::stage::REMOTE as REMOTE_POD;
+use lb_tests::needs_datapath;
 use lb_tests::node::{INSIDE, Node, UPLINK};
 use lb_tests::small::{FAR, Family, LOCAL_1, LOCAL_2, ON_HOST, REMOTE, SINGLE, TARGET_PORT, TWIN};
+use lb_tests::sniffer::Sniffer;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 
 fn client(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.client(), port)
@@ -292,4 +300,78 @@ fn a_flood_of_resets_leaves_ports_for_others() {
             }
         }
     }
+}
+
+/// Two addresses of each family with four ports each: real clients of a pod on another node get each of the eight once,
+/// the ninth gets nothing, and nothing reaches the other node untranslated.
+fn every_port_of_two_addresses_is_borrowed(wire: &'static str) {
+    let mut playground = fixture::bare(BINARY, Setup { wire, ..Setup::DEMO });
+    let lent = [NODE, NODE_INSIDE].map(topology::Dual::addresses).concat();
+    playground.repeat_daemon_argument("--snat-address", &lent);
+    let fixture = Fixture::start(playground, &interfaces(Setup { wire, ..Setup::DEMO }));
+    let said = fixture.status().expect("the daemon answers").snat_addresses;
+    assert_eq!(said.iter().collect::<BTreeSet<_>>(), lent.iter().collect());
+    let pod = fixture.pod(REMOTE_POD.name).expect("runs").address();
+    fixture.apply(&REMOTE_POD.manifests(pod)).expect("the CLI applies");
+    let service = fixture.cluster_address_of(&REMOTE_POD.service()).expect("addresses are allocated");
+    fixture.lend_ports(20_000, 20_003);
+    let far = Sniffer::open(fixture.node_space(topology::Node::Two)).expect("a socket");
+    let hasty = fixture.client().with_timeout(Duration::from_millis(200));
+    for address in service.addresses() {
+        let (tcp, udp) = (SocketAddr::new(address, SERVICE_PORT), SocketAddr::new(address, SERVICE_PORT_UDP));
+        let all: BTreeSet<(IpAddr, u16)> = [NODE, NODE_INSIDE]
+            .into_iter()
+            .flat_map(|own| (20_000..=20_003).map(move |port| (own.like(address), port)))
+            .collect();
+
+        let mut held: Vec<_> = all.iter().map(|_| fixture.client().connect(tcp).expect("a port is free")).collect();
+        let seen = held.iter_mut().map(|connection| connection.get().expect("an answer"));
+        assert_eq!(seen.map(|answer| (answer.client, answer.port)).collect::<BTreeSet<_>>(), all, "{tcp}");
+        let exhausted = fixture.reason("snat-exhausted");
+        hasty.connect(tcp).expect_err("every port is lent");
+        assert!(fixture.reason("snat-exhausted") > exhausted, "{tcp}");
+        let ports = fixture.status().expect("the daemon answers").lent_ports.expect("some are lent");
+        assert_eq!((ports.used, ports.available), (8, 2 * 28_976), "{ports:?}");
+        for connection in &mut held {
+            connection.upload(10_000).expect("whoever has a port keeps it");
+        }
+
+        let sockets: Vec<_> = all.iter().map(|_| fixture.client().datagrams(udp).expect("a socket")).collect();
+        let seen = sockets.iter().map(|socket| socket.exchange(b"hello").expect("a port is free"));
+        assert_eq!(seen.map(|answer| (answer.client, answer.port)).collect::<BTreeSet<_>>(), all, "{udp}");
+        // Only who goes on after an answer is more than a flood.
+        for _ in 0..2 {
+            for socket in &sockets {
+                socket.exchange(b"again").expect("whoever has a port keeps it");
+            }
+            hasty.datagram(udp, b"hello").expect_err("every port is lent");
+        }
+
+        // Who ends gives back.
+        let given = held.swap_remove(3).get().expect("an answer");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let next = loop {
+            match hasty.get(tcp) {
+                Ok(answer) => break answer,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        assert_eq!((next.client, next.port), (given.client, given.port), "{tcp}");
+    }
+    let (strangers, known): (Vec<_>, Vec<_>) =
+        far.arrivals().into_iter().partition(|arrival| CLIENT.addresses().contains(&arrival.source));
+    assert!(strangers.is_empty(), "{wire}: nothing leaves untranslated: {strangers:?}");
+    assert!(known.iter().any(|arrival| lent.contains(&arrival.source)), "the rest has arrived");
+}
+
+#[test]
+fn real_clients_borrow_every_port_of_two_addresses_and_the_next_gets_nothing_by_xdp() {
+    needs_datapath!();
+    every_port_of_two_addresses_is_borrowed("xdp");
+}
+
+#[test]
+fn real_clients_borrow_every_port_of_two_addresses_and_the_next_gets_nothing_by_tcx() {
+    needs_datapath!();
+    every_port_of_two_addresses_is_borrowed("tcx");
 }

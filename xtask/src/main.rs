@@ -1,4 +1,4 @@
-//! Every developer command: `cargo xtask setup | build | demo | test | bench | lint`.
+//! Every developer command: `cargo xtask setup | build | demo | test | mutate | fuzz | bench | lint`.
 //!
 //! Everything is built as the user; only apt, the demo and the privileged tests go through sudo, and each such command
 //! is printed first. Exit codes: 0 done, 1 something failed, 2 the user has something to do first (or misused a flag).
@@ -6,7 +6,9 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod lint;
+mod mutate;
 mod ownership;
 mod privilege;
 mod process;
@@ -41,6 +43,10 @@ enum Command {
     Demo(demo::Args),
     /// Set up, build, and run every test; without root, those that need none.
     Test(test::Args),
+    /// Make listed mistakes in a copy of the datapath's core, each of which the oracle must notice.
+    Mutate(mutate::Args),
+    /// Let libFuzzer look for input that upsets what reads it.
+    Fuzz(fuzz::Args),
     /// Set up, build, and measure against yardsticks and peers.
     Bench(bench::Args),
     /// Check formatting and lints, for the host and for BPF.
@@ -67,6 +73,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build(args) => build::run(route, &args),
         Command::Demo(args) => demo::run(route, &args),
         Command::Test(args) => test::run(route, &args),
+        Command::Mutate(args) => mutate::run(&args),
+        Command::Fuzz(args) => {
+            setup::run(route)?;
+            fuzz::run(&args)
+        }
         Command::Bench(args) => bench::run(route, &args),
         Command::Lint => lint::run(route),
     }

@@ -18,7 +18,9 @@ use crate::workspace;
 const BPF_PACKAGES: [&str; 4] = [DEBIAN_COMPILER, "cargo-web", "rust-web-clippy", DEBIAN_BPF_CORE];
 
 /// Programs that the tests call, and the Debian package of each.
-const TEST_PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool")];
+/// `c++` builds libFuzzer.
+const TEST_PROGRAMS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("c++", "g++")];
 
 /// Programs that the bench compares with, and the Debian package of each. Without them it leaves their rows out.
 const PEERS: [(&str, &str); 5] =

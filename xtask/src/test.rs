@@ -15,7 +15,7 @@ use crate::build::{self, Artifact};
 use crate::privilege::Privilege;
 use crate::process::{self, shown, step};
 use crate::toolchain::Route;
-use crate::{setup, workspace};
+use crate::{fuzz, mutate, setup, workspace};
 
 /// Says that the tests run as root: one that cannot do its work for want of privilege fails.
 const REQUIRE_ROOT: &str = "LB_REQUIRE_ROOT";
@@ -24,7 +24,10 @@ const FULL: &str = "LB_FULL";
 /// How the line begins that a test prints when it leaves itself out.
 const LEFT_OUT: &str = "LEFT OUT: ";
 /// Variables that reach the tests through sudo too.
-const PASSED_ON: [&str; 3] = ["RUST_BACKTRACE", "PROPTEST_CASES", "CI"];
+const PASSED_ON: [&str; 5] = ["RUST_BACKTRACE", "PROPTEST_CASES", "CI", "LB_CASES", "LB_SEED"];
+/// Seconds that each fuzz target is run for: in CI, and where time does not matter.
+const FUZZED: u64 = 10;
+const FUZZED_FULL: u64 = 120;
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -41,6 +44,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Whether the filters choose what is called `name`.
+    fn chooses(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+
     /// The arguments for a test binary.
     fn of_binary(&self) -> Vec<&str> {
         self.nocapture.then_some("--nocapture").into_iter().chain(self.filters.iter().map(String::as_str)).collect()
@@ -61,6 +69,14 @@ pub(crate) fn run(route: Route, args: &Args) -> anyhow::Result<()> {
         step(format_args!("testing {}{}", binary.name, if binary.is_privileged(privilege) { " as root" } else { "" }));
         tally.add(&binary.name, binary.command(privilege, args));
     }
+    // What takes its own way to build: the mutations, and the fuzz targets.
+    if args.chooses("mutations") {
+        tally.note("the mutations", mutate::run(&mutate::Args::default()));
+    }
+    if args.chooses("fuzz") {
+        let seconds = if args.full { FUZZED_FULL } else { FUZZED };
+        tally.note("the fuzz targets", fuzz::run(&fuzz::Args::all(seconds)));
+    }
     if privilege == Privilege::Neither {
         say_what_was_left_out(tally.counts);
     }
@@ -80,6 +96,18 @@ struct Tally {
 }
 
 impl Tally {
+    /// Counts a step of our own as one test.
+    fn note(&mut self, name: &str, outcome: anyhow::Result<()>) {
+        match outcome {
+            Ok(()) => self.counts.passed += 1,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                self.counts.failed += 1;
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
     /// Runs a command that runs tests.
     fn add(&mut self, name: &str, command: anyhow::Result<Command>) {
         if let Err(error) = command.and_then(|mut command| self.counts.add(&mut command)) {

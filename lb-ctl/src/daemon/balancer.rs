@@ -13,14 +13,14 @@ use super::{endpoints, node};
 use crate::api::catalogue::{Catalogue, Endpoints};
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
-use crate::image::{HostFacts, ReconcileError, Reconciler, Refused};
+use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{self, EndpointView, NodeView, ServiceView};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use lb_common::{Device, HostPair, Settings};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -160,6 +160,11 @@ impl Balancer {
         let done = self.reconciler.reconcile(self.maps.as_mut(), &self.views, &self.facts, now)?;
         self.refused = done.refused;
         Ok(done.writes)
+    }
+
+    /// Takes the endpoints that were withdrawn since it was last asked for and whose flows do not move by themselves.
+    pub(super) fn take_withdrawn(&mut self) -> HashSet<Withdrawn> {
+        self.reconciler.take_withdrawn()
     }
 
     /// Reads the maps back and repairs what differs. Says how many writes it took.

@@ -13,9 +13,11 @@ use super::sources::Sources;
 use super::{Config, Error, config, notify};
 use crate::api::Catalogue;
 use crate::host::{HostView, Route};
+use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
 use crate::store::{Store, Update};
 use jiff::Timestamp;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +47,8 @@ pub(super) struct Parts {
     pub(super) sources: Sources,
     pub(super) updates: mpsc::Receiver<Update>,
     pub(super) commands: mpsc::Receiver<Command>,
+    /// Whose flows are to be forgotten.
+    pub(super) withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     pub(super) catalogue: watch::Sender<Catalogue>,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Engine {
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
     commands: mpsc::Receiver<Command>,
+    withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     catalogue: watch::Sender<Catalogue>,
     pub(super) balancer: Balancer,
     pub(super) interfaces: Interfaces,
@@ -109,6 +114,7 @@ impl Engine {
             sources,
             updates,
             commands,
+            withdrawn,
             catalogue,
         } = parts;
         let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
@@ -124,6 +130,7 @@ impl Engine {
             sources,
             updates,
             commands,
+            withdrawn,
             catalogue,
             balancer,
             interfaces,
@@ -193,6 +200,7 @@ impl Engine {
             self.balancer.forget_routes();
             self.host_clients.look_again();
             self.sources.look_after();
+            self.store.save_again();
         }
         if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
             if self.progress.next_audit.is_some() {
@@ -291,7 +299,13 @@ impl Engine {
     }
 
     fn fill(&mut self) -> Result<(), crate::image::ReconcileError> {
-        let writes = self.balancer.reconcile(Instant::now())?;
+        let reconciled = self.balancer.reconcile(Instant::now());
+        let withdrawn = self.balancer.take_withdrawn();
+        if !withdrawn.is_empty() {
+            // Nobody listens any more: the daemon is ending.
+            self.withdrawn.send(withdrawn).ok();
+        }
+        let writes = reconciled?;
         if writes > 0 {
             debug!(writes, "maps written");
         }

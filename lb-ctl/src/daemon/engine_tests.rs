@@ -109,6 +109,7 @@ fn start_with(
         sources,
         updates,
         commands,
+        withdrawn: mpsc::unbounded_channel().0,
         catalogue,
     };
     let engine = Engine::new(parts).unwrap();

@@ -3,9 +3,12 @@
 use super::control::{FlowSource, Fullness};
 use crate::api::{Failure, FailureReason, FlowLine, LentPorts, MapFill};
 use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sweep};
+use crate::image::Withdrawn;
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
+use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 /// Time between two steps of a sweep.
@@ -71,15 +74,33 @@ fn protocol_name(number: u8) -> String {
     }
 }
 
-/// Gives the memory of expired flows back, a little every second, for as long as the daemon runs.
-pub(super) async fn sweep(tables: FlowTables, max_flows: u32) {
+/// How often the tables are searched for the flows of what was withdrawn: a packet that comes in between may make the entry
+/// of one direction again from that of the other, and only once a tick.
+const SEARCHES: usize = 3;
+
+/// Forgets the flows of withdrawn endpoints, and gives the memory of expired flows back, a little every second, for as long as
+/// the daemon runs.
+pub(super) async fn sweep(
+    tables: FlowTables,
+    max_flows: u32,
+    mut withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
+) {
     // Two entries for each flow, in tables of two families.
     let limit = (max_flows as usize * 4 / STEPS_A_ROUND).clamp(STEP_LIMITS.0, STEP_LIMITS.1);
     let mut position = Sweep::default();
     let mut interval = tokio::time::interval(STEP);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            Some(mut endpoints) = withdrawn.recv() => {
+                while let Ok(more) = withdrawn.try_recv() {
+                    endpoints.extend(more);
+                }
+                forget(tables.clone(), endpoints).await;
+                continue;
+            }
+        }
         let tables = tables.clone();
         let step = tokio::task::spawn_blocking(move || {
             let mut position = position;
@@ -101,4 +122,22 @@ pub(super) async fn sweep(tables: FlowTables, max_flows: u32) {
             Err(_) => return,
         }
     }
+}
+
+/// Forgets the flows to endpoints that were withdrawn.
+async fn forget(tables: FlowTables, endpoints: HashSet<Withdrawn>) {
+    let search = move || {
+        for _ in 0..SEARCHES {
+            match tables.forget(&endpoints) {
+                Ok(0) => break,
+                Ok(forgotten) => debug!(forgotten, "flows to withdrawn endpoints forgotten"),
+                Err(error) => {
+                    warn!(%error, "flows to withdrawn endpoints could not be forgotten");
+                    break;
+                }
+            }
+        }
+    };
+    // Not if the runtime is going away.
+    tokio::task::spawn_blocking(search).await.ok();
 }

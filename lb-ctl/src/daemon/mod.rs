@@ -122,7 +122,8 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
     let tables = maps.flow_tables().clone();
-    let sweeper = tokio::spawn(flows::sweep(tables.clone(), config.max_flows));
+    let (withdrawn, endpoints) = mpsc::unbounded_channel();
+    let sweeper = tokio::spawn(flows::sweep(tables.clone(), config.max_flows, endpoints));
     let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(tables) };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
@@ -139,6 +140,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         sources,
         updates,
         commands,
+        withdrawn,
         catalogue,
     };
     let engine = Engine::new(parts).map_err(Error::Maps)?;

@@ -3,12 +3,13 @@
 //! The datapath itself judges whether an entry has expired, at every look; sweeping only gives the memory back.
 
 use super::bpf::{Map, map::Put};
+use crate::image::Withdrawn;
 use crate::maps::{MapError, pinned::open};
 use lb_common::flow::{State, TICK_SHIFT, state};
 use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
-use lb_common::{Flow, FlowKey, NextHop};
+use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -205,6 +206,12 @@ impl FlowTables {
         Ok(swept)
     }
 
+    /// Deletes the flows, both entries of each, of UDP clients of a service port to a backend (and its port) that was
+    /// withdrawn from it, and says how many entries that were.
+    pub fn forget(&self, withdrawn: &HashSet<Withdrawn>) -> Result<usize, MapError> {
+        Ok(self.v4.forget(withdrawn)? + self.v6.forget(withdrawn)?)
+    }
+
     /// Copies what was used at tick `since` or later and is not newer in `to` already.
     pub(crate) fn copy_to(&self, to: &Self, since: u32) -> Result<Carried, MapError> {
         let (v4, v6) = (self.v4.copy_to(&to.v4, since)?, self.v6.copy_to(&to.v6, since)?);
@@ -280,6 +287,24 @@ where
         }
         *position = batches.position();
         Ok(step)
+    }
+
+    fn forget(&self, withdrawn: &HashSet<Withdrawn>) -> Result<usize, MapError> {
+        let mut forgotten = 0;
+        // The new flows first, as it is from there that they move.
+        for (_, name, map) in self.tables().into_iter().rev() {
+            for batch in map.batches() {
+                for (key, flow) in batch.map_err(failed(name, "read"))? {
+                    let port = if flow.is_reply() { key.src_port } else { flow.dst_port };
+                    let port = u16::from_be_bytes(port);
+                    let endpoint = Withdrawn { service: flow.service, backend: flow.backend, port };
+                    if key.protocol == UDP && withdrawn.contains(&endpoint) {
+                        forgotten += usize::from(map.delete(&key).map_err(failed(name, "sweep"))?);
+                    }
+                }
+            }
+        }
+        Ok(forgotten)
     }
 
     fn copy_to(&self, to: &Self, since: u32) -> Result<Carried, MapError> {

@@ -164,8 +164,8 @@ impl Links {
     }
 }
 
-/// Whether the kernel says that there is no such hook. It says the same of an interface that it does not take; then the
-/// filter is refused too, in words.
+/// Whether the kernel says that there is no such hook: those before 6.6 by the first, those built without it may by the
+/// second. They say the same of an interface that they do not take; then the filter is refused too, in words.
 fn is_unknown(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINVAL)
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }

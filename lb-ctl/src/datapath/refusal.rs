@@ -79,7 +79,7 @@ fn remedy(name: &str, hook: Hook, words: &str, errno: Option<i32>, occupied: boo
     match errno {
         Some(libc::ENODEV) => "the interface has gone; it is taken up again when it comes back".to_owned(),
         Some(libc::EPERM | libc::EACCES) => "run as root, or with CAP_NET_ADMIN and CAP_BPF".to_owned(),
-        Some(libc::EINVAL) if !hook.is_xdp() => "TCX needs Linux 6.6 or newer".to_owned(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP) if !hook.is_xdp() => "TCX needs Linux 6.6 or newer".to_owned(),
         Some(libc::E2BIG | libc::ERANGE) if !hook.is_xdp() => {
             "too many programs are on this hook: remove one".to_owned()
         }
@@ -166,6 +166,7 @@ mod tests {
             (Hook::XdpNative, "Too few free TX rings available", libc::ENOMEM, false, "ethtool -l eth7"),
             (Hook::XdpNative, "XDP program already attached", libc::EBUSY, true, "xdp off"),
             (Hook::Ingress, "", libc::EINVAL, false, "6.6"),
+            (Hook::Egress, "", libc::EOPNOTSUPP, false, "6.6"),
             (Hook::Egress, "", libc::ENODEV, false, "gone"),
         ];
         for (hook, words, errno, occupied, expected) in cases {

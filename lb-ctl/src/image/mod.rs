@@ -27,6 +27,7 @@ mod restore;
 mod sets;
 mod text;
 mod touched;
+mod withdrawn;
 
 pub use crate::maps::Image;
 pub use apply::apply;
@@ -36,6 +37,7 @@ pub use host::{HostFacts, Routes};
 pub use plan::plan;
 pub use reconcile::{ReconcileError, Reconciled, Reconciler};
 pub use renderer::{Refusal, Refused, Renderer};
+pub use withdrawn::Withdrawn;
 
 use std::time::Duration;
 

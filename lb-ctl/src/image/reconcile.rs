@@ -1,9 +1,10 @@
 //! The loop body: views and host in, maps up to date.
 
 use super::renderer::{Refused, Renderer};
-use super::{HostFacts, apply, plan};
-use crate::maps::{Image, LbMaps, MapError};
+use super::{HostFacts, Withdrawn, apply, plan, withdrawn};
+use crate::maps::{Image, LbMaps, MapError, MapOp};
 use crate::model::ServiceView;
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What one round did.
@@ -31,13 +32,19 @@ pub struct Reconciler {
     realized: Image,
     /// Whether `realized` is sure: not after a failure, since a failed write may have been performed.
     is_sure: bool,
+    withdrawn: HashSet<Withdrawn>,
 }
 
 impl Reconciler {
     /// Adopts what the maps hold.
     pub fn adopt(maps: &dyn LbMaps, now: Instant) -> Result<Self, MapError> {
         let realized = maps.read()?;
-        Ok(Self { renderer: Renderer::restore(maps, &realized, now), realized, is_sure: true })
+        Ok(Self {
+            renderer: Renderer::restore(maps, &realized, now),
+            realized,
+            is_sure: true,
+            withdrawn: HashSet::new(),
+        })
     }
 
     /// Makes the maps hold what these Services and this host ask for. Services that are missing from `views` are
@@ -56,9 +63,7 @@ impl Reconciler {
             self.realized = maps.read()?;
             plan(self.renderer.image(), &self.realized)
         };
-        self.is_sure = false;
-        apply(maps, &ops, &mut self.realized)?;
-        self.is_sure = true;
+        self.perform(maps, &ops)?;
         self.renderer.settle(now);
         Ok(Reconciled { writes: ops.len(), refused })
     }
@@ -69,9 +74,25 @@ impl Reconciler {
         self.is_sure = false;
         self.realized = maps.read()?;
         let ops = plan(self.renderer.image(), &self.realized);
-        apply(maps, &ops, &mut self.realized)?;
-        self.is_sure = true;
+        self.perform(maps, &ops)?;
         Ok(ops.len())
+    }
+
+    fn perform(&mut self, maps: &mut dyn LbMaps, ops: &[MapOp]) -> Result<(), MapError> {
+        self.is_sure = false;
+        let before = withdrawn::endpoints(&self.realized, ops);
+        let applied = apply(maps, ops, &mut self.realized);
+        // Whatever became of the rest: flows to these must not stay.
+        let now = withdrawn::endpoints(&self.realized, ops);
+        let gone = before.into_iter().filter(|endpoint| !now.contains(endpoint));
+        self.withdrawn.extend(gone.filter(|endpoint| withdrawn::is_alive(&self.realized, endpoint)));
+        self.is_sure = applied.is_ok();
+        applied
+    }
+
+    /// Takes what was withdrawn since it was last asked for.
+    pub fn take_withdrawn(&mut self) -> HashSet<Withdrawn> {
+        std::mem::take(&mut self.withdrawn)
     }
 
     /// What the maps hold, as far as is known.

@@ -1,10 +1,11 @@
 //! Life cycles and limits of what the renderer gives out.
 
-use super::{DRAIN, GRACE, HostFacts, Reconciled, Reconciler, Refusal, Renderer};
+use super::{DRAIN, GRACE, HostFacts, Reconciled, Reconciler, Refusal, Renderer, Withdrawn};
 use crate::maps::{FakeMaps, Image};
 use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView};
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
-use lb_common::{Backend, maps};
+use lb_common::{Backend, ServiceKey, maps};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,38 @@ fn a_backend_drains_and_its_id_comes_back_with_the_next_generation() {
     assert_eq!(bench.round(GRACE, &[service(1, 1..=capacity)]).refused, []);
     let (again, second) = bench.backend(capacity).unwrap();
     assert_eq!((again, second.generation), (id, first.generation + 1));
+}
+
+#[test]
+fn what_one_udp_service_loses_and_another_keeps_is_withdrawn() {
+    let udp = |mut view: ServiceView| {
+        view.ports[0].protocol = Protocol::UDP;
+        view.ports[0].frontends[0].protocol = Protocol::UDP;
+        view
+    };
+    let mut bench = Bench::new(1024);
+    bench.round(SECOND, &[udp(service(1, 0..3)), udp(service(2, 0..3)), service(3, 0..3)]);
+    assert!(bench.reconciler.take_withdrawn().is_empty(), "nothing was there before");
+    let address = bench.image().owned[&IpAddr::from([10, 96, 0, 1])].id;
+    let of_first = |bench: &Bench| {
+        let record = ServiceKey::new(address, 80, lb_common::UDP, 4);
+        bench.image().services.get(&record).map(|service| service.id)
+    };
+    let id = of_first(&bench).unwrap();
+    let expected = |bench: &Bench, pods: &[u32]| -> HashSet<Withdrawn> {
+        let backend = |pod: &u32| bench.backend(*pod).unwrap().0;
+        pods.iter().map(|pod| Withdrawn { service: id, backend: backend(pod), port: 8080 }).collect()
+    };
+    // Pod 2 lives on in the others.
+    bench.round(SECOND, &[udp(service(1, 0..2)), udp(service(2, 0..3)), service(3, 0..3)]);
+    let withdrawn = expected(&bench, &[2]);
+    assert_eq!(bench.reconciler.take_withdrawn(), withdrawn);
+    assert!(bench.reconciler.take_withdrawn().is_empty(), "told once");
+    // Of a Service that goes, whatever lives on; TCP stays where it is.
+    bench.round(SECOND, &[udp(service(2, 1..3)), service(3, 1..2)]);
+    let withdrawn = expected(&bench, &[1]);
+    assert_eq!(bench.reconciler.take_withdrawn(), withdrawn, "nobody has pod 0: the datapath sees that itself");
+    assert_eq!(of_first(&bench), None);
 }
 
 #[test]

@@ -63,10 +63,11 @@ impl Playground {
         command.arg("daemon").arg("--config").arg(config).arg("--socket").arg(socket);
         command.args(["--instance", instance, "--node-name", Node::One.name(), "--max-flows", "16384"]);
         command.arg("--bpffs").arg(self.name().bpffs()).arg("--state-dir").arg(directory);
-        for network in SERVICE_CIDRS {
-            command.args(["--service-cidr", network]);
+        let arguments = &self.options().daemon;
+        if !arguments.iter().any(|argument| argument.starts_with("--service-cidr=")) {
+            command.args(SERVICE_CIDRS.map(|network| format!("--service-cidr={network}")));
         }
-        command.args(&self.options().daemon);
+        command.args(arguments);
         for interface in interfaces {
             command.args(["--interface", interface]);
         }

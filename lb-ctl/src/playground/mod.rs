@@ -38,6 +38,7 @@ use nix::fcntl::Flock;
 use nix::mount::{MsFlags, mount};
 use offload::Offload;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt;
@@ -121,6 +122,12 @@ impl Playground {
     pub fn add_daemon_argument(&mut self, argument: &str) {
         self.drop_daemon_argument(argument.split('=').next().unwrap_or_default());
         self.options.daemon.push(argument.to_owned());
+    }
+
+    /// Daemons that are started from now on get the argument of this name once for each value, and no other of it.
+    pub fn repeat_daemon_argument(&mut self, name: &str, values: impl IntoIterator<Item = impl Display>) {
+        self.drop_daemon_argument(name);
+        self.options.daemon.extend(values.into_iter().map(|value| format!("{name}={value}")));
     }
 
     /// Daemons that are started from now on do without the arguments of this name.

@@ -373,6 +373,13 @@ impl Store {
         }
     }
 
+    /// Writes the state if that failed after a change of files: there may be room by now.
+    pub fn save_again(&mut self) {
+        if self.state_problem.is_some() {
+            self.save_if_synced();
+        }
+    }
+
     /// Writes the state after a change of files, which does not depend on it: a failure is a problem to be shown.
     fn save_if_synced(&mut self) {
         if self.is_synced() {

@@ -3,8 +3,9 @@
 use crate::sandbox::{MAX_FLOWS, Sandbox, interface, names, run, sandboxed, veth};
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::maps::MAPS;
-use lb_common::{Flow, FlowKey, NextHop, Owned, Settings, TCP};
+use lb_common::{Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
 use lb_ctl::datapath::{Datapath, Mode, Options, XdpState, conntrack};
+use lb_ctl::image::Withdrawn;
 use lb_ctl::maps::{LbMaps, MapOp};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -304,6 +305,37 @@ fn lent_ports_are_counted_by_the_backend_port_they_are_lent_towards() {
         put(8080, 99, lent, now - 25_000);
         let (_, ports) = datapath.maps().flow_tables().fill(now).expect("counted");
         assert_eq!(ports.fullest(), Some((("10.244.2.3:8080".parse().expect("an address"), TCP), 9)));
+    });
+}
+
+#[test]
+fn flows_to_a_withdrawn_endpoint_are_forgotten_and_no_others() {
+    sandboxed(|sandbox| {
+        let datapath = sandbox.open("one");
+        let tables = datapath.maps().flow_tables().clone();
+        let now = conntrack::now();
+        let put = |table: &str, number: u16, protocol, flow: Entry| {
+            let data = MapData::from_pin(sandbox.maps("one", "flows-").join(table)).expect("the map");
+            let map = if table == "FLOWS4" { Map::HashMap(data) } else { Map::LruHashMap(data) };
+            let mut map: HashMap<_, Key, Entry> = map.try_into().expect("a hash");
+            let backend = if flow.is_reply() { [31, 144] } else { [0, 80] };
+            let key = FlowKey::new(protocol, [10, 0, 0, 1], backend, [10, 96, 0, 1], number.to_be_bytes());
+            map.insert(key, flow, 0).expect("written");
+        };
+        // Its endpoint is backend 3 of service port 4, at port 8080.
+        let whole = entry(now);
+        for (table, first) in [("FLOWS4", 0), ("NEW4", 10)] {
+            put(table, first, UDP, whole);
+            put(table, first + 1, UDP, Entry { flags: whole.flags | Entry::REPLY, dst_port: [1, 2], ..whole });
+            put(table, first + 2, TCP, whole);
+            put(table, first + 3, UDP, Entry { service: 5, ..whole });
+            put(table, first + 4, UDP, Entry { backend: 2, ..whole });
+            put(table, first + 5, UDP, Entry { dst_port: [31, 145], ..whole });
+        }
+        let withdrawn = [Withdrawn { service: 4, backend: 3, port: 8080 }].into();
+        assert_eq!(tables.forget(&withdrawn).expect("forgotten"), 4);
+        assert_eq!(tables.forget(&withdrawn).expect("forgotten"), 0);
+        assert_eq!(tables.iter().count(), 8);
     });
 }
 

@@ -4,7 +4,7 @@ use crate::sandbox::{Sandbox, interface, names, run, sandboxed, veth};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
-use lb_ctl::datapath::{Datapath, Mode, Options, TcMode, cleanup};
+use lb_ctl::datapath::{AttachError, Attachment, Datapath, Mode, Options, TcMode, cleanup};
 use std::time::{Duration, Instant};
 
 fn open(sandbox: &Sandbox, tc: TcMode) -> Datapath {
@@ -152,5 +152,61 @@ fn one_kind_of_hook_takes_over_from_the_other() {
             assert_eq!(attachment.adopted, tc != TcMode::Auto, "{tc:?}");
             assert_eq!((on_ingress("lbe0").len(), filters("ingress").len()), (links, 1 - links), "{tc:?}");
         }
+    });
+}
+
+/// From here on the kernel answers this thread so whenever it is asked for a BPF link.
+fn refuse_links(errno: i32) {
+    const BPF_LINK_CREATE: u32 = 28;
+    /// Offsets in `struct seccomp_data`: the number of the system call, and the low half of its first argument.
+    const NUMBER: u32 = 0;
+    const COMMAND: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+    let load = |k| libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k };
+    let equal = |k, jf| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf, k };
+    let answer = |k| libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k };
+    let mut filter = [
+        load(NUMBER),
+        equal(libc::SYS_bpf as u32, 3),
+        load(COMMAND),
+        equal(BPF_LINK_CREATE, 1),
+        answer(libc::SECCOMP_RET_ERRNO | errno as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter, which `program` describes.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Attaches in a thread that is refused links with `errno`.
+fn attach_without_links(sandbox: &Sandbox, tc: TcMode, errno: i32) -> Result<Attachment, AttachError> {
+    let veth = interface("lbe0");
+    let attach = || {
+        let mut datapath = open(sandbox, tc);
+        refuse_links(errno);
+        let attached = datapath.attach(&veth, Mode::Tcx);
+        datapath.settle().expect("settled");
+        attached
+    };
+    std::thread::scope(|scope| scope.spawn(attach).join().expect("no panic"))
+}
+
+/// The kernel at hand has TCX, so its refusal is put in its mouth.
+#[test]
+fn where_tcx_is_refused_filters_take_its_place() {
+    sandboxed(|sandbox| {
+        veth("lbe0", "lbe1");
+        for errno in [libc::EINVAL, libc::EOPNOTSUPP] {
+            let attachment = attach_without_links(sandbox, TcMode::Auto, errno).expect("attached");
+            assert!(attachment.tcx && attachment.clsact, "{attachment:?}");
+            assert_eq!((on_ingress("lbe0").len(), filters("ingress").len(), filters("egress").len()), (0, 1, 1));
+            // Who asked for TCX by name gets nothing else, and is told.
+            let error = attach_without_links(sandbox, TcMode::Tcx, errno).expect_err("refused").to_string();
+            assert!(error.contains("TCX needs Linux 6.6"), "{error}");
+            cleanup(&sandbox.options("one")).expect("removed");
+        }
+        // What is refused for another cause is no sign of an older kernel.
+        attach_without_links(sandbox, TcMode::Auto, libc::EPERM).expect_err("refused");
+        assert_eq!((on_ingress("lbe0").len(), filters("ingress").len()), (0, 0));
     });
 }

@@ -15,6 +15,8 @@ use lb_ebpf::socket::{self, Socket, SocketTables};
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+/// State of a UDP socket with a peer, too (`__ip4_datagram_connect` in `net/ipv4/datagram.c`).
+const TCP_ESTABLISHED: u32 = 1;
 
 struct Call<'a, const VERSION: u8>(&'a SockAddrContext);
 
@@ -85,6 +87,15 @@ impl<const VERSION: u8> Socket for Call<'_, VERSION> {
     fn cookie(&self) -> u64 {
         // SAFETY: the context of this program.
         unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        // SAFETY: fields of the context and of its socket, which the verifier lets us read.
+        unsafe {
+            let socket = (&raw const (*self.context()).__bindgen_anon_1.sk).read_volatile();
+            (&raw const (*socket).state).read_volatile() == TCP_ESTABLISHED
+        }
     }
 
     #[inline(always)]

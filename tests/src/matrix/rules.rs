@@ -1,6 +1,6 @@
 //! The one table of what cannot be: a cell that a row describes is `n/a`, for the reason of the first such row.
 
-use super::{Asker, Backend, Cell, Firewall, Hook, Network, Path, Protocol};
+use super::{Asker, Backend, Cell, Hook};
 
 /// A row: which cells, and why they cannot be.
 pub struct Rule {
@@ -24,36 +24,7 @@ pub const RULES: &[Rule] = &[
         reason: "a client outside has its sockets elsewhere",
         cells: 128,
     },
-    Rule {
-        applies: |cell| is_xdp(cell) && cell.asker == Asker::Host,
-        reason: "a process of the node gets its replies by the daemon's veth pair, which TCX alone can send by: see the cell of tcx",
-        cells: 384,
-    },
-    Rule {
-        applies: |cell| is_xdp(cell) && cell.asker == Asker::Pod && cell.backend != Backend::Remote,
-        reason: "nothing of it comes off a wire, so XDP has no part in it: see the cell of tcx",
-        cells: 256,
-    },
-    Rule {
-        applies: |cell| is_xdp(cell) && cell.asker == Asker::Pod && cell.path == Path::Stack,
-        reason: "through the stack a reply is translated where it leaves the node, which XDP cannot: see the cell of tcx",
-        cells: 64,
-    },
-    Rule {
-        applies: |cell| {
-            let switched =
-                cell.network == Network::Bridge && cell.asker == Asker::Pod && cell.backend == Backend::Local;
-            let stateful = cell.firewall == Firewall::Stateful && cell.protocol == Protocol::Tcp;
-            cell.hook == Hook::Tcx && cell.path == Path::Stack && switched && stateful
-        },
-        reason: "the bridge switches the reply past the stack: without br_netfilter its connection tracking sees one direction",
-        cells: 4,
-    },
 ];
-
-fn is_xdp(cell: &Cell) -> bool {
-    matches!(cell.hook, Hook::Native | Hook::Generic)
-}
 
 /// Why a cell cannot be.
 pub fn not_applicable(cell: &Cell) -> Option<&'static str> {

@@ -307,8 +307,8 @@ fn is_for_xdp(cell: &Cell, way: &Way<'_>) -> bool {
     let pod = if cell.asker == Asker::Pod { way.asker } else { way.target.name };
     match cell.hook {
         Hook::Tcx | Hook::Socket => false,
-        // TCX alone can tell whether a checksum is complete.
-        Hook::Native | Hook::Generic if is_through_stack(cell) => false,
+        // TCX alone can tell whether a checksum is complete, and send by the pair of the node's own processes.
+        Hook::Native | Hook::Generic if is_through_stack(cell) || cell.asker == Asker::Host => false,
         Hook::Generic => true,
         // Native XDP sends to neither a bridge nor a pod without NAPI.
         Hook::Native if cell.asker == Asker::Outside && cell.backend == Backend::Remote => true,

@@ -123,6 +123,11 @@ pub struct Stage {
 impl Stage {
     /// Sets it up.
     pub fn new(binary: &str, environment: Environment) -> Result<Self, Error> {
+        Self::with(binary, environment, &[])
+    }
+
+    /// The same, with more arguments for the daemon.
+    pub fn with(binary: &str, environment: Environment, arguments: &[&str]) -> Result<Self, Error> {
         let setup = Setup {
             pods: if environment.network == Network::Routed { PodNetwork::Routed } else { PodNetwork::Bridged },
             rp_filter: u8::from(environment.rp_filter == RpFilter::Strict),
@@ -134,6 +139,9 @@ impl Stage {
         let mut playground = fixture::bare(binary, setup);
         if environment.path == Path::Stack {
             playground.add_daemon_argument("--path=stack");
+        }
+        for argument in arguments {
+            playground.add_daemon_argument(argument);
         }
         if let Some(cgroup) = &cgroup {
             playground.add_daemon_argument(&format!("--socket-lb={}", cgroup.path().display()));

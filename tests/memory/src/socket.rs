@@ -85,6 +85,8 @@ pub struct Call<const VERSION: u8> {
     pub cookie: u64,
     /// The socket's network namespace.
     pub namespace: u64,
+    /// Whether the socket has a peer.
+    pub connected: bool,
 }
 
 impl<const VERSION: u8> Socket for Call<VERSION> {
@@ -124,6 +126,10 @@ impl<const VERSION: u8> Socket for Call<VERSION> {
 
     fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
     }
 
     fn namespace(&self) -> u64 {

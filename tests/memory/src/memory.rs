@@ -1,12 +1,12 @@
 //! The core's tables and kernel in memory: what the model tests run flows on, and what the kernel is compared with.
 
+use crate::Image;
 use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
     Settings, Slot, Traffic,
 };
-use lb_ctl::maps::Image;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
@@ -127,6 +127,27 @@ impl<A: Ord + Copy> FlowMap<A> {
     }
 }
 
+/// Working memory before the first packet. In `tick`, XDP has already left a new flow to the kernel.
+pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
+    let key = FlowKey::new(0, zero, [0; 2], zero, [0; 2]);
+    let flow = Flow {
+        src: zero,
+        dst: zero,
+        src_port: [0; 2],
+        dst_port: [0; 2],
+        address_delta: 0,
+        port_delta: 0,
+        tick: 0,
+        flags: 0,
+        generation: 0,
+        backend: 0,
+        service: 0,
+        hop: lb_common::NextHop::default(),
+        zero: [0; 8],
+    };
+    Scratch { flow, mirror: flow, mirror_key: key, revalidated: tick, zero: [0; 4] }
+}
+
 /// The flow tables of one family.
 #[derive(Debug)]
 pub struct Flows<A> {
@@ -138,24 +159,7 @@ pub struct Flows<A> {
 
 impl<A: Ord + Copy> Flows<A> {
     fn new(zero: A) -> Self {
-        let key = FlowKey::new(0, zero, [0; 2], zero, [0; 2]);
-        let flow = Flow {
-            src: zero,
-            dst: zero,
-            src_port: [0; 2],
-            dst_port: [0; 2],
-            address_delta: 0,
-            port_delta: 0,
-            tick: 0,
-            flags: 0,
-            generation: 0,
-            backend: 0,
-            service: 0,
-            hop: lb_common::NextHop::default(),
-            zero: [0; 8],
-        };
-        let scratch =
-            Box::new(UnsafeCell::new(Scratch { flow, mirror: flow, mirror_key: key, revalidated: 0, zero: [0; 4] }));
+        let scratch = Box::new(UnsafeCell::new(scratch(zero, 0)));
         Self { confirmed: FlowMap::new(), new: FlowMap::new(), fragments: RefCell::default(), scratch }
     }
 
@@ -179,6 +183,16 @@ impl<A: Ord + Copy> Flows<A> {
     /// Lets a table hold no more than `entries`.
     pub fn limit(&self, table: Table, entries: usize) {
         self.map(table).room.set(entries);
+    }
+
+    /// Changes the entries of both tables, between packets.
+    pub fn change(&self, mut change: impl FnMut(&FlowKey<A>, &mut Flow<A>)) {
+        for map in [&self.confirmed, &self.new] {
+            for (key, flow) in map.entries.borrow().iter() {
+                // SAFETY: nobody holds a reference between packets.
+                change(key, unsafe { &mut *flow.get() });
+            }
+        }
     }
 
     /// Loses an entry, as an LRU does.

@@ -1,10 +1,10 @@
 //! A small node: a few Services and backends, written by hand, that packets are sent through on the host and in the kernel.
 
+use crate::Image;
 use crate::memory::Surroundings;
 use lb_common::{
     Backend, BackendSet, Device, NextHop, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP,
 };
-use lb_ctl::maps::Image;
 use lb_ebpf::Route;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

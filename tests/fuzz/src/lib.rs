@@ -1,0 +1,183 @@
+//! What is asked of every input, whoever made it up: a fuzzer, or a file of seeds.
+//!
+//! Each function takes bytes and panics where a promise is broken. The targets in `fuzz_targets/` hand them what libFuzzer
+//! finds; the tests here hand them the seeds.
+
+use lb_ctl::api::{ApplyRequest, DeleteRequest};
+use lb_ctl::manifest;
+use lb_ctl::store::{Options, Store};
+use lb_ebpf::Hook;
+use lb_memory::frames::{self, Flags};
+use lb_memory::generator::{Case, World};
+use lb_memory::node::{INSIDE, UPLINK};
+use lb_memory::small::{FAR, Family, LOCAL_1, ON_HOST, SINGLE, WEB};
+use lb_memory::trial::{Interfaces, Trial};
+use lb_oracle::ledger::Told;
+use std::cell::RefCell;
+use std::fs;
+use std::net::SocketAddr;
+
+const INTERFACES: Interfaces = Interfaces { uplink: UPLINK, inside: INSIDE };
+
+fn trial() -> Trial {
+    Trial::new(INTERFACES, &Case { world: World::default(), revalidated: true, answered: 0, steps: Vec::new() }, 10_001)
+}
+
+/// The hook and interface that a byte stands for.
+fn place(byte: u8) -> (Hook, u32) {
+    match byte % 5 {
+        0 => (Hook::Xdp, UPLINK),
+        1 => (Hook::Ingress, UPLINK),
+        2 => (Hook::Ingress, INSIDE),
+        3 => (Hook::Egress, UPLINK),
+        _ => (Hook::Egress, INSIDE),
+    }
+}
+
+/// A hook (one byte) and a frame. Twice, so that it also meets the flow it may have made. The oracle judges both.
+pub fn frame(data: &[u8]) {
+    let Some((first, frame)) = data.split_first() else { return };
+    let (hook, ifindex) = place(*first);
+    let mut trial = trial();
+    for _ in 0..2 {
+        if let Err(fault) = trial.frame(hook, ifindex, frame.to_vec()) {
+            panic!("{fault}");
+        }
+    }
+}
+
+/// A hook (one byte) and a frame that meets flows which are there already, in both directions.
+pub fn reply(data: &[u8]) {
+    let Some((first, frame)) = data.split_first() else { return };
+    let (hook, ifindex) = place(*first);
+    let mut trial = trial();
+    for request in requests() {
+        let told = trial.frame(Hook::Ingress, UPLINK, request);
+        assert!(matches!(told, Ok(Told::Requested(..))), "the request is translated");
+    }
+    if let Err(fault) = trial.frame(hook, ifindex, frame.to_vec()) {
+        panic!("{fault}");
+    }
+}
+
+/// Requests that make the flows of [`reply`].
+fn requests() -> Vec<Vec<u8>> {
+    let mut requests = Vec::new();
+    for family in Family::BOTH {
+        let client = |port| SocketAddr::new(family.client(), port);
+        requests.push(frames::udp(client(1), family.cluster(WEB, 53), b"query"));
+        for (port, service) in [(2, SINGLE), (3, ON_HOST), (4, FAR)] {
+            requests.push(frames::tcp(client(port), family.cluster(service, 80), Flags::Syn, b""));
+        }
+    }
+    requests
+}
+
+/// A manifest. Errors name places inside of the text; what was read is read again from what it says.
+pub fn manifest(data: &[u8]) {
+    let Err(diagnostics) = manifest::parse_bytes(data, "fuzz.yaml", "default") else { return };
+    assert!(!diagnostics.is_empty(), "refused without a reason");
+    let text = String::from_utf8_lossy(data);
+    let text = text.replace("\r\n", "\n");
+    // A carriage return alone breaks a line for YAML (1.2, 5.4) and not for who looks for the place in an editor: behind one,
+    // places are not looked at.
+    let is_countable = !text.contains('\r');
+    let lines: Vec<&str> = text.split(['\n', '\r']).collect();
+    for diagnostic in &diagnostics {
+        let (line, column) = (diagnostic.line as usize, diagnostic.column as usize);
+        // The end of a text whose last line is not ended is told as the line after it.
+        assert!(line <= lines.len() + 1, "{diagnostic}: there are {} lines", lines.len());
+        assert!(!diagnostic.message.is_empty() && !diagnostic.to_string().contains('\n'), "{diagnostic:?}");
+        if is_countable && (1..=lines.len()).contains(&line) {
+            // The place after the last character is one too.
+            let length = lines[line - 1].chars().count();
+            assert!((1..=length + 1).contains(&column), "{diagnostic}: the line has {length} characters");
+        }
+    }
+}
+
+/// A state file, and the body of a request.
+pub fn state(data: &[u8]) {
+    thread_local! {
+        static FOLDER: RefCell<tempfile::TempDir> = RefCell::new(tempfile::tempdir().expect("a folder"));
+    }
+    FOLDER.with_borrow(|folder| {
+        let path = folder.path().join("state.json");
+        fs::write(&path, data).expect("a file");
+        let options = Options {
+            state_file: Some(path.clone()),
+            service_cidrs: vec![
+                "10.96.0.0/24".parse().expect("a network"),
+                "fd00:96::/112".parse().expect("a network"),
+            ],
+            node_port_range: 30000..=30100,
+        };
+        if let Err(error) = Store::open(options) {
+            assert!(!error.to_string().is_empty());
+            assert_eq!(fs::read(&path).expect("it is still there"), data, "what is not understood is left alone");
+        }
+    });
+    let _ = serde_json::from_slice::<ApplyRequest>(data);
+    let _ = serde_json::from_slice::<DeleteRequest>(data);
+}
+
+/// Seeds for [`frame`] and [`reply`]: names and inputs.
+pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 2] {
+    let with = |place: u8, frame: Vec<u8>| [vec![place], frame].concat();
+    let (mut requests, mut replies) = (Vec::new(), Vec::new());
+    for family in Family::BOTH {
+        let client = |port| SocketAddr::new(family.client(), port);
+        let backend = |id| SocketAddr::new(family.backend(id), lb_memory::small::TARGET_PORT);
+        requests.push(with(0, frames::tcp(client(1), family.cluster(WEB, 80), Flags::Syn, b"")));
+        requests.push(with(1, frames::udp(client(1), family.cluster(WEB, 53), b"query")));
+        requests.push(with(1, frames::echo(family.client(), family.cluster(WEB, 80).ip())));
+        requests.push(with(1, frames::other(family.client(), family.cluster(WEB, 80).ip())));
+        replies.push(with(2, frames::tcp(backend(LOCAL_1), client(2), Flags::SynAck, b"answer")));
+        replies.push(with(2, frames::udp(backend(LOCAL_1), client(1), b"answer")));
+        replies.push(with(3, frames::tcp(SocketAddr::new(family.node(), 8080), client(3), Flags::Fin, b"")));
+        replies.push(with(1, frames::tcp(client(2), family.cluster(SINGLE, 80), Flags::Ack, b"goes on")));
+    }
+    [("frames", requests), ("replies", replies)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    /// Set to anything, it makes the test write the seeds that are generated.
+    const UPDATE: &str = "LB_UPDATE_SEEDS";
+
+    fn folder(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    fn each(folder: &Path, take: fn(&[u8])) {
+        let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+        assert!(!files.is_empty(), "{} has no seeds", folder.display());
+        for file in files {
+            take(&fs::read(file).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_seeds_are_current_and_upset_nothing() {
+        for (name, inputs) in seeds() {
+            for (index, input) in inputs.iter().enumerate() {
+                let path = folder("seeds").join(name).join(format!("{index:02}"));
+                if std::env::var_os(UPDATE).is_some() {
+                    fs::write(&path, input).unwrap();
+                }
+                let found = fs::read(&path).unwrap_or_default();
+                assert_eq!(&found, input, "{}: {UPDATE}=1 cargo test -p lb-fuzz writes it", path.display());
+            }
+        }
+        each(&folder("seeds/frames"), frame);
+        each(&folder("seeds/replies"), reply);
+        each(&folder("seeds/state"), state);
+        each(&folder("../../examples"), manifest);
+        each(&folder("../../lb-ctl/tests/fixtures/good"), manifest);
+        each(&folder("../../lb-ctl/tests/fixtures/bad"), manifest);
+    }
+}
