@@ -1,6 +1,7 @@
 //! Backends: one record for each address, shared by every service and flow that uses it.
 
 use crate::record;
+use core::net::IpAddr;
 
 /// Where an endpoint lives: the value of the map [`crate::maps::BACKENDS`], indexed by a dense id.
 ///
@@ -30,6 +31,15 @@ impl Backend {
 
     /// A record that is not in use.
     pub const UNUSED: Self = Self { address: [0; 16], flags: 0, generation: 0, family: 0, reserved: [0; 3] };
+
+    /// Its address; `None` if the record is not in use.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match (self.family, self.address.first_chunk::<4>()) {
+            (4, Some(v4)) => Some(IpAddr::from(*v4)),
+            (6, _) => Some(IpAddr::from(self.address)),
+            _ => None,
+        }
+    }
 
     /// Whether new connections may go here.
     pub const fn is_alive(&self) -> bool {

@@ -38,6 +38,24 @@ impl<A: Copy> FlowKey<A> {
         Self { src, dst, src_port, dst_port, protocol, zero: [0; 3] }
     }
 
+    /// The tuple of a packet whose source and destination port lie there as `ports`. Written in the words in which the kernel
+    /// hashes it: a word that is written in pieces and read whole waits for its pieces.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
+    pub fn on_wire(protocol: u8, src: A, dst: A, ports: [u8; 4]) -> Self {
+        let mut key = core::mem::MaybeUninit::<Self>::uninit();
+        let at = key.as_mut_ptr();
+        // SAFETY: these four writes are all of the record: both ports lie behind each other, and so do the protocol and its
+        // padding (asserted below). The protocol is the first byte, as which a little-endian word has it.
+        unsafe {
+            (&raw mut (*at).src).write(src);
+            (&raw mut (*at).dst).write(dst);
+            (&raw mut (*at).src_port).cast::<u32>().write_unaligned(u32::from_ne_bytes(ports));
+            (&raw mut (*at).protocol).cast::<u32>().write_unaligned(u32::from(protocol).to_le());
+            key.assume_init()
+        }
+    }
+
     /// The tuple of the packet that answers this one.
     #[must_use]
     pub fn reversed(&self) -> Self {
@@ -64,7 +82,7 @@ pub struct NextHop {
 }
 
 impl NextHop {
-    /// The interface takes frames from XDP.
+    /// XDP can finish packets by this hop: the interface takes its frames, and the neighbour is known.
     pub const XDP: u16 = 1;
     /// The backend is a socket of this node; always together with [`NextHop::STACK`].
     pub const LOCAL: u16 = 2;
@@ -134,6 +152,9 @@ pub struct Flow<A> {
     pub service: u32,
     /// Where the rewritten packet leaves.
     pub hop: NextHop,
+    /// Padding; zero. With it and the 48 bytes that the kernel puts before a key, an entry of IPv4 is two cache lines: the first
+    /// is the key's and the second the flow's. Of many flows each line more costs a packet a look into memory.
+    pub zero: [u8; 8],
 }
 
 impl<A: Copy> Flow<A> {
@@ -332,13 +353,16 @@ record!(
     FlowKey<[u8; 16]> = 40,
     NextHop = 24,
     Neighbour = 20,
-    Flow<[u8; 4]> = 56,
-    Flow<[u8; 16]> = 80,
-    Scratch<[u8; 4]> = 136,
-    Scratch<[u8; 16]> = 208,
+    Flow<[u8; 4]> = 64,
+    Flow<[u8; 16]> = 88,
+    Scratch<[u8; 4]> = 152,
+    Scratch<[u8; 16]> = 224,
 );
 
 const _: () = {
+    assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, src_port) + 4 == core::mem::offset_of!(FlowKey<[u8; 4]>, protocol));
+    assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, src_port) + 2 == core::mem::offset_of!(FlowKey<[u8; 4]>, dst_port));
+    assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, protocol) + 4 == size_of::<FlowKey<[u8; 4]>>());
     assert!(core::mem::offset_of!(Flow<[u8; 4]>, tick) == 16 && core::mem::offset_of!(Flow<[u8; 4]>, hop) == 32);
     assert!(core::mem::offset_of!(Flow<[u8; 16]>, tick) == 40 && core::mem::offset_of!(Flow<[u8; 16]>, hop) == 56);
 };
@@ -364,6 +388,7 @@ mod tests {
             backend: 0,
             service: 0,
             hop: NextHop::default(),
+            zero: [0; 8],
         };
         let reply_key = forward.partner(crate::TCP);
         assert_eq!(reply_key, FlowKey::new(crate::TCP, backend.0, backend.1, key.src, key.src_port));

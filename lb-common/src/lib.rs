@@ -16,6 +16,7 @@ pub mod budget;
 pub mod device;
 pub mod flow;
 pub mod fragment;
+pub mod gate;
 pub mod maps;
 pub mod reason;
 pub mod service;

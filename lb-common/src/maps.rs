@@ -14,6 +14,8 @@ pub const DEFAULT_MAX_FLOWS: u32 = 131_072;
 /// The smallest and the largest value of the knob.
 pub const MAX_FLOWS_RANGE: (u32, u32) = (1024, 16_777_216);
 
+/// The bits of [`crate::gate`].
+pub const GATE: &str = "GATE";
 /// IPv4 addresses that are ours.
 pub const OWNED4: &str = "OWNED4";
 /// IPv6 addresses that are ours.
@@ -99,6 +101,7 @@ const fn spec<K, V>(name: &'static str, kind: MapKind, flags: u32, holds_flows: 
 
 /// All maps of the datapath.
 pub const MAPS: &[MapSpec] = &[
+    spec::<u32, u64>(GATE, MapKind::Array, 0, false),
     spec::<[u8; 4], Owned>(OWNED4, MapKind::Hash, NO_PREALLOC, false),
     spec::<[u8; 16], Owned>(OWNED6, MapKind::Hash, NO_PREALLOC, false),
     spec::<ServiceKey, Service>(SERVICES, MapKind::Hash, NO_PREALLOC, false),
@@ -137,6 +140,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
             control
         }
         b"SLOTS" => control * 8,
+        b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
         b"SETTINGS" | b"BUDGETS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
         b"REASONS" => 256,

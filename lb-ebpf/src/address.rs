@@ -4,6 +4,7 @@ use crate::checksum;
 use crate::packet::Packet;
 use crate::parse::{self, Network, Wire};
 use lb_common::{Backend, Reason, Settings};
+use network_types::ip::Ipv4Hdr;
 
 /// An IP address in network order.
 pub trait Address: Copy + Eq + 'static {
@@ -40,6 +41,11 @@ pub trait Address: Copy + Eq + 'static {
     /// Writes an IP header behind the Ethernet header, for `payload` bytes of `protocol`, with the TTL of a packet that
     /// begins its way.
     fn write_header<P: Packet>(packet: &mut P, src: Self, dst: Self, protocol: u8, payload: u16) -> Option<()>;
+
+    /// Rewrites the IP header behind the Ethernet header: addresses, whose change adds `delta` to a checksum (RFC 1624), and
+    /// its TTL, of which one hop is taken if it `takes_hop`, as the stack would have done in our place (RFC 1812, 5.3.1). Its own
+    /// checksum is brought up to date. `None`: it could not be written.
+    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()>;
 
     /// Parses a packet of this family.
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason>;
@@ -132,6 +138,18 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
+    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()> {
+        /// The TTL is the first byte of its word.
+        const HOP: u16 = checksum::delta(1_u16.to_le() as u32, 0);
+        let header: Ipv4Hdr = packet.load(parse::IP_OFFSET)?;
+        let delta = if takes_hop { checksum::add(delta, HOP) } else { delta };
+        let [a, b] = checksum::update(header.check, delta);
+        let ttl = header.ttl.wrapping_sub(u8::from(takes_hop));
+        // What changes stands together: one store.
+        packet.store(parse::IP_OFFSET + Self::TTL_OFFSET, [[ttl, header.proto, a, b], src, dst])
+    }
+
+    #[inline(always)]
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason> {
         parse::ipv4(packet)
     }
@@ -209,6 +227,20 @@ impl Address for [u8; 16] {
         packet.store(parse::IP_OFFSET + 4, [high, low, protocol, parse::FIRST_TTL])?;
         packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET, src)?;
         packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET + 16, dst)
+    }
+
+    #[inline(always)]
+    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, _delta: u16, takes_hop: bool) -> Option<()> {
+        /// The hop limit is the second byte of its word.
+        const HOP: u16 = checksum::delta(0x100_u16.to_le() as u32, 0);
+        packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET, [src, dst])?;
+        if takes_hop {
+            let [limit]: [u8; 1] = packet.load(parse::IP_OFFSET + Self::TTL_OFFSET)?;
+            packet.store(parse::IP_OFFSET + Self::TTL_OFFSET, limit.wrapping_sub(1))?;
+            // No checksum makes up for it.
+            packet.note_change(HOP);
+        }
+        Some(())
     }
 
     #[inline(always)]

@@ -7,8 +7,8 @@
 
 /// Two bytes of a packet as a word to add up.
 #[inline(always)]
-pub fn word(bytes: [u8; 2]) -> u32 {
-    u32::from(u16::from_ne_bytes(bytes))
+pub const fn word(bytes: [u8; 2]) -> u32 {
+    u16::from_ne_bytes(bytes) as u32
 }
 
 /// The sum of the four words that lie in eight bytes, read in the machine's own order.
@@ -26,7 +26,7 @@ pub fn pair(bytes: [u8; 4]) -> u32 {
 
 /// Folds carries back until 16 bits are left.
 #[inline(always)]
-pub fn fold(sum: u32) -> u16 {
+pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
@@ -34,14 +34,16 @@ pub fn fold(sum: u32) -> u16 {
 
 /// The delta of a change from words that add up to `old` to words that add up to `new`.
 #[inline(always)]
-pub fn delta(old: u32, new: u32) -> u16 {
-    fold(u32::from(fold(new)) + u32::from(!fold(old)))
+pub const fn delta(old: u32, new: u32) -> u16 {
+    add(fold(new), !fold(old))
 }
 
 /// The delta of two changes together.
 #[inline(always)]
-pub fn add(first: u16, second: u16) -> u16 {
-    fold(u32::from(first) + u32::from(second))
+pub const fn add(first: u16, second: u16) -> u16 {
+    // At most one carry.
+    let sum = first as u32 + second as u32;
+    (sum + (sum >> 16)) as u16
 }
 
 /// The checksum `old` (as it lies in memory) after a change of `delta` (RFC 1624, equation 3).

@@ -34,7 +34,7 @@ pub fn find<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>
 }
 
 /// Forgets both entries of a flow, given one of them. A partner that has meanwhile been given to another flow stays.
-#[inline(always)]
+#[inline(never)]
 pub fn forget<A: Address, T: AddressTables<A>>(tables: &T, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
     let partner_key = flow.partner(key.protocol);
     if let Some((partner_table, partner)) = find(tables, &partner_key)

@@ -3,17 +3,17 @@
 use crate::conntrack;
 use crate::env::{Env, Hook, Route};
 use crate::packet::{self, Packet};
-use crate::parse::{IP_OFFSET, Wire};
+use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
-use lb_common::{Backend, Device, Flow, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot};
+use lb_common::gate::Place;
+use lb_common::{
+    Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot,
+};
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
 const MAC_END_OFFSET: usize = 2;
-const ETHERTYPE_OFFSET: usize = 12;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
 /// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
 const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
 
@@ -53,7 +53,9 @@ fn dispatch<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -
     }
 }
 
-/// One after the other and not one inside the other: each has a BPF stack of 512 bytes to share only with what it calls.
+/// A known flow's packet meets no call on its way: each costs as much as thirty instructions, for where it returns to must not be
+/// guessed wrong. The rest is done one after the other and not one inside the other: with what it calls, and with this, each has a
+/// BPF stack of 512 bytes to share.
 #[inline(always)]
 fn translate<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
 where
@@ -62,11 +64,24 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let mut verdict = look_up::<P, A, T, E>(packet, tables, env);
-    match verdict.action {
-        Action::Open => verdict = open_flow::<P, A, T, E>(packet, tables, env),
-        Action::Icmp => verdict = icmp::judge::<P, A, T, E>(packet, tables, env),
-        _ => {}
+    let mut verdict = match A::parse(packet) {
+        Ok(mut wire) => {
+            let mut verdict = look_up(packet, tables, env, &mut wire);
+            if verdict.action == Action::Open {
+                verdict = open_flow(packet, tables, env, &wire);
+            }
+            if verdict.action == Action::Lend {
+                verdict = lend_source(tables, env, &wire);
+            }
+            if verdict.action == Action::Enter {
+                verdict = enter_flow(packet, tables, env, &wire, verdict.reason);
+            }
+            verdict
+        }
+        Err(reason) => leave::<A, P, T, E>(packet, tables, env, reason),
+    };
+    if verdict.action == Action::Icmp {
+        verdict = icmp::judge::<P, A, T, E>(packet, tables, env);
     }
     if verdict.action == Action::Answer {
         verdict = answer::answer::<P, A, T, E>(packet, tables, env, verdict);
@@ -113,7 +128,7 @@ where
 }
 
 /// Leaves a packet that cannot be translated to the host, with a reason if it concerns us.
-#[inline(always)]
+#[inline(never)]
 fn leave<A, P, T, E>(packet: &P, tables: &T, env: &E, reason: Reason) -> Verdict
 where
     A: Address + packet::Wire,
@@ -153,20 +168,29 @@ pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
     leaves_translated == (E::HOOK == Hook::Egress)
 }
 
+/// Whether a packet between these addresses can be of a flow, or open one ([`lb_common::gate`]).
+#[inline(always)]
+fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
+    let is_open = |address: &A| {
+        let Place { word, bit } = Place::of(address.words());
+        tables.gate(word) & bit != 0
+    };
+    is_open(&key.dst) || is_open(&key.src)
+}
+
 /// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
-#[inline(never)]
-fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+#[inline(always)]
+fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &mut Wire<A>) -> Verdict
 where
     P: Packet,
     A: Address + packet::Wire,
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let mut wire = match A::parse(packet) {
-        Ok(wire) => wire,
-        Err(reason) => return leave::<A, P, T, E>(packet, tables, env, reason),
-    };
-    if fragment::resolve(tables, &mut wire, || env.tick())
+    if !is_admitted(tables, &wire.key) {
+        return Verdict::pass(Reason::NotOurs);
+    }
+    if fragment::resolve(tables, wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
     {
         if !is_translated_here::<A, E>(flow) {
@@ -176,9 +200,9 @@ where
         if strays(packet, tables, env, flow, now) {
             return Verdict::pass(Reason::NotOurs);
         }
-        let expired = flow.is_expired(wire.key.protocol, now);
-        if !expired && (flow.is_reply() || conntrack::stands(tables, &wire, flow)) {
-            return continue_flow(packet, tables, env, &wire, table, flow, now);
+        let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
+        if !expired && (flow.is_reply() || conntrack::stands(tables, wire, flow)) {
+            return continue_flow(packet, tables, env, wire, table, flow, now);
         }
         if flow.is_reply() {
             return Verdict::pass(Reason::NotOurs);
@@ -215,7 +239,8 @@ where
     // it came; the tick then stays, so that TCX asks again.
     let is_new_tick = flow.tick != now;
     // Without a neighbour the kernel sends, to whom it names for this very packet.
-    let asks = is_new_tick || !(flow.hop.is_through_stack() || flow.hop.has_neighbour());
+    let is_settled = flow.hop.flags & (NextHop::XDP | NextHop::STACK) != 0 || flow.hop.has_neighbour();
+    let asks = is_new_tick || !is_settled;
     if asks {
         let answer = next_hop(tables, env, wire.key.protocol, flow);
         if answer.is_drop() {
@@ -241,19 +266,15 @@ where
     finish(packet, tables, env, wire, flow, asks, reason)
 }
 
-/// The first packet of a flow, to an address of ours.
+/// The first packet of a flow, to an address of ours: who gets it, and by which way. What is decided stands in the working memory.
 #[inline(never)]
-fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
+fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>) -> Verdict
 where
     P: Packet,
     A: Address + packet::Wire,
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let wire = match A::parse(packet) {
-        Ok(wire) => wire,
-        Err(reason) => return Verdict::pass(reason),
-    };
     let device = tables.device(env.ifindex());
     if is_for_another_host(packet, &device) {
         return Verdict::pass(Reason::NotOurs);
@@ -298,7 +319,7 @@ where
     flow.tick = env.tick();
     flow.flags = 0;
     // Of a connection whose entry was lost this may be the end already.
-    flow.flags = conntrack::flags_of(&wire, flow);
+    flow.flags = conntrack::flags_of(wire, flow);
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
@@ -338,28 +359,59 @@ where
     if E::HOOK == Hook::Xdp {
         let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
         *revalidated = flow.tick;
-        if revalidates || !finishes(&flow.hop, &wire) {
+        if revalidates || !finishes(&flow.hop, wire) {
             return Verdict::DEFER;
         }
     }
-    if let Err(verdict) = may_leave(packet, &wire, flow) {
+    if let Err(verdict) = may_leave(packet, wire, flow) {
         return verdict;
     }
-    let keeps_port = is_sctp_fragment(&wire);
-    let is_scarce = match snat::lend(tables, env, settings, lent, key, flow, hash, keeps_port) {
-        Ok(is_scarce) => packet.opaque(usize::from(is_scarce)),
+    Verdict { ifindex: 0, action: Action::Lend, reason: Reason::Forwarded }
+}
+
+/// Settles the source of the flow that [`open_flow`] left in the working memory, and with it the entry for its replies.
+#[inline(never)]
+fn lend_source<A, T, E>(tables: &T, env: &E, wire: &Wire<A>) -> Verdict
+where
+    A: Address,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let Some(settings) = tables.settings() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let Some(Scratch { flow, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let (key, keeps_port) = (&wire.key, is_sctp_fragment(wire));
+    let hash = pick::hash(settings.seed, key);
+    let reason = match snat::lend(tables, env, settings, A::lent_count(settings), key, flow, hash, keeps_port) {
+        Ok(false) => Reason::Forwarded,
+        Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),
     };
-    if tables.insert(Table::New, key, flow).is_err() {
-        tables.delete(Table::New, &flow.partner(key.protocol));
+    Verdict { ifindex: 0, action: Action::Enter, reason }
+}
+
+/// Enters the flow and sends its first packet on.
+#[inline(never)]
+fn enter_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>, reason: Reason) -> Verdict
+where
+    P: Packet,
+    A: Address + packet::Wire,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let Some(Scratch { flow, mirror_key, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    if tables.insert(Table::New, &wire.key, flow).is_err() {
+        // What was lent a moment ago.
+        tables.delete(Table::New, mirror_key);
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
-    let verdict = finish(packet, tables, env, &wire, flow, true, Reason::Forwarded);
-    if is_scarce != 0 && verdict.reason == Reason::Forwarded {
-        return Verdict { reason: Reason::ForwardedSnatScarce, ..verdict };
-    }
-    verdict
+    finish(packet, tables, env, wire, flow, true, reason)
 }
 
 /// The backend of a Service that a client with this hash is given, and its address.
@@ -416,9 +468,9 @@ where
         Route::Failed(reason) => return reason,
     }
     // Also when TCX asks: XDP may see the next packet of the same tick.
-    let is_target = tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
-    let is_generic = tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
-    if is_target || is_generic {
+    let is_target = || tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
+    let is_generic = || tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
+    if flow.hop.has_neighbour() && (is_target() || is_generic()) {
         flow.hop.flags |= NextHop::XDP;
     }
     Reason::Forwarded
@@ -430,7 +482,6 @@ where
 fn finishes<A>(hop: &NextHop, wire: &Wire<A>) -> bool {
     hop.flags & NextHop::LOCAL != 0
         || (hop.flags & NextHop::XDP != 0
-            && hop.has_neighbour()
             // The host may have merged packets (GRO) before a generic XDP program; only TCX can tell.
             && wire.length <= u32::from(hop.mtu))
 }
@@ -492,9 +543,6 @@ where
     if flags & NextHop::STACK != 0 {
         let is_delivered = flags & NextHop::LOCAL != 0 && !flow.is_reply();
         return Verdict::pass(if is_delivered { Reason::Delivered } else { reason });
-    }
-    if flags & NextHop::HOST == 0 && rewrite::ttl::<_, A>(packet, wire.ttl).is_none() {
-        return Verdict::drop(Reason::StoreFailed);
     }
     send::<_, E>(packet, hop, has_asked, reason)
 }

@@ -43,8 +43,8 @@ struct Places {
     end: u16,
     /// The embedded packet's protocol.
     protocol: u8,
-    /// TTL or hop limit of the error itself.
-    ttl: u8,
+    /// Whether the error is forwarded here in place of the stack.
+    takes_hop: bool,
 }
 
 /// Decides about an ICMP message. Not inlined: it has a stack frame of its own.
@@ -141,22 +141,14 @@ where
     if !through_stack && outer.length > u32::from(flow.hop.mtu) {
         return Verdict::drop(Reason::MtuExceeded);
     }
-    let places = Places {
-        icmp: icmp as u16,
-        transport: transport as u16,
-        end: end as u16,
-        protocol: key.protocol,
-        ttl: outer.ttl,
-    };
+    let places =
+        Places { icmp: icmp as u16, transport: transport as u16, end: end as u16, protocol: key.protocol, takes_hop };
     let source = if outer.src == key.src { flow.src } else { outer.src };
     if rewrite_error(packet, outer, source, flow, &places).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
     if through_stack {
         return Verdict::pass(Reason::IcmpTranslated);
-    }
-    if takes_hop && rewrite::ttl::<_, A>(packet, places.ttl).is_none() {
-        return Verdict::drop(Reason::StoreFailed);
     }
     send::<_, E>(packet, &flow.hop, true, Reason::IcmpTranslated)
 }
@@ -206,11 +198,7 @@ where
     }
 
     let outer_delta = checksum::delta(outer.src.sum() + outer.dst.sum(), source.sum() + flow.dst.sum());
-    packet.store(IP_OFFSET + A::SOURCE_OFFSET, source)?;
-    packet.store(IP_OFFSET + A::SOURCE_OFFSET + size, flow.dst)?;
-    if let Some(offset) = A::HEADER_CHECKSUM_OFFSET {
-        rewrite::checksum_at(packet, IP_OFFSET + offset, outer_delta)?;
-    }
+    A::rewrite_header(packet, source, flow.dst, outer_delta, places.takes_hop)?;
     if A::ICMP_COVERS_ADDRESSES {
         delta = checksum::add(delta, outer_delta);
     }

@@ -11,6 +11,10 @@ pub unsafe trait Wire: Copy {}
 
 // SAFETY: bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: bytes.
+unsafe impl<const N: usize, const M: usize> Wire for [[u8; N]; M] {}
+// SAFETY: numbers, as they lie in memory.
+unsafe impl<const N: usize> Wire for [u32; N] {}
 // SAFETY: a byte.
 unsafe impl Wire for u8 {}
 // SAFETY: `#[repr(C)]` structs of byte arrays and integers without padding, laid out as on the wire.

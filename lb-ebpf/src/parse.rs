@@ -16,6 +16,13 @@ use network_types::udp::UdpHdr;
 /// Length of the Ethernet header, and so the offset of the IP header.
 pub const IP_OFFSET: usize = core::mem::size_of::<EthHdr>();
 
+/// Offset of the number that says what a frame carries, and those of the two families.
+pub const ETHERTYPE_OFFSET: usize = 12;
+/// IPv4 (RFC 894).
+pub const IPV4: [u8; 2] = [0x08, 0x00];
+/// IPv6 (RFC 2464).
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
+
 /// TTL or hop limit of a packet that begins its way (RFC 1700).
 pub const FIRST_TTL: u8 = 64;
 
@@ -130,6 +137,21 @@ impl<A> Wire<A> {
     #[inline(always)]
     pub const fn is_later(&self) -> bool {
         self.piece.is_later()
+    }
+}
+
+/// Bytes that a frame must have for what its IP header says: those of a header that leaves it open (RFC 2675) are not to be told,
+/// and those of no IP packet are none.
+#[inline(always)]
+pub fn claimed<P: Packet>(packet: &P) -> usize {
+    let length = |at| packet.load(at).map_or(0, |bytes| usize::from(u16::from_be_bytes(bytes)));
+    match packet.load(ETHERTYPE_OFFSET) {
+        Some(IPV4) => IP_OFFSET + length(IP_OFFSET + 2),
+        Some(IPV6) => match length(IP_OFFSET + 4) {
+            0 => usize::MAX,
+            payload => IP_OFFSET + Ipv6Hdr::LEN + payload,
+        },
+        _ => 0,
     }
 }
 
@@ -321,9 +343,9 @@ fn transport<P: Packet, A: Address>(
     if (protocol == TCP && header_length < TcpHdr::LEN && !piece.is_later()) || offset + header_length > length {
         return Err(Reason::Malformed);
     }
-    let [a, b, c, d] = if piece.is_later() { [0; 4] } else { packet.load(at).ok_or(Reason::Malformed)? };
+    let ports: [u8; 4] = if piece.is_later() { [0; 4] } else { packet.load(at).ok_or(Reason::Malformed)? };
     Ok(Wire {
-        key: FlowKey::new(protocol, src, [a, b], dst, [c, d]),
+        key: FlowKey::on_wire(protocol, src, dst, ports),
         length: length as u32,
         transport: at as u16,
         headers: (offset + header_length) as u16,

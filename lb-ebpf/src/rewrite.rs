@@ -15,7 +15,7 @@ pub const UDP_CHECKSUM: usize = 6;
 /// Offset of the checksum in an SCTP header (RFC 9260, 3.1).
 const SCTP_CHECKSUM: usize = 8;
 
-/// Rewrites addresses and ports as `flow` says, and brings all checksums up to date. `None`: the packet could not be
+/// Rewrites addresses, TTL and ports as `flow` says, and brings all checksums up to date. `None`: the packet could not be
 /// written and must be dropped.
 #[inline(always)]
 pub fn tuple<P, A, E>(packet: &mut P, env: &E, wire: &Wire<A>, flow: &Flow<A>) -> Option<()>
@@ -24,12 +24,7 @@ where
     A: Address + packet::Wire,
     E: Env,
 {
-    let source = IP_OFFSET + A::SOURCE_OFFSET;
-    packet.store(source, flow.src)?;
-    packet.store(source + core::mem::size_of::<A>(), flow.dst)?;
-    if let Some(offset) = A::HEADER_CHECKSUM_OFFSET {
-        checksum_at(packet, IP_OFFSET + offset, flow.address_delta)?;
-    }
+    A::rewrite_header(packet, flow.src, flow.dst, flow.address_delta, flow.hop.takes_hop())?;
     if wire.is_later() {
         note_addresses::<_, A>(packet, flow);
         return Some(());
@@ -101,26 +96,14 @@ fn word(bytes: [u8; 4]) -> u64 {
     u64::from(u32::from_ne_bytes(bytes))
 }
 
-/// Takes one hop off the TTL, as the stack would have done in our place (RFC 1812, 5.3.1).
-#[inline(always)]
-pub fn ttl<P: Packet, A: Address>(packet: &mut P, ttl: u8) -> Option<()> {
-    let offset = IP_OFFSET + A::TTL_OFFSET;
-    packet.store(offset, ttl - 1)?;
-    if let Some(checksum_offset) = A::HEADER_CHECKSUM_OFFSET {
-        // The TTL is the first byte of its word, the protocol (unchanged, so left out of both sums) the second.
-        let delta = checksum::delta(checksum::word([ttl, 0]), checksum::word([ttl - 1, 0]));
-        checksum_at(packet, IP_OFFSET + checksum_offset, delta)?;
-    } else {
-        // Here it is the second.
-        packet.note_change(checksum::delta(checksum::word([0, ttl]), checksum::word([0, ttl - 1])));
-    }
-    Some(())
-}
-
 /// Writes the link-layer addresses of the way out.
 #[inline(always)]
 pub fn macs<P: Packet>(packet: &mut P, hop: &NextHop) -> Option<()> {
-    packet.store(0, hop.macs)
+    // In words: twelve bytes would be copied one by one, in a function of their own.
+    let [first, second, third] = hop.macs.as_chunks().0 else {
+        return None;
+    };
+    packet.store(0, [first, second, third].map(|word| u32::from_ne_bytes(*word)))
 }
 
 /// Brings the checksum at `offset`, of an IPv4 header or an ICMP message, up to date.

@@ -53,6 +53,9 @@ pub trait AddressTables<A: Address> {
 
 /// All tables.
 pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
+    /// A word of the gate ([`lb_common::gate`]).
+    fn gate(&self, word: u32) -> u64;
+
     /// The service on a port of an owned address.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
 

@@ -19,6 +19,10 @@ pub enum Action {
     Defer,
     /// Within the core: a flow must be opened. No hook ever sees it.
     Open,
+    /// Within the core: the flow that was chosen needs its source. No hook ever sees it.
+    Lend,
+    /// Within the core: the flow that was chosen can be entered. No hook ever sees it.
+    Enter,
     /// Within the core: an ICMP message, to be judged by what it says. No hook ever sees it.
     Icmp,
     /// Within the core: the sender is due the answer that the reason calls for. No hook ever sees it.

@@ -1,9 +1,11 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
+use crate::memory::admitted;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
+use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
@@ -181,6 +183,11 @@ impl Kernel {
     fn write(&mut self, image: &Image) {
         let written = "the kernel takes the entry";
         self.set_settings(image.settings);
+        for Place { word, bit } in admitted(image).map(Place::from) {
+            let mut gate = self.array::<u64>(maps::GATE);
+            let bits = gate.get(&word, 0).expect("a word of the gate");
+            gate.set(word, bits | bit, 0).expect(written);
+        }
         for (address, owned) in &image.owned {
             match address {
                 IpAddr::V4(address) => {

@@ -136,7 +136,9 @@ impl Both {
 
 fn expected_code(hook: Hook, ifindex: u32, verdict: Verdict) -> u32 {
     match (hook, verdict.action) {
-        (_, Action::Open | Action::Icmp | Action::Answer) => panic!("the core kept this to itself"),
+        (_, Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer) => {
+            panic!("the core kept this to itself")
+        }
         (Hook::Xdp, Action::Pass | Action::Defer) => kernel::XDP_PASS,
         (Hook::Xdp, Action::Drop) => kernel::XDP_DROP,
         (Hook::Xdp, _) if verdict.ifindex == ifindex => kernel::XDP_TX,

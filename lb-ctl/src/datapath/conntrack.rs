@@ -9,7 +9,7 @@ use lb_common::flow::{State, TICK_SHIFT, state};
 use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
 use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -171,6 +171,12 @@ impl FlowTables {
     /// it is confirmed at this moment.
     pub fn iter(&self) -> impl Iterator<Item = Result<FlowEntry, MapError>> {
         self.v4.iter().chain(self.v6.iter())
+    }
+
+    /// The addresses for which the gate must be open as long as these flows live.
+    pub(crate) fn admitted(&self) -> Result<BTreeSet<IpAddr>, MapError> {
+        let of = |entry: FlowEntry| if entry.is_reply() { entry.source.ip() } else { entry.destination.ip() };
+        self.iter().map(|entry| entry.map(of)).collect()
     }
 
     /// How full the tables are, and which ports are lent at tick `now`. Counts entries by walking them.

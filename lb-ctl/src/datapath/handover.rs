@@ -1,8 +1,9 @@
 //! From an earlier daemon's maps to ours.
 //!
-//! While the earlier programs are attached they go on using their maps, so the flows are copied twice: before the new
-//! programs are loaded, and, as far as they changed, after the last of them is in place. Only then the old maps go. A
-//! crash anywhere leaves both sets, and the next daemon does the same again: copying is idempotent, the newer entry wins.
+//! While the earlier programs are attached they go on using their maps, so the flows are copied (and the gate is opened for
+//! them) twice: before the new programs are loaded, and, as far as they changed, after the last of them is in place. Only then
+//! the old maps go. A crash anywhere leaves both sets, and the next daemon does the same again: copying is idempotent, the
+//! newer entry wins.
 
 use super::Error;
 use super::bpf::{self, Map, map::Put};
@@ -66,6 +67,16 @@ impl Handover {
     }
 
     fn copy(&mut self, since: u32) -> Result<(), Error> {
+        self.copy_flows(since)?;
+        // Flows outlive what they were opened by, and the gate of these maps may never have known that.
+        let config = ConfigMaps::open(&self.directory(Half::Config))?;
+        for address in FlowTables::open(&self.directory(Half::Flows))?.admitted()? {
+            config.admit(address)?;
+        }
+        Ok(())
+    }
+
+    fn copy_flows(&mut self, since: u32) -> Result<(), Error> {
         if self.sources.is_empty() {
             return Ok(());
         }

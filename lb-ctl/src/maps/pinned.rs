@@ -5,8 +5,10 @@
 use super::{Image, LbMaps, MapError, MapOp};
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
+use lb_common::gate::Place;
 use lb_common::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    BACKEND_STATS, BACKENDS, DEVICES, GATE, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS,
+    SLOTS,
 };
 use lb_common::{Backend, Device, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +65,7 @@ impl LbMaps for PinnedMaps {
 /// The configuration maps and the counters.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigMaps {
+    gate: Map<u32, u64>,
     owned4: Map<[u8; 4], Owned>,
     owned6: Map<[u8; 16], Owned>,
     services: Map<ServiceKey, Service>,
@@ -92,6 +95,7 @@ pub(crate) fn open<M>(
 impl ConfigMaps {
     pub(crate) fn open(directory: &Path) -> Result<Self, MapError> {
         Ok(Self {
+            gate: open(directory, GATE, Map::new)?,
             owned4: open(directory, OWNED4, Map::new)?,
             owned6: open(directory, OWNED6, Map::new)?,
             services: open(directory, SERVICES, Map::new)?,
@@ -128,7 +132,21 @@ impl ConfigMaps {
         Ok(image)
     }
 
+    /// Lets packets to and from an address pass the gate, from now on.
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<(), MapError> {
+        let failed = |source| MapError { map: GATE, action: format!("open for {address}"), source };
+        let Place { word, bit } = Place::from(address);
+        let bits = self.gate.get(&word).map_err(failed)?.unwrap_or_default();
+        if bits & bit != 0 { Ok(()) } else { self.gate.put(&word, &(bits | bit), Put::Any).map_err(failed) }
+    }
+
     pub(crate) fn apply(&self, op: &MapOp) -> Result<(), MapError> {
+        // First, so that no packet that needs what is written next is turned away.
+        match op {
+            MapOp::PutOwned(address, _) => self.admit(*address)?,
+            MapOp::PutBackend(_, backend) => backend.ip().map_or(Ok(()), |address| self.admit(address))?,
+            _ => {}
+        }
         match *op {
             MapOp::PutSettings(settings) => put(SETTINGS, &self.settings, &0, &settings),
             MapOp::PutOwned(IpAddr::V4(address), owned) => put(OWNED4, &self.owned4, &address.octets(), &owned),
@@ -151,6 +169,7 @@ impl ConfigMaps {
 
     fn capacity(&self, map: &str) -> Option<u32> {
         Some(match map {
+            GATE => self.gate.entries(),
             OWNED4 => self.owned4.entries(),
             OWNED6 => self.owned6.entries(),
             SERVICES => self.services.entries(),

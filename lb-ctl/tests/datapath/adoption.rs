@@ -1,13 +1,15 @@
 //! A daemon dies, or wants other sizes: what was there is taken over.
 
 use crate::sandbox::{MAX_FLOWS, Sandbox, interface, names, run, sandboxed, veth};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
+use lb_common::gate::Place;
 use lb_common::maps::MAPS;
-use lb_common::{Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
+use lb_common::{Backend, Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
 use lb_ctl::datapath::{Datapath, Mode, Options, XdpState, conntrack};
 use lb_ctl::image::Withdrawn;
 use lb_ctl::maps::{LbMaps, MapOp};
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -199,6 +201,7 @@ fn entry(tick: u32) -> Entry {
         backend: 3,
         service: 4,
         hop: NextHop::default(),
+        zero: [0; 8],
     }
 }
 
@@ -256,6 +259,45 @@ fn another_size_carries_flows_configuration_and_seed_over() {
         assert_eq!(settled.carried, u64::from(2 * MAX_FLOWS), "{settled:?}");
         assert_eq!(settled.lost, 3000 - u64::from(2 * MAX_FLOWS), "{settled:?}");
         assert_eq!(datapath.maps().read().expect("an image").settings, settings);
+    });
+}
+
+#[test]
+fn the_gate_is_opened_for_what_is_written_and_for_flows_that_are_found() {
+    sandboxed(|sandbox| {
+        let is_open = |address: IpAddr| {
+            let Place { word, bit } = Place::from(address);
+            let pin = sandbox.maps("one", "config-").join("GATE");
+            let gate: Array<_, u64> =
+                Map::Array(MapData::from_pin(pin).expect("the map")).try_into().expect("an array");
+            gate.get(&word, 0).expect("a word") & bit != 0
+        };
+        let [owned, service, backend, pod] =
+            [[10, 96, 0, 9], [10, 96, 0, 1], [10, 244, 0, 9], [10, 244, 0, 7]].map(IpAddr::from);
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&[10, 244, 0, 9]);
+        let record = Backend { address, generation: 1, family: 4, ..Backend::UNUSED };
+        let datapath = sandbox.open("one");
+        let mut maps = datapath.maps();
+        assert!(![owned, service, backend, pod].into_iter().any(is_open));
+        for op in [MapOp::PutOwned(owned, Owned::new(7)), MapOp::PutBackend(3, record)] {
+            maps.apply(&op).expect("written");
+        }
+        // Flows outlive what they were opened by.
+        for op in [MapOp::DeleteOwned(owned), MapOp::DeleteBackend(3)] {
+            maps.apply(&op).expect("written");
+        }
+        assert!(is_open(owned) && is_open(backend) && !is_open(service) && !is_open(pod));
+
+        put_flow(sandbox, 1, conntrack::now());
+        let map = Map::HashMap(MapData::from_pin(sandbox.maps("one", "flows-").join("FLOWS4")).expect("the map"));
+        let mut map: HashMap<_, Key, Entry> = map.try_into().expect("a hash");
+        let flow = entry(conntrack::now());
+        map.insert(flow.partner(TCP), Entry { flags: flow.flags | Entry::REPLY, ..flow }, 0).expect("written");
+        drop((datapath, maps));
+        std::fs::remove_file(sandbox.maps("one", "config-").join("GATE")).expect("removed");
+        drop(sandbox.open("one"));
+        assert!(is_open(service) && is_open(pod) && !is_open(owned) && !is_open(backend));
     });
 }
 

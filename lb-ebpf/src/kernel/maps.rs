@@ -13,6 +13,8 @@ const fn size(name: &str) -> u32 {
 }
 
 #[map]
+pub(super) static GATE: Array<u64> = Array::with_max_entries(size(maps::GATE), 0);
+#[map]
 pub(super) static OWNED4: HashMap<[u8; 4], Owned> = HashMap::with_max_entries(size(maps::OWNED4), NO_PREALLOC);
 #[map]
 pub(super) static OWNED6: HashMap<[u8; 16], Owned> = HashMap::with_max_entries(size(maps::OWNED6), NO_PREALLOC);

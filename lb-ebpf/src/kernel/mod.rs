@@ -12,6 +12,7 @@ mod tc;
 mod xdp;
 
 use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
 use lb_ebpf::env::Step;
 
@@ -63,17 +64,33 @@ fn logs() -> bool {
     unsafe { core::ptr::read_volatile(&raw const LOG) != 0 }
 }
 
-/// Coarse time in ticks.
+/// The tick that the coarse clock showed when it was last read, and in the upper half when that was: the lower half of the
+/// kernel's count of timer interrupts.
+#[unsafe(no_mangle)]
+static mut CLOCK: u64 = 0;
+
+/// Coarse time in ticks. The coarse clock goes on with the kernel's timer interrupts, whose count costs one load; so it is read
+/// once for each, by whichever CPU comes first.
 #[inline(always)]
 fn tick() -> u32 {
-    // SAFETY: a helper without arguments.
-    let mut now = unsafe { bpf_ktime_get_coarse_ns() };
-    // SAFETY: a frozen constant, and a number that user space writes whole; volatile as above.
-    if unsafe { core::ptr::read_volatile(&raw const CLOCK_MOVES) } != 0 {
-        // SAFETY: as above.
-        now += unsafe { core::ptr::read_volatile(&raw const CLOCK_AHEAD) };
+    // SAFETY: a frozen constant, volatile as above; a number that user space writes whole; a helper without arguments.
+    unsafe {
+        if core::ptr::read_volatile(&raw const CLOCK_MOVES) != 0 {
+            let ahead = core::ptr::read_volatile(&raw const CLOCK_AHEAD);
+            return ((bpf_ktime_get_coarse_ns() + ahead) >> lb_common::flow::TICK_SHIFT) as u32;
+        }
     }
-    (now >> lb_common::flow::TICK_SHIFT) as u32
+    // SAFETY: a helper without arguments; and one aligned word, which CPUs that write it at the same time write alike.
+    unsafe {
+        let jiffies = bpf_jiffies64() << 32;
+        let read = core::ptr::read_volatile(&raw const CLOCK);
+        if (read ^ jiffies) >> 32 == 0 {
+            return read as u32;
+        }
+        let tick = (bpf_ktime_get_coarse_ns() >> lb_common::flow::TICK_SHIFT) as u32;
+        core::ptr::write_volatile(&raw mut CLOCK, jiffies | u64::from(tick));
+        tick
+    }
 }
 
 #[panic_handler]

@@ -1,8 +1,8 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, NEW4, NEW6, OWNED4, OWNED6,
-    REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NEW4, NEW6, OWNED4,
+    OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
 use lb_common::{
@@ -82,6 +82,11 @@ address_tables!([u8; 4], OWNED4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
 address_tables!([u8; 16], OWNED6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
 
 impl Tables for KernelTables {
+    #[inline(always)]
+    fn gate(&self, word: u32) -> u64 {
+        GATE.get(word).copied().unwrap_or(0)
+    }
+
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         // SAFETY: as for the owned addresses; the backend set is one aligned word.

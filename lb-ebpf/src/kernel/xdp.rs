@@ -10,22 +10,32 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::FlowKey;
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
-use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, process};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, parse, process};
 
-struct XdpPacket<'a>(&'a XdpContext);
+/// Where the frame lies is read once: nothing that we ask of the kernel at XDP moves it.
+struct XdpPacket {
+    linear: Linear,
+    length: usize,
+}
 
-impl XdpPacket<'_> {
+impl XdpPacket {
     #[inline(always)]
-    fn linear(&self) -> Linear {
-        Linear { data: self.0.data(), data_end: self.0.data_end() }
+    fn new(ctx: &XdpContext) -> Self {
+        let linear = Linear { data: ctx.data(), data_end: ctx.data_end() };
+        let mut packet = Self { linear, length: linear.data_end - linear.data };
+        // A frame in several pieces has more, which the kernel must be asked for. Few have: those that claim more.
+        if parse::claimed(&packet) > packet.length {
+            // SAFETY: the context of this program.
+            packet.length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize };
+        }
+        packet
     }
 }
 
-impl Packet for XdpPacket<'_> {
+impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the context of this program.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        self.length
     }
 
     #[inline(always)]
@@ -40,12 +50,12 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
-        self.linear().load(offset)
+        self.linear.load(offset)
     }
 
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
-        self.linear().store(offset, value)
+        self.linear.store(offset, value)
     }
 
     #[inline(always)]
@@ -103,9 +113,11 @@ fn lb_xdp_generic(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn run(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
-    let verdict = process(&mut XdpPacket(ctx), &KernelTables, &env);
+    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
     match verdict.action {
-        Action::Pass | Action::Defer | Action::Open | Action::Icmp | Action::Answer => xdp_action::XDP_PASS,
+        Action::Pass | Action::Defer | Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
+            xdp_action::XDP_PASS
+        }
         Action::Redirect if verdict.ifindex == env.ifindex() => xdp_action::XDP_TX,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as u32 },
@@ -125,7 +137,7 @@ const PROBE_OFFSET: usize = 14;
 /// whether that takes redirected frames. Never attached.
 #[xdp]
 fn lb_xdp_probe(ctx: XdpContext) -> u32 {
-    match XdpPacket(&ctx).load::<[u8; 4]>(PROBE_OFFSET) {
+    match XdpPacket::new(&ctx).load::<[u8; 4]>(PROBE_OFFSET) {
         // SAFETY: a helper that takes plain numbers.
         Some(ifindex) => unsafe { bpf_redirect(u32::from_le_bytes(ifindex), 0) as u32 },
         None => xdp_action::XDP_DROP,

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW};
+use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, WORDS_AT};
 use std::fs;
 use std::path::Path;
 
@@ -193,8 +193,8 @@ impl Packets {
         let mut bytes = [0; HEAD];
         let length = self.frame.len().min(HEAD);
         bytes[..length].copy_from_slice(&self.frame[..length]);
-        let mut head = [0; HEAD / 8];
-        for (word, bytes) in head.iter_mut().zip(bytes.chunks_exact(8)) {
+        let mut head = [0; (HEAD - WORDS_AT) / 8];
+        for (word, bytes) in head.iter_mut().zip(bytes[WORDS_AT..].chunks_exact(8)) {
             *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         let word = |offset: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|i| bytes[offset + i]));
@@ -212,6 +212,7 @@ impl Packets {
         Control {
             head,
             count: 0,
+            macs: [0, 4, 8].map(word),
             state: 0,
             multiplier,
             increment,
@@ -222,6 +223,7 @@ impl Packets {
             port,
             services: self.services,
             ifindex: 0,
+            zero: 0,
         }
     }
 }

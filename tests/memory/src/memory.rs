@@ -2,6 +2,7 @@
 
 use crate::Image;
 use crate::socket::Sockets;
+use lb_common::gate::Place;
 use lb_common::{
     Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
     Settings, Slot, Traffic,
@@ -11,7 +12,7 @@ use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -142,6 +143,7 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         backend: 0,
         service: 0,
         hop: lb_common::NextHop::default(),
+        zero: [0; 8],
     };
     Scratch { flow, mirror: flow, mirror_key: key, revalidated: tick, zero: [0; 4] }
 }
@@ -218,6 +220,13 @@ pub struct Memory {
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
     /// What the CPU has spent.
     pub budget: Box<UnsafeCell<Budget>>,
+    /// The places of all addresses that the gate has been opened for.
+    gate: RefCell<BTreeSet<Place>>,
+}
+
+/// The addresses that the gate must be open for.
+pub fn admitted(image: &Image) -> impl Iterator<Item = IpAddr> + '_ {
+    image.owned.keys().copied().chain(image.backends.values().filter_map(Backend::ip))
 }
 
 impl Memory {
@@ -232,6 +241,7 @@ impl Memory {
             services: RefCell::default(),
             backends: RefCell::default(),
             budget: Box::default(),
+            gate: RefCell::default(),
         }
     }
 
@@ -287,6 +297,13 @@ address_tables!([u8; 4], flows4);
 address_tables!([u8; 16], flows6);
 
 impl Tables for Memory {
+    fn gate(&self, word: u32) -> u64 {
+        let mut open = self.gate.borrow_mut();
+        open.extend(admitted(&self.image).map(Place::from));
+        let bits = Place { word, bit: 0 }..=Place { word, bit: u64::MAX };
+        open.range(bits).fold(0, |bits, place| bits | place.bit)
+    }
+
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.image.services.get(key)
     }

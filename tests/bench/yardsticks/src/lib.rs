@@ -11,7 +11,10 @@ pub const WINDOW: u32 = 1024;
 /// Notes of the time that fit: a run may be `WINDOW * (NOTES - 1)` packets long.
 pub const NOTES: u32 = 8192;
 /// Bytes of the frame that are restored: everything that the programs change in a frame of this length or longer.
-pub const HEAD: usize = 80;
+pub const HEAD: usize = WORDS_AT + 72;
+/// Where the words begin in which the head is restored: those of IP headers, which begin eight bytes later, are then whole. Who
+/// reads a word that was written a moment ago in other pieces waits for them, as nobody does for a frame that a device wrote.
+pub const WORDS_AT: usize = 6;
 
 /// Which part of the frame tells one flow from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +36,12 @@ pub enum Place {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
-    /// The frame's head, restored before each packet.
-    pub head: [u64; HEAD / 8],
+    /// The frame's head from [`WORDS_AT`] on, restored before each packet.
+    pub head: [u64; (HEAD - WORDS_AT) / 8],
     /// Packets so far.
     pub count: u64,
+    /// The frame's first twelve bytes, which programs read in these words.
+    pub macs: [u32; 3],
     /// State of the linear congruential generator that chooses the next flow.
     pub state: u32,
     /// Its multiplier; `multiplier % 4 == 1` and an odd increment visit every value of a power-of-two range once.
@@ -57,9 +62,11 @@ pub struct Control {
     pub services: u32,
     /// The interface that the generator sends by; otherwise zero.
     pub ifindex: u32,
+    /// Padding; zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<Control>() == HEAD + 48);
+const _: () = assert!(core::mem::size_of::<Control>() == HEAD - WORDS_AT + 64);
 
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]` of integers; the assertion above counts every byte.

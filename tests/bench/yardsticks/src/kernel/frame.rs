@@ -69,7 +69,8 @@ impl Frame {
         sum += !self.get::<u16>(DESTINATION + 2) as u32 & 0xffff;
         sum += (BACKEND & 0xffff) + (BACKEND >> 16);
         let delta = fold(sum);
-        Flow { address: BACKEND, port: BACKEND_PORT, delta, service: 1, zero: 0 }
+        let port_delta = fold((!self.get::<u16>(DESTINATION_PORT) as u32 & 0xffff) + u32::from(BACKEND_PORT));
+        Flow { address: BACKEND, port: BACKEND_PORT, delta, port_delta, service: 1, zero: 0 }
     }
 
     #[inline(always)]
@@ -88,9 +89,15 @@ impl Frame {
         self.update(IP_CHECKSUM, flow.delta);
     }
 
+    /// Brings the checksum of TCP up to date.
+    #[inline(always)]
+    pub(super) fn update_transport(self, flow: &Flow) {
+        self.update(TCP_CHECKSUM, fold(u32::from(flow.delta) + u32::from(flow.port_delta)));
+    }
+
     /// Adds to a checksum.
     #[inline(always)]
-    pub(super) fn update(self, offset: usize, delta: u16) {
+    fn update(self, offset: usize, delta: u16) {
         let complement = !self.get::<u16>(offset);
         self.set(offset, !fold(u32::from(complement) + u32::from(delta)));
     }

@@ -32,7 +32,8 @@ struct Flow {
     address: u32,
     port: u16,
     delta: u16,
-    service: u32,
+    port_delta: u16,
+    service: u16,
     zero: u32,
 }
 

@@ -40,8 +40,11 @@ fn tc_full(ctx: TcContext) -> i32 {
     frame.rewrite(flow);
     frame.swap_macs();
     // SAFETY: the context of this program; the helper checks the offset.
-    let answer = unsafe { bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(flow.delta), PSEUDO_HDR) };
-    if answer == 0 { back(&ctx) } else { DROP }
+    let replace = |delta: u16, flags| unsafe {
+        bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(delta), flags)
+    };
+    // Addresses and port apart: only the former counts where the checksum is partial.
+    if replace(flow.delta, PSEUDO_HDR) == 0 && replace(flow.port_delta, 0) == 0 { back(&ctx) } else { DROP }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, tuple};
+use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, WORDS_AT, tuple};
 
 /// `TC_ACT_SHOT`: never met, as there always is a program under test.
 const DROP: i32 = 2;
@@ -43,7 +43,10 @@ fn prepare(data: usize, end: usize) -> bool {
     // SAFETY: an array's value lives as long as the map; one run at a time uses it.
     let control = unsafe { &mut *control };
     for (index, word) in control.head.iter().enumerate() {
-        set(data + index * 8, *word);
+        set(data + WORDS_AT + index * 8, *word);
+    }
+    for (index, word) in control.macs.iter().enumerate() {
+        set(data + index * 4, *word);
     }
     let count = control.count;
     control.count = count + 1;
@@ -69,7 +72,7 @@ fn prepare(data: usize, end: usize) -> bool {
         set(data + 34, control.port << 16 | port);
         if control.ifindex != 0 {
             // It will be looked at. The template's checksum is that of a source and destination of zero.
-            let template = control.head[3] as u32 & 0xffff;
+            let template = (control.head[2] >> 16) as u32 & 0xffff;
             let sum = (!template & 0xffff) + words(address) + words(fixed);
             let sum = (sum & 0xffff) + (sum >> 16);
             set(data + 24, !((sum & 0xffff) + (sum >> 16)) as u16);

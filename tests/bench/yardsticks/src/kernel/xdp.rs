@@ -1,6 +1,6 @@
 //! The yardsticks at XDP.
 
-use super::frame::{Frame, TCP_CHECKSUM};
+use super::frame::Frame;
 use super::{FLOWS, SERVICES, count};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
@@ -42,7 +42,7 @@ fn xdp_dnat(ctx: XdpContext) -> u32 {
     // SAFETY: nobody deletes flows while a run lasts.
     let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return XDP_PASS };
     frame.rewrite(flow);
-    frame.update(TCP_CHECKSUM, flow.delta);
+    frame.update_transport(flow);
     frame.swap_macs();
     XDP_TX
 }
@@ -57,7 +57,7 @@ fn xdp_full(ctx: XdpContext) -> u32 {
     let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return XDP_PASS };
     count(*service as u32, ctx.data_end() - ctx.data());
     frame.rewrite(flow);
-    frame.update(TCP_CHECKSUM, flow.delta);
+    frame.update_transport(flow);
     frame.swap_macs();
     XDP_TX
 }
