@@ -30,17 +30,17 @@ struct Mutation {
 const MUTATIONS: [Mutation; 19] = [
     Mutation {
         name: "header-checksum",
-        breaks: "the IPv4 header's checksum is updated by the change of ports",
-        file: "lb-ebpf/src/rewrite.rs",
-        original: "checksum_at(packet, IP_OFFSET + offset, flow.address_delta)?;",
-        mutated: "checksum_at(packet, IP_OFFSET + offset, flow.port_delta)?;",
+        breaks: "the IPv4 header's checksum forgets the change of addresses",
+        file: "lb-ebpf/src/address.rs",
+        original: "let delta = if takes_hop { checksum::add(delta, HOP) } else { delta };",
+        mutated: "let delta = if takes_hop { HOP } else { 0 };",
     },
     Mutation {
         name: "lost-carry",
         breaks: "the carry of two changes' sum is lost",
         file: "lb-ebpf/src/checksum.rs",
-        original: "fold(u32::from(first) + u32::from(second))",
-        mutated: "first.wrapping_add(second)",
+        original: "(sum + (sum >> 16)) as u16",
+        mutated: "sum as u16",
     },
     Mutation {
         name: "made-up-checksum",
@@ -59,9 +59,9 @@ const MUTATIONS: [Mutation; 19] = [
     Mutation {
         name: "ttl-checksum",
         breaks: "the TTL's change is summed in the wrong half of its word",
-        file: "lb-ebpf/src/rewrite.rs",
-        original: "checksum::delta(checksum::word([ttl, 0]), checksum::word([ttl - 1, 0]))",
-        mutated: "checksum::delta(checksum::word([0, ttl]), checksum::word([0, ttl - 1]))",
+        file: "lb-ebpf/src/address.rs",
+        original: "const HOP: u16 = checksum::delta(1_u16.to_le() as u32, 0);",
+        mutated: "const HOP: u16 = checksum::delta(0x100_u16.to_le() as u32, 0);",
     },
     Mutation {
         name: "last-hop",
