@@ -24,6 +24,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
 pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
+/// Bits of an address that a service network leaves open at most, as the API server has it. Such a network is routed to us, so a
+/// larger one would hardly be meant.
+const SERVICE_BITS: u8 = 20;
 
 /// The daemon's settings as meant.
 #[derive(Clone, Debug, PartialEq)]
@@ -253,6 +256,11 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
             return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
         }
+        let largest = cidr.max_prefix_len() - SERVICE_BITS;
+        if cidr.prefix_len() < largest {
+            let message = format!("{cidr} is too large: of a service network at least {largest} bits are fixed");
+            return Err(invalid(setting, message));
+        }
     }
     Ok(())
 }
@@ -375,8 +383,11 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.1/8".parse().unwrap()], ..minimal() }), @"--service-cidr (serviceCIDRs): 10.0.0.1/8 has bits set behind its prefix: write 10.0.0.0/8");
         insta::assert_snapshot!(
-            refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
-            @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "11.0.0.0/16".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 11.0.0.0/16 is the second network of its family: give one of each");
+        insta::assert_snapshot!(
+            refuse(Options { service_cidrs: vec!["0.0.0.0/0".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 0.0.0.0/0 is too large: of a service network at least 12 bits are fixed");
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Options {
     /// Directory of the state file [default: /var/lib/lb-ctl]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How much to log [default: info]; from `debug` on the datapath logs too
+    /// How much to log [default: info]; from `debug` on the datapath logs what it drops in silence
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
     /// How to log [default: text]
