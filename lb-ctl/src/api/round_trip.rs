@@ -100,6 +100,7 @@ fn description(service: Key) -> ServiceDescription {
         node_addresses: Vec::new(),
         session_affinity: "None".to_owned(),
         external_traffic_policy: None,
+        health_check_node_port: None,
         internal_traffic_policy: "Cluster".to_owned(),
         source: "cli".to_owned(),
         endpoints_from: "Pods".to_owned(),

@@ -109,6 +109,9 @@ fn text(service: &ServiceDescription) -> String {
     if let Some(policy) = &service.external_traffic_policy {
         report.line("External Traffic Policy", policy);
     }
+    if let Some(port) = service.health_check_node_port {
+        report.line("HealthCheck NodePort", port);
+    }
     report.line("Internal Traffic Policy", &service.internal_traffic_policy);
     report.line("Manifest From", &service.source);
     report.line("Endpoints From", &service.endpoints_from);

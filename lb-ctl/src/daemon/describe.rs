@@ -51,6 +51,7 @@ pub(super) fn describe(
         node_addresses: known.node_addresses.to_vec(),
         session_affinity: word(&spec.session_affinity, "None"),
         external_traffic_policy: spec.external_traffic_policy.clone(),
+        health_check_node_port: service.health_check_port(),
         internal_traffic_policy: word(&spec.internal_traffic_policy, "Cluster"),
         source: known.source.clone(),
         endpoints_from: source_name(view.source).to_owned(),

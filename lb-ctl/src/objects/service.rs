@@ -220,6 +220,14 @@ impl Service {
         self.spec.cluster_ip.as_deref() == Some(NONE) || self.spec.cluster_ips.iter().any(|ip| ip == NONE)
     }
 
+    /// The port on which load balancers ask whether this node has endpoints for what they would send it (after allocation).
+    pub fn health_check_port(&self) -> Option<u16> {
+        let spec = &self.spec;
+        let is_asked_for =
+            spec.r#type == ServiceType::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local");
+        spec.health_check_node_port.filter(|_| is_asked_for).and_then(|number| u16::try_from(number).ok())
+    }
+
     /// Its ClusterIPs (after allocation), first the primary one.
     pub fn cluster_addresses(&self) -> Vec<IpAddr> {
         let all = self.spec.cluster_ips.iter().filter_map(|address| address.parse().ok());
