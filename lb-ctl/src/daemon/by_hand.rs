@@ -10,7 +10,7 @@ use super::host_clients::HostClients;
 use super::sources::Sources;
 use super::{Config, Error, config, flows};
 use crate::api::{Catalogue, Failure};
-use crate::datapath::conntrack::{self, Sweep};
+use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
 use crate::host::{self, HostView};
 use crate::image::Withdrawn;
@@ -124,8 +124,7 @@ impl ByHand {
         self.engine.ahead = ahead;
         self.clock.set_ahead(ahead).map_err(|error| format!("the programs' clock cannot be set: {error}"))?;
         let now = conntrack::now() + (ahead.as_nanos() >> TICK_SHIFT) as u32;
-        let mut sweep = Sweep::default();
-        self.maps.flow_tables().sweep_expired(&mut sweep, now, SWEEP).map(drop).map_err(|error| error.to_string())
+        flows::Position::default().step(&self.maps, now, SWEEP).map(drop).map_err(|error| error.to_string())
     }
 
     /// Does what else a change asks for, and tells why not everything is as it should be, if that is so.
