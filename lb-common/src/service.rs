@@ -97,6 +97,11 @@ pub struct Service {
     pub target_port: [u8; 2],
     /// Reserved; zero.
     pub flags: u16,
+    /// How long a client keeps its backend after its last new connection, in ticks; zero: it does not.
+    pub affinity_ticks: u32,
+    /// Where a client keeps its backend: what all frontends of the service port, in this family, share. It is the id of one
+    /// of them.
+    pub affinity_id: u32,
 }
 
 /// One member of a backend set: the value of the map [`crate::maps::SLOTS`].
@@ -113,7 +118,7 @@ pub struct Slot {
     pub generation: u16,
 }
 
-record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 16, Slot = 8);
+record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 24, Slot = 8);
 
 const _: () = {
     assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);

@@ -10,7 +10,7 @@ use super::host_clients::HostClients;
 use super::sources::Sources;
 use super::{Config, Error, config, flows};
 use crate::api::{Catalogue, Failure};
-use crate::datapath::conntrack::{self, Sweep};
+use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
 use crate::health::{self, Health};
 use crate::host::{self, HostView};
@@ -133,8 +133,7 @@ impl ByHand {
         self.engine.health.set_ahead(ahead);
         self.clock.set_ahead(ahead).map_err(|error| format!("the programs' clock cannot be set: {error}"))?;
         let now = conntrack::now() + (ahead.as_nanos() >> TICK_SHIFT) as u32;
-        let mut sweep = Sweep::default();
-        self.maps.flow_tables().sweep_expired(&mut sweep, now, SWEEP).map(drop).map_err(|error| error.to_string())
+        flows::Position::default().step(&self.maps, now, SWEEP).map(drop).map_err(|error| error.to_string())
     }
 
     /// Lets a change wait from now on that never gets into the maps, until the next one does. Says how much time has to pass

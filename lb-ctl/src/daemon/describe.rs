@@ -50,6 +50,7 @@ pub(super) fn describe(
         external_ips: spec.external_ips.clone(),
         node_addresses: known.node_addresses.to_vec(),
         session_affinity: word(&spec.session_affinity, "None"),
+        affinity_seconds: view.affinity_seconds,
         external_traffic_policy: spec.external_traffic_policy.clone(),
         health_check_node_port: service.health_check_port(),
         internal_traffic_policy: word(&spec.internal_traffic_policy, "Cluster"),

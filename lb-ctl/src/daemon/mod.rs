@@ -136,10 +136,9 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
-    let tables = maps.flow_tables().clone();
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
-    let sweeper = tokio::spawn(flows::sweep(tables.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(tables) };
+    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
+    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));

@@ -12,6 +12,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fragment {
     pub(super) entries: Vec<Entry>,
+    /// For how many seconds clients keep their backends, if they do.
+    pub(super) affinity_seconds: Option<u32>,
     /// The addresses that the entries' members name.
     pub(super) backends: BTreeMap<IpAddr, Locality>,
 }
@@ -20,6 +22,8 @@ pub(super) struct Fragment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) place: Place,
+    /// Which of the Service's ports it leads to, as they stand in the manifest.
+    pub(super) service_port: usize,
     pub(super) port: u16,
     pub(super) protocol: u8,
     pub(super) family: IpFamily,
@@ -65,8 +69,8 @@ impl Locality {
 
 impl Fragment {
     pub(super) fn of(view: &ServiceView) -> Self {
-        let mut fragment = Self::default();
-        for port in &view.ports {
+        let mut fragment = Self { affinity_seconds: view.affinity_seconds, ..Self::default() };
+        for (service_port, port) in view.ports.iter().enumerate() {
             let mut sets: BTreeMap<IpFamily, (u16, Arc<[Member]>)> = BTreeMap::new();
             let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
             for frontend in served() {
@@ -91,6 +95,7 @@ impl Fragment {
                 let is_udp_node_port = frontend.place() == Place::Node && frontend.protocol == Protocol::UDP;
                 fragment.entries.push(Entry {
                     place: frontend.place(),
+                    service_port,
                     port: frontend.port,
                     protocol: frontend.protocol.number(),
                     family: frontend.family,

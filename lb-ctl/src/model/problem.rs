@@ -43,11 +43,6 @@ pub(super) fn not_honoured(service: &Service) -> Vec<String> {
     };
     let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
     tell(
-        is(&spec.session_affinity, "ClientIP"),
-        "sessionAffinity: ClientIP",
-        "connections of one client may go to different backends",
-    );
-    tell(
         is(&spec.external_traffic_policy, "Local"),
         "externalTrafficPolicy: Local",
         "backends on other nodes are used too",

@@ -16,7 +16,9 @@ pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
-pub use service::{IntOrString, IpFamily, NONE, Protocol, Service, ServicePort, ServiceSpec, ServiceType};
+pub use service::{
+    AFFINITY_SECONDS, IntOrString, IpFamily, NONE, Protocol, Service, ServicePort, ServiceSpec, ServiceType,
+};
 pub use table::{Table, differences};
 
 use serde::{Deserialize, Serialize};

@@ -9,6 +9,10 @@ use std::net::IpAddr;
 /// `clusterIP` of a headless Service.
 pub const NONE: &str = "None";
 
+/// How long a client keeps its backend under `sessionAffinity: ClientIP` where nothing else is said, as the API server
+/// has it.
+pub const AFFINITY_SECONDS: u32 = 10_800;
+
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -226,6 +230,17 @@ impl Service {
         let is_asked_for =
             spec.r#type == ServiceType::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local");
         spec.health_check_node_port.filter(|_| is_asked_for).and_then(|number| u16::try_from(number).ok())
+    }
+
+    /// For how many seconds after its last new connection a client keeps its backend, if it does
+    /// (`sessionAffinity: ClientIP`).
+    pub fn affinity_seconds(&self) -> Option<u32> {
+        let is_kept = self.spec.session_affinity.as_deref() == Some("ClientIP");
+        let timeout = self.spec.session_affinity_config.as_ref().and_then(|config| {
+            let seconds = config.get("clientIP")?.get("timeoutSeconds")?.as_u64()?;
+            u32::try_from(seconds).ok()
+        });
+        is_kept.then(|| timeout.unwrap_or(AFFINITY_SECONDS))
     }
 
     /// Its ClusterIPs (after allocation), first the primary one.
