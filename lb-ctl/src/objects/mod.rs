@@ -14,9 +14,12 @@ mod table;
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
-pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, ZONE_LABEL};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
-pub use service::{IntOrString, IpFamily, NONE, Protocol, Service, ServicePort, ServiceSpec, ServiceType};
+pub use service::{
+    HEADLESS_LABEL, IntOrString, IpFamily, NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort, ServiceSpec,
+    ServiceType,
+};
 pub use table::{Table, differences};
 
 use serde::{Deserialize, Serialize};
