@@ -108,7 +108,12 @@ impl Balancer {
     pub(super) fn observe(&mut self, inputs: &Inputs, route_to: Routing<'_>, time: Timestamp) {
         let host = &inputs.host;
         let addresses = node::addresses(host);
-        let node = NodeView { name: self.node_name.clone(), addresses: addresses.clone() };
+        let node = NodeView {
+            name: self.node_name.clone(),
+            addresses: addresses.clone(),
+            silent: Vec::new(),
+            zones: node::zones(&inputs.objects),
+        };
         let before = self.model.views().clone();
         self.model.update(&inputs.objects, &node);
         self.events.note(&before, self.model.views(), time);

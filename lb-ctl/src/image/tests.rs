@@ -26,6 +26,10 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         terminating: false,
         node: None,
         local: None,
+        zones: Vec::new(),
+        nodes: Vec::new(),
+        chosen: true,
+        chosen_here: false,
         source: ObjectId { kind: Kind::Pod, key: key.clone() },
         pod: None,
     };

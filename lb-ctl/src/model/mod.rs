@@ -4,6 +4,7 @@
 //! [`Model`] comes to the same views by way of what has changed, at the cost of the change. A view carries everything that
 //! `get`, `describe` and the rendering of the maps need, so these never disagree.
 
+mod choice;
 mod collision;
 mod endpoint;
 mod frontend;
@@ -31,6 +32,17 @@ pub struct NodeView {
     pub name: String,
     /// The addresses on which node ports are served.
     pub addresses: Vec<IpAddr>,
+    /// Its other addresses.
+    pub silent: Vec<IpAddr>,
+    /// The zones of all nodes that say theirs, by the node's name.
+    pub zones: BTreeMap<String, String>,
+}
+
+impl NodeView {
+    /// Whether an address is the node's own.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || self.silent.contains(&address)
+    }
 }
 
 /// Services as this node sees them, by namespace and name.

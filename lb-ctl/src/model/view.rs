@@ -3,7 +3,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
-use super::{pods, problem, slices};
+use super::{choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -67,9 +67,9 @@ pub struct PortView {
 }
 
 impl PortView {
-    /// The endpoints that new connections through a frontend of `family` go to.
+    /// The endpoints that new connections through a frontend of `family` go to which may go to any node.
     pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
-        self.endpoints.iter().filter(move |endpoint| endpoint.ready && endpoint.family() == family)
+        self.endpoints.iter().filter(move |endpoint| endpoint.chosen && endpoint.family() == family)
     }
 }
 
@@ -90,7 +90,8 @@ pub(super) fn view(
     gathered.ports.resize_with(spec.ports.len(), Vec::new);
     problems.append(&mut gathered.problems);
     let mut ports = Vec::with_capacity(spec.ports.len());
-    for (port, endpoints) in spec.ports.iter().zip(gathered.ports) {
+    for (port, mut endpoints) in spec.ports.iter().zip(gathered.ports) {
+        choice::choose(&mut endpoints, node);
         let view = PortView {
             name: port.name.clone().unwrap_or_default(),
             protocol: port.protocol,
@@ -106,6 +107,7 @@ pub(super) fn view(
         }
         ports.push(view);
     }
+    problems.extend(problem::left_to_others(service));
     problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
@@ -136,13 +138,13 @@ fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pod
     }
 }
 
-/// Families that clients can reach and no ready endpoint has, while endpoints of the other family are ready. (Where
-/// none is ready at all there is a clearer sentence.)
+/// Families that clients can reach and no endpoint in use has, while endpoints of the other family are used. (Where
+/// none is at all there is a clearer sentence.)
 fn families_without_endpoints(port: &PortView) -> Vec<IpFamily> {
     let mut families: Vec<IpFamily> = port.frontends.iter().map(|frontend| frontend.family).collect();
     families.sort_unstable();
     families.dedup();
-    let any_ready = port.endpoints.iter().any(|endpoint| endpoint.ready);
-    families.retain(|family| any_ready && port.chosen(*family).next().is_none());
+    let any = port.endpoints.iter().any(|endpoint| endpoint.chosen);
+    families.retain(|family| any && port.chosen(*family).next().is_none());
     families
 }

@@ -21,6 +21,9 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
+/// The label that names the zone a node is in.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// `NodeSpec`, tolerant: a Node is written by many controllers and only these fields are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

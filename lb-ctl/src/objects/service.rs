@@ -13,6 +13,11 @@ pub const NONE: &str = "None";
 /// has it.
 pub const AFFINITY_SECONDS: u32 = 10_800;
 
+/// A Service with this label, whatever its value, is left to another proxy.
+pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// And so is one with this.
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -241,6 +246,22 @@ impl Service {
             u32::try_from(seconds).ok()
         });
         is_kept.then(|| timeout.unwrap_or(AFFINITY_SECONDS))
+    }
+
+    /// The label by which it is left to another proxy, if it has one.
+    pub fn left_to_others_by(&self) -> Option<&'static str> {
+        [PROXY_NAME_LABEL, HEADLESS_LABEL].into_iter().find(|label| self.metadata.labels.contains_key(*label))
+    }
+
+    /// The addresses that a load balancer has announced and whose packets come to the nodes as they are: those of
+    /// `ipMode` VIP, which is the default. What is no address is left out.
+    pub fn load_balancer_addresses(&self) -> Vec<IpAddr> {
+        if self.spec.r#type != ServiceType::LoadBalancer {
+            return Vec::new();
+        }
+        let ingress = self.status["loadBalancer"]["ingress"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let vips = ingress.iter().filter(|entry| entry["ipMode"].as_str().unwrap_or("VIP") == "VIP");
+        vips.filter_map(|entry| entry["ip"].as_str()?.parse().ok()).collect()
     }
 
     /// Its ClusterIPs (after allocation), first the primary one.
