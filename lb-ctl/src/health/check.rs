@@ -4,9 +4,6 @@ use crate::model::{ServiceView, Views};
 use crate::objects::{IpFamily, Key, Service, Table, differences};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Labels of Services that are not for this proxy.
-const FOR_OTHERS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
-
 /// What is asked about one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Check {
@@ -55,7 +52,7 @@ impl Checks {
 
 /// What is asked about a Service, if anything is.
 fn check(service: &Service, view: &ServiceView) -> Option<Check> {
-    if FOR_OTHERS.iter().any(|label| service.metadata.labels.contains_key(*label)) {
+    if service.left_to_others_by().is_some() {
         return None;
     }
     let endpoints = view.ports.iter().flat_map(|port| &port.endpoints);
