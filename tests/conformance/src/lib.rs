@@ -16,3 +16,4 @@ pub mod programs;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod validation;

@@ -1,5 +1,6 @@
 //! Cases as files hold them: `flows/v1`, `probes/v1` and `conntrack/v1`. Strict, so that no word of a case is overlooked.
 
+use crate::validation;
 use anyhow::{Context, bail, ensure};
 use lb_ctl::objects::{Key, Kind, ObjectId};
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use std::path::Path;
 /// The schemas that are run. They share their cases' layout, and differ in what they ask.
 const SCHEMAS: [&str; 3] = ["flows/v1", "probes/v1", "conntrack/v1"];
 /// Schemas of parts that are not there yet, with the name of their lists of questions.
-const NOT_YET: [(&str, &[&str]); 2] = [("validation/v1", &["cases"]), ("dns/v1", &["queries"])];
+const NOT_YET: [(&str, &[&str]); 1] = [("dns/v1", &["queries"])];
 
 /// A file of cases.
 #[derive(Debug, Deserialize)]
@@ -47,6 +48,8 @@ pub struct Defaults {
 pub enum Read {
     /// Cases to run.
     Cases(File),
+    /// Cases of admission, which need no node.
+    Validation(validation::File),
     /// A schema that is not supported yet, and how much the file asks.
     NotYet(&'static str, usize),
 }
@@ -414,6 +417,9 @@ impl Read {
         let schema = root.get("schema").and_then(Value::as_str).context("it names no `schema`")?;
         if let Some((schema, lists)) = NOT_YET.iter().find(|(name, _)| *name == schema) {
             return Ok(Self::NotYet(schema, count(&root, lists)));
+        }
+        if schema == validation::SCHEMA {
+            return Ok(Self::Validation(serde_yaml::from_value(root)?));
         }
         ensure!(SCHEMAS.contains(&schema), "its schema {schema} is not known: {} are", SCHEMAS.join(", "));
         Ok(Self::Cases(serde_yaml::from_value(root)?))
