@@ -1,7 +1,8 @@
 //! Manifests as users write them: what is read, and what is said of those that cannot be.
 
-use lb_ctl::manifest::{self, Diagnostic, Parsed};
+use lb_ctl::manifest::{self, Diagnostic, Parsed, Validate};
 use lb_ctl::objects::{Object, Service};
+use lb_ctl::store::{Options, Rejected, SourceId, Store};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,15 +27,86 @@ fn services(text: &str) -> Vec<Arc<Service>> {
     parsed.objects.into_iter().filter_map(service).collect()
 }
 
+/// Between what is applied first and the update of it that is refused.
+const THEN: &str = "# then\n";
+
+fn store() -> Store {
+    let service_cidrs = vec!["10.96.0.0/16".parse().unwrap()];
+    Store::open(Options { state_file: None, service_cidrs, node_port_range: 30000..=32767 }).unwrap()
+}
+
+/// What is said of a manifest by everyone who has a say.
+fn refusals(text: &str, name: &str) -> Vec<Diagnostic> {
+    let (before, text) = match text.split_once(THEN) {
+        // The lines stay where they are in the file.
+        Some((before, after)) => (before, "\n".repeat(before.lines().count() + 1) + after),
+        None => ("", text.to_owned()),
+    };
+    let mut store = store();
+    let apply = |store: &mut Store, parsed| store.apply(&SourceId::Cli, parsed, jiff::Timestamp::UNIX_EPOCH);
+    apply(&mut store, parse(before).unwrap()).unwrap();
+    match apply(&mut store, manifest::read(&text, name, "default", Validate::Strict)) {
+        Err(Rejected::Invalid(errors)) => errors,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 #[test]
 fn every_error_of_a_bad_manifest_is_told() {
-    for file in fixtures("bad") {
+    let files = fixtures("bad");
+    assert!(files.len() >= 30, "{} bad manifests", files.len());
+    for file in files {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-        let text = fs::read_to_string(&file).unwrap();
-        let Err(errors) = manifest::parse(&text, &name, "default") else { panic!("{name} was accepted") };
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> =
+            refusals(&fs::read_to_string(&file).unwrap(), &name).iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(name, lines.join("\n"));
     }
+}
+
+#[test]
+fn unknown_fields_and_repeated_keys_are_what_the_user_says() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web, lables: {}}\nspec:\n  prots: []\n  ports: [{port: 1}]\n  \
+                ports: [{port: 2}]\nspce: 1\n";
+    let read = |validate| manifest::read(text, "a.yaml", "default", validate);
+    let lines = |diagnostics: &[Diagnostic]| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let strict = read(Validate::Strict);
+    insta::assert_snapshot!(lines(&strict.errors).join("\n"), @r"
+    a.yaml:3:23: service/web: metadata.lables: unknown field: did you mean `labels`?
+    a.yaml:5:3: service/web: spec.prots: unknown field: did you mean `ports`?
+    a.yaml:7:3: the key `ports` is here twice: keep one
+    a.yaml:8:1: service/web: spce: unknown field: did you mean `spec`?
+    ");
+    let warned = read(Validate::Warn);
+    assert!(warned.errors.is_empty(), "{:?}", warned.errors);
+    let sorted = |lines: Vec<String>| lines.into_iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(sorted(lines(&warned.warnings)), sorted(lines(&strict.errors)));
+    let ignored = read(Validate::Ignore);
+    assert!(ignored.errors.is_empty() && ignored.warnings.is_empty());
+    // The later one of two counts, as for kubectl.
+    let Object::Service(service) = &ignored.objects[0].object else { panic!() };
+    assert_eq!(service.spec.ports[0].port, 2);
+}
+
+#[test]
+fn a_service_of_a_template_is_told_that_it_takes_pods() {
+    let template = "spec: {template: {metadata: {labels: {app: web, v: '1'}}}}";
+    let deployment = format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n{template}\n");
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n";
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: web}}\nstatus: {podIP: 10.0.0.1}\n";
+    let warnings = |documents: &[&str]| {
+        let parsed = parse(&documents.join("---\n")).unwrap();
+        store().apply(&SourceId::Cli, parsed, jiff::Timestamp::UNIX_EPOCH).unwrap().warnings
+    };
+    let told = warnings(&[service, &deployment]);
+    insta::assert_snapshot!(told[0], @"test.yaml:1:1: service/web: spec.selector: app=web matches no Pod, only the template of deployment/web (test.yaml:6), of which nobody makes pods here: apply the pods themselves, as `kubectl get pods -n default -l app=web -o yaml` prints them");
+    assert_eq!(told.len(), 1);
+    assert_eq!(warnings(&[service, &deployment, pod]), [], "it has a pod");
+    assert_eq!(warnings(&[&service.replace("app: web", "app: api"), &deployment]), [], "it is not its template");
+    assert_eq!(warnings(&[service, &deployment.replace("{name: web}", "{name: web, namespace: b}")]), [], "elsewhere");
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: w, labels: {kubernetes.io/service-name: \
+                 web}}\naddressType: IPv4\nendpoints: []\n";
+    assert_eq!(warnings(&[service, &deployment, slice]), [], "its endpoints are written by hand");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::types::plural;
 use super::*;
+use crate::manifest::Validate;
 use crate::objects::{Key, Kind, Labels, Namespace, Object, Objects, ServiceType};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -144,7 +145,7 @@ fn start() -> Running {
 
 fn apply(texts: &[&str]) -> ApplyRequest {
     let files = texts.iter().map(|text| ManifestText { origin: "a.yaml".to_owned(), text: (*text).to_owned() });
-    ApplyRequest { namespace: "default".to_owned(), files: files.collect() }
+    ApplyRequest { namespace: "default".to_owned(), files: files.collect(), validate: Validate::Strict }
 }
 
 fn namespaces(name: Option<&str>) -> catalogue::Selection {

@@ -1,5 +1,6 @@
 //! What crosses the socket: requests, answers and failures.
 
+use crate::manifest::Validate;
 use crate::objects::{Kind, ObjectId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +32,9 @@ pub struct ApplyRequest {
     pub namespace: String,
     /// The files.
     pub files: Vec<ManifestText>,
+    /// What to do about unknown fields and repeated keys.
+    #[serde(default)]
+    pub validate: Validate,
 }
 
 /// What [`ApplyRequest`] did.

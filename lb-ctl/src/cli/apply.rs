@@ -8,7 +8,7 @@ use crate::api::{ApplyRequest, Client};
 pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Result<u8, Failed> {
     let namespace = apply.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let files = manifests::read(&apply.files)?;
-    let answer = client.apply(&ApplyRequest { namespace, files }).await?;
+    let answer = client.apply(&ApplyRequest { namespace, files, validate: apply.validate.into() }).await?;
     answer.warnings.iter().for_each(|warning| eprintln!("Warning: {warning}"));
     answer.skipped.iter().for_each(|skipped| eprintln!("Skipped: {skipped}: lb-ctl does not read this kind"));
     for applied in &answer.applied {

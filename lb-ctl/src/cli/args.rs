@@ -2,6 +2,7 @@
 
 use crate::api::Client;
 use crate::daemon::{Options, config};
+use crate::manifest;
 use crate::playground::cli::{DemoArgs, HiddenCommand};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -100,6 +101,33 @@ pub struct Apply {
     /// Namespace of objects that name none [default: default]
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// What to do about unknown fields and repeated keys
+    #[arg(long, value_enum, default_value_t, num_args = 0..=1, require_equals = true, default_missing_value = "strict")]
+    pub validate: Validate,
+}
+
+/// `--validate`, in kubectl's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Validate {
+    /// Unknown fields and repeated keys are errors
+    #[default]
+    #[value(alias = "true")]
+    Strict,
+    /// They are warnings
+    Warn,
+    /// They are let pass
+    #[value(alias = "false")]
+    Ignore,
+}
+
+impl From<Validate> for manifest::Validate {
+    fn from(validate: Validate) -> Self {
+        match validate {
+            Validate::Strict => Self::Strict,
+            Validate::Warn => Self::Warn,
+            Validate::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// `delete`
@@ -262,6 +290,7 @@ mod tests {
             ("lb-ctl daemon --interface lo", "never managed"),
             ("lb-ctl daemon --node-port-range 5", "write FIRST-LAST"),
             ("lb-ctl get pods -o jsonpath={.items}", "wide, json, yaml, name"),
+            ("lb-ctl apply -f a.yaml --validate=lax", "strict, warn, ignore"),
             ("lb-ctl get", "required"),
             ("lb-ctl get pods -A -n x", "cannot be used with"),
         ] {
@@ -276,6 +305,15 @@ mod tests {
         let Command::Apply(apply) = parse("lb-ctl apply -f a.yaml -n shop -f -").unwrap() else { panic!() };
         assert_eq!(apply.files.filename, [PathBuf::from("a.yaml"), PathBuf::from("-")]);
         assert_eq!(apply.namespace.as_deref(), Some("shop"));
+        for (flag, meant) in [
+            ("", Validate::Strict),
+            ("--validate", Validate::Strict),
+            ("--validate=warn", Validate::Warn),
+            ("--validate=false", Validate::Ignore),
+        ] {
+            let Command::Apply(apply) = parse(&format!("lb-ctl apply {flag} -f a.yaml")).unwrap() else { panic!() };
+            assert_eq!(apply.validate, meant, "{flag}");
+        }
         let Command::Get(get) = parse("lb-ctl get svc web api -w -o wide --no-headers").unwrap() else { panic!() };
         assert_eq!(get.objects, ["svc", "web", "api"]);
         assert!(get.watch && get.no_headers);

@@ -113,8 +113,8 @@ fn external_addresses(service: &Service) -> String {
     match spec.r#type {
         ServiceType::ExternalName => spec.external_name.clone().unwrap_or_else(|| "<none>".to_owned()),
         ServiceType::LoadBalancer => {
-            let ingress = service.status["loadBalancer"]["ingress"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let given = ingress.iter().filter_map(|entry| entry["ip"].as_str().or(entry["hostname"].as_str()));
+            let ingress = service.status.load_balancer.ingress.iter();
+            let given = ingress.filter_map(|entry| entry.ip.as_deref().or(entry.hostname.as_deref()));
             let all = list(given.chain(spec.external_ips.iter().map(String::as_str)));
             if all == "<none>" { "<pending>".to_owned() } else { all }
         }

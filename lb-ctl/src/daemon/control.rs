@@ -5,7 +5,7 @@ use crate::api::{
     ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
     ManifestText, MapFill, ServiceDescription, Status,
 };
-use crate::manifest::{self, Diagnostic, Parsed};
+use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
 use lb_common::Settings;
 use std::sync::Arc;
@@ -64,8 +64,9 @@ impl Handle {
 
 impl Control for Handle {
     async fn apply(&self, request: ApplyRequest) -> Result<ApplyAnswer, Failure> {
-        let ApplyRequest { namespace, files } = request;
-        let parsed = parse(files, namespace).await?;
+        let ApplyRequest { namespace, files, validate } = request;
+        // What is wrong with them is told with what the engine finds wrong beside it.
+        let parsed = read(files, namespace, validate).await?;
         self.ask(|answer| Command::Apply(parsed, answer)).await?
     }
 
@@ -121,26 +122,24 @@ impl Control for Handle {
     }
 }
 
-/// Parses all files, away from the engine, and from the server's own tasks if that takes long; tells everything wrong with any of them.
+/// Parses all files; tells everything wrong with any of them.
 async fn parse(files: Vec<ManifestText>, namespace: String) -> Result<Parsed, Failure> {
+    read(files, namespace, Validate::Strict).await?.sound().map_err(|wrong| invalid(&wrong))
+}
+
+/// Reads all files as far as that is possible, away from the engine, and from the server's own tasks if that takes long.
+async fn read(files: Vec<ManifestText>, namespace: String, validate: Validate) -> Result<Parsed, Failure> {
     let is_short = files.iter().map(|file| file.text.len()).sum::<usize>() <= SHORT;
-    let parse_all = move || {
+    let read_all = move || {
         let mut all = Parsed::default();
-        let mut wrong: Vec<Diagnostic> = Vec::new();
-        for file in files {
-            match manifest::parse(&file.text, &file.origin, &namespace) {
-                Ok(parsed) => all.extend(parsed),
-                Err(diagnostics) => wrong.extend(diagnostics),
-            }
-        }
-        if wrong.is_empty() { Ok(all) } else { Err(invalid(&wrong)) }
+        files.iter().for_each(|file| all.extend(manifest::read(&file.text, &file.origin, &namespace, validate)));
+        all
     };
     if is_short {
-        return parse_all();
+        return Ok(read_all());
     }
-    let parsed = tokio::task::spawn_blocking(parse_all).await;
-    parsed
-        .unwrap_or_else(|error| Err(Failure::new(FailureReason::InternalError, format!("parsing broke off: {error}"))))
+    let read = tokio::task::spawn_blocking(read_all).await;
+    read.map_err(|error| Failure::new(FailureReason::InternalError, format!("parsing broke off: {error}")))
 }
 
 /// The refusal of manifests, with everything that is wrong.

@@ -11,6 +11,7 @@ use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
 };
 use crate::host::HostView;
+use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
 use crate::objects::{Key, Kind};
 use crate::store::{self, Store};
@@ -134,7 +135,7 @@ fn directory() -> Arc<TempDir> {
 
 fn manifests(text: &str) -> ApplyRequest {
     let file = ManifestText { origin: "web.yaml".to_owned(), text: text.to_owned() };
-    ApplyRequest { namespace: "default".to_owned(), files: vec![file] }
+    ApplyRequest { namespace: "default".to_owned(), files: vec![file], validate: Validate::Strict }
 }
 
 fn delete(kind: Kind, name: &str) -> DeleteRequest {

@@ -123,9 +123,9 @@ fn the_proxy_answers_where_it_is_told_to() {
 #[test]
 fn a_node_is_to_go_when_the_autoscaler_or_the_api_says_so() {
     let mut node = Node::default();
-    node.spec.taints.push(Taint { key: "example.net/other".to_owned() });
+    node.spec.taints.push(Taint { key: "example.net/other".to_owned(), ..Taint::default() });
     assert!(!node.is_leaving());
-    node.spec.taints.push(Taint { key: TO_BE_DELETED_TAINT.to_owned() });
+    node.spec.taints.push(Taint { key: TO_BE_DELETED_TAINT.to_owned(), ..Taint::default() });
     assert!(node.is_leaving());
     let mut node = Node::default();
     node.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".to_owned());

@@ -29,6 +29,18 @@ impl Diagnostic {
     }
 }
 
+impl Diagnostic {
+    /// Whether it is about the same object, and the same field or one around or in it: one of the two is enough.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let leads = |around: &str, inner: &str| {
+            let rest = inner.strip_prefix(around);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        (&self.origin, &self.object) == (&other.origin, &other.object)
+            && (leads(&self.field, &other.field) || leads(&other.field, &self.field))
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.origin)?;

@@ -18,6 +18,7 @@
 mod defaults;
 mod diagnostic;
 mod documents;
+mod known;
 mod locate;
 mod nearest;
 mod object;
@@ -32,7 +33,9 @@ pub use diagnostic::Diagnostic;
 pub use locate::Located;
 pub(crate) use locate::diagnostics;
 
+use crate::objects::Labels;
 use diagnostic::Position;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Larger files are refused.
@@ -50,6 +53,23 @@ pub struct Parsed {
     pub skipped: Vec<Skipped>,
     /// What is allowed, but hardly what was meant.
     pub warnings: Vec<Diagnostic>,
+    /// What is wrong. Nothing may be done with any of the objects then but look for more that is wrong.
+    pub errors: Vec<Diagnostic>,
+    /// Objects that could be read, and have errors.
+    pub suspects: Vec<Located>,
+}
+
+/// What to do about fields that nobody knows and keys that are given twice: kubectl's `--validate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validate {
+    /// They are errors.
+    #[default]
+    Strict,
+    /// They are warnings.
+    Warn,
+    /// They are let pass.
+    Ignore,
 }
 
 /// An object of a kind that is not read, such as a Deployment.
@@ -65,6 +85,10 @@ pub struct Skipped {
     pub kind: String,
     /// `metadata.name`, or empty.
     pub name: String,
+    /// The namespace it would be in.
+    pub namespace: String,
+    /// The labels of the pods that it would make, where it is a kind that makes pods.
+    pub pod_labels: Labels,
 }
 
 impl Parsed {
@@ -73,23 +97,37 @@ impl Parsed {
         self.objects.extend(other.objects);
         self.skipped.extend(other.skipped);
         self.warnings.extend(other.warnings);
+        self.errors.extend(other.errors);
+        self.suspects.extend(other.suspects);
+    }
+
+    /// Itself, unless anything is wrong.
+    pub fn sound(self) -> Result<Self, Vec<Diagnostic>> {
+        if self.errors.is_empty() { Ok(self) } else { Err(self.errors) }
     }
 }
 
 /// Reads a file's text. `origin` is the file's name in diagnostics; objects without a namespace get `default_namespace`.
 pub fn parse(text: &str, origin: &str, default_namespace: &str) -> Result<Parsed, Vec<Diagnostic>> {
+    read(text, origin, default_namespace, Validate::Strict).sound()
+}
+
+/// Reads a file's text as far as that is possible.
+pub fn read(text: &str, origin: &str, default_namespace: &str, validate: Validate) -> Parsed {
     if text.len() > MAX_BYTES {
         let limit = MAX_BYTES >> 20;
-        return Err(vec![Diagnostic::of_file(origin, format!("larger than {limit} MiB: split it into several files"))]);
+        let error = Diagnostic::of_file(origin, format!("larger than {limit} MiB: split it into several files"));
+        return Parsed { errors: vec![error], ..Parsed::default() };
     }
     // Without the byte order mark, the columns of the first line are what an editor shows.
     let text: Arc<str> = text.strip_prefix('\u{feff}').unwrap_or(text).into();
-    let mut findings = Findings::new(origin);
+    let mut findings = Findings::new(origin, validate);
     let mut parsed = Parsed::default();
     for document in documents::documents(&text) {
         let (root, faults) = tree::read(&document);
         for fault in faults {
-            findings.error(fault.at, None, String::new(), fault.message);
+            let find = if fault.is_repetition { Findings::stranger } else { Findings::error };
+            find(&mut findings, fault.at, None, String::new(), fault.message);
         }
         if let Some(root) = root {
             let place = locate::Place::new(&text, &document);
@@ -116,13 +154,23 @@ pub fn parse_bytes(bytes: &[u8], origin: &str, default_namespace: &str) -> Resul
 /// Errors and warnings of one file, as they are found.
 pub(crate) struct Findings {
     origin: Arc<str>,
+    validate: Validate,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
 
 impl Findings {
-    fn new(origin: &str) -> Self {
-        Self { origin: origin.into(), errors: Vec::new(), warnings: Vec::new() }
+    fn new(origin: &str, validate: Validate) -> Self {
+        Self { origin: origin.into(), validate, errors: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// What is right or wrong by the user's choice.
+    pub(crate) fn stranger(&mut self, at: Position, object: Option<&str>, field: String, message: String) {
+        match self.validate {
+            Validate::Strict => self.error(at, object, field, message),
+            Validate::Warn => self.warning(at, object, field, message),
+            Validate::Ignore => {}
+        }
     }
 
     pub(crate) fn error(&mut self, at: Position, object: Option<&str>, field: String, message: String) {
@@ -140,17 +188,12 @@ impl Findings {
         Diagnostic { origin, line: at.line, column: at.column, object: object.map(str::to_owned), field, message }
     }
 
-    fn finish(self, mut parsed: Parsed) -> Result<Parsed, Vec<Diagnostic>> {
-        if self.errors.is_empty() {
-            parsed.warnings = self.warnings;
-            return Ok(parsed);
+    fn finish(mut self, parsed: Parsed) -> Parsed {
+        self.errors.sort_by_key(|error| (error.line, error.column));
+        if let Some(more) = self.errors.len().checked_sub(MAX_DIAGNOSTICS).filter(|more| *more > 0) {
+            self.errors.truncate(MAX_DIAGNOSTICS);
+            self.errors.push(Diagnostic::of_file(&*self.origin, format!("and {more} more errors")));
         }
-        let mut errors = self.errors;
-        errors.sort_by_key(|error| (error.line, error.column));
-        if let Some(more) = errors.len().checked_sub(MAX_DIAGNOSTICS).filter(|more| *more > 0) {
-            errors.truncate(MAX_DIAGNOSTICS);
-            errors.push(Diagnostic::of_file(&*self.origin, format!("and {more} more errors")));
-        }
-        Err(errors)
+        Parsed { errors: self.errors, warnings: self.warnings, ..parsed }
     }
 }

@@ -1,37 +1,18 @@
 //! From a document's tree to its objects: `List`s unpacked, kinds told apart, each read into its type.
 
 use super::diagnostic::printable;
+use super::known::{self, Stranger};
 use super::locate::{self, Located, Place};
 use super::nearest::nearest;
-use super::path::{FieldPath, field};
-use super::reader::{self, Reading, unknown_field};
+use super::path::FieldPath;
+use super::reader::Misfit;
+use super::reader::{self, Reading};
 use super::rules::{self, Rules};
-use super::tree::{Node, Value};
+use super::tree::{Entry, Node, Value};
 use super::{Findings, Parsed, Skipped, defaults};
-use crate::objects::{EndpointSlice, Kind, Namespace, Node as NodeObject, Object, Pod, Service};
+use crate::objects::{EndpointSlice, Kind, Labels, Namespace, Node as NodeObject, Object, Pod, Service};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-
-/// `ObjectMeta`: a misspelt `labels` would be lost in silence otherwise.
-const METADATA: &[&str] = &[
-    "name",
-    "generateName",
-    "namespace",
-    "selfLink",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "labels",
-    "annotations",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "clusterName",
-    "initializers",
-];
 
 /// Reads the object or `List` at `node`.
 pub(super) fn read(node: &Node<'_>, place: &Place, namespace: &str, parsed: &mut Parsed, findings: &mut Findings) {
@@ -65,7 +46,7 @@ impl Objects<'_> {
         match self.identify(node, implied) {
             Identity::Object(kind) => self.object(node, place, kind),
             Identity::List(implied) => self.list(node, place, implied),
-            Identity::Other => self.parsed.skipped.push(skipped(node, &self.findings.origin)),
+            Identity::Other => self.parsed.skipped.push(skipped(node, &self.findings.origin, self.namespace)),
             Identity::Broken => {}
         }
     }
@@ -162,10 +143,13 @@ impl Objects<'_> {
         let label: Arc<str> = label(node, kind, self.namespace).into();
         let mut reading = reader::read::<T>(node);
         let errors_before = self.findings.errors.len();
-        for misfit in &reading.misfits {
-            self.findings.error(misfit.at, Some(&label), misfit.path.to_string(), misfit.message.clone());
+        for Misfit { at, path, message, is_stranger } in &reading.misfits {
+            let find = if *is_stranger { Findings::stranger } else { Findings::error };
+            find(self.findings, *at, Some(&label), path.to_string(), message.clone());
         }
-        self.unknown_fields(node, &label, kind);
+        for Stranger { at, path, message } in known::strangers(node, kind) {
+            self.findings.stranger(at, Some(&label), path.to_string(), message);
+        }
         let Some(mut object) = reading.object.take() else { return };
         let metadata = object.metadata_mut();
         if !kind.is_namespaced() {
@@ -177,10 +161,13 @@ impl Objects<'_> {
         let object = wrap(Arc::new(object));
         let rules = rules::check(&object);
         self.judge(node, &label, rules, &reading);
+        let (origin, at) = (self.findings.origin.clone(), node.at);
+        let place = place.clone();
+        let located = Located { object, origin, line: at.line, column: at.column, label, place };
         if self.findings.errors.len() == errors_before {
-            let (origin, at) = (self.findings.origin.clone(), node.at);
-            let place = place.clone();
-            self.parsed.objects.push(Located { object, origin, line: at.line, column: at.column, label, place });
+            self.parsed.objects.push(located);
+        } else if reading.misfits.iter().all(|misfit| misfit.is_stranger) {
+            self.parsed.suspects.push(located);
         }
     }
 
@@ -200,26 +187,6 @@ impl Objects<'_> {
             self.findings.warning(locate::position(node, &path), Some(label), path.to_string(), message);
         }
     }
-
-    /// Fields outside `spec`, which the tolerant types would let pass.
-    fn unknown_fields(&mut self, node: &Node<'_>, label: &str, kind: Kind) {
-        // An EndpointSlice's own type is strict at the top.
-        if kind != Kind::EndpointSlice {
-            let known = ["apiVersion", "kind", "metadata", "spec", "status"];
-            self.strangers(node, &FieldPath::default(), &known, label);
-        }
-        if let Some(metadata) = node.get("metadata") {
-            self.strangers(metadata, &field!["metadata"], METADATA, label);
-        }
-    }
-
-    fn strangers(&mut self, node: &Node<'_>, path: &FieldPath, known: &[&str], label: &str) {
-        let Value::Map(entries) = &node.value else { return };
-        for entry in entries.iter().filter(|entry| !known.contains(&entry.key.as_ref())) {
-            let field = path.then(printable(&entry.key).as_str()).to_string();
-            self.findings.error(entry.at, Some(label), field, unknown_field(&entry.key, known));
-        }
-    }
 }
 
 /// Whether a version belongs to someone else's API of the same kind, such as `serving.knative.dev/v1`.
@@ -228,15 +195,32 @@ fn is_foreign(version: &str, kind: Kind) -> bool {
     version.split_once('/').is_some_and(|(group, _)| group != own_group && group.contains('.'))
 }
 
-fn skipped(node: &Node<'_>, origin: &str) -> Skipped {
-    let text = |value: Option<&Node<'_>>| value.and_then(Node::text).map(printable).unwrap_or_default();
+fn skipped(node: &Node<'_>, origin: &str, default_namespace: &str) -> Skipped {
+    let text = |path: &[&str]| descend(node, path).and_then(Node::text).map(printable).unwrap_or_default();
+    let namespace = text(&["metadata", "namespace"]);
     Skipped {
         origin: origin.to_owned(),
         line: node.at.line,
-        api_version: text(node.get("apiVersion")),
-        kind: text(node.get("kind")),
-        name: text(node.get("metadata").and_then(|metadata| metadata.get("name"))),
+        api_version: text(&["apiVersion"]),
+        kind: text(&["kind"]),
+        name: text(&["metadata", "name"]),
+        namespace: if namespace.is_empty() { default_namespace.to_owned() } else { namespace },
+        pod_labels: pod_labels(node),
     }
+}
+
+/// The labels of a Deployment's template and of those of its kin, and of a CronJob's.
+fn pod_labels(node: &Node<'_>) -> Labels {
+    let template = descend(node, &["spec", "template"]);
+    let template = template.or_else(|| descend(node, &["spec", "jobTemplate", "spec", "template"]));
+    let labels = template.and_then(|template| descend(template, &["metadata", "labels"]));
+    let Some(Value::Map(entries)) = labels.map(|labels| &labels.value) else { return Labels::new() };
+    let label = |entry: &Entry<'_>| Some((entry.key.clone().into_owned(), entry.value.text()?.to_owned()));
+    entries.iter().filter_map(label).collect()
+}
+
+fn descend<'n, 't>(node: &'n Node<'t>, path: &[&str]) -> Option<&'n Node<'t>> {
+    path.iter().try_fold(node, |node, name| node.get(name))
 }
 
 /// `service/web`, with the namespace where it is not the default one.
@@ -260,6 +244,10 @@ impl Metadated for Namespace {
     fn metadata_mut(&mut self) -> &mut crate::objects::Metadata {
         &mut self.metadata
     }
+
+    fn default(&mut self) {
+        defaults::namespace(self);
+    }
 }
 
 impl Metadated for NodeObject {
@@ -271,6 +259,10 @@ impl Metadated for NodeObject {
 impl Metadated for Pod {
     fn metadata_mut(&mut self) -> &mut crate::objects::Metadata {
         &mut self.metadata
+    }
+
+    fn default(&mut self) {
+        defaults::pod(self);
     }
 }
 
@@ -293,5 +285,6 @@ impl Metadated for EndpointSlice {
     fn default(&mut self) {
         Kind::EndpointSlice.api_version().clone_into(&mut self.api_version);
         Kind::EndpointSlice.name().clone_into(&mut self.kind);
+        defaults::plain_addresses(self.endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.addresses));
     }
 }

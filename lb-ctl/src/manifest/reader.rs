@@ -26,6 +26,8 @@ pub(crate) struct Misfit {
     pub(crate) at: Position,
     pub(crate) path: FieldPath,
     pub(crate) message: String,
+    /// It is a field that the type does not have, and nothing else is wrong with it.
+    pub(crate) is_stranger: bool,
 }
 
 /// An object as far as it could be read, and all that could not be.
@@ -111,12 +113,13 @@ struct ReadError {
     silent: bool,
     /// The culprit is a member of a list.
     is_item: bool,
+    is_stranger: bool,
 }
 
 impl ReadError {
     fn new(message: String) -> Self {
         let (at, path) = (Position::default(), Vec::new());
-        Self { message, missing: None, culprit: None, at, path, silent: false, is_item: false }
+        Self { message, missing: None, culprit: None, at, path, silent: false, is_item: false, is_stranger: false }
     }
 
     /// Blames `node`, unless something inside it is to blame already.
@@ -133,7 +136,7 @@ impl ReadError {
 impl From<ReadError> for Misfit {
     fn from(error: ReadError) -> Self {
         let path = FieldPath(error.path.into_iter().rev().collect());
-        Misfit { at: error.at, path, message: error.message }
+        Misfit { at: error.at, path, message: error.message, is_stranger: error.is_stranger }
     }
 }
 
@@ -163,7 +166,7 @@ impl de::Error for ReadError {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(unknown_field(field, expected))
+        Self { is_stranger: true, ..Self::new(unknown_field(field, expected)) }
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -182,7 +185,9 @@ pub(crate) fn unknown_field(field: &str, known: &[&str]) -> String {
 
 /// `A, B or C`.
 pub(crate) fn one_of(words: &[&str]) -> String {
-    match words {
+    // The empty word stands for a default, as absence does.
+    let words: Vec<&str> = words.iter().copied().filter(|word| !word.is_empty()).collect();
+    match words.as_slice() {
         [] => "nothing".to_owned(),
         [word] => (*word).to_owned(),
         [others @ .., last] => format!("{} or {last}", others.join(", ")),

@@ -49,6 +49,14 @@ pub(crate) struct Entry<'t> {
 pub(crate) struct Fault {
     pub(crate) at: Position,
     pub(crate) message: String,
+    /// A key is given twice; the later value counts, where that is let pass.
+    pub(crate) is_repetition: bool,
+}
+
+impl Fault {
+    fn new(at: Position, message: impl Into<String>) -> Self {
+        Self { at, message: message.into(), is_repetition: false }
+    }
 }
 
 impl<'t> Node<'t> {
@@ -149,7 +157,7 @@ impl<'t> Builder<'t> {
             Some(Err(error)) => {
                 let message = format!("not valid YAML: {}", printable(error.info()));
                 let marker = *error.marker();
-                Err(Fault { at: self.position(marker.line(), marker.col()), message })
+                Err(Fault::new(self.position(marker.line(), marker.col()), message))
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -165,7 +173,7 @@ impl<'t> Builder<'t> {
     }
 
     fn fault(&self, span: Span, message: impl Into<String>) -> Fault {
-        Fault { at: self.at(span), message: message.into() }
+        Fault::new(self.at(span), message)
     }
 
     fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node<'t>, Fault> {
@@ -253,7 +261,7 @@ impl<'t> Builder<'t> {
             let at = self.at(span);
             let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
             let (Value::Plain(key) | Value::Text(key)) = self.node(event, span, depth + 1)?.value else {
-                return Err(Fault { at, message: "the key of a mapping must be text".to_owned() });
+                return Err(Fault::new(at, "the key of a mapping must be text"));
             };
             let (event, value_span) = self.next()?;
             let value = self.node(event, value_span, depth + 1)?;
@@ -263,7 +271,10 @@ impl<'t> Builder<'t> {
                 entries.push(Entry { at, key, value });
             } else {
                 let message = format!("the key `{}` is here twice: keep one", printable(&key));
-                self.faults.push(Fault { at, message });
+                self.faults.push(Fault { is_repetition: true, ..Fault::new(at, message) });
+                if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
+                    *entry = Entry { at, key, value };
+                }
             }
         }
         if !merged.is_empty() {
@@ -294,9 +305,9 @@ fn merge<'t>(
         }
         Value::List(values) => values.into_iter().try_for_each(|value| match value.value {
             Value::Map(_) => merge(entries, keys, value, at),
-            _ => Err(Fault { at, message: "`<<` merges mappings only".to_owned() }),
+            _ => Err(Fault::new(at, "`<<` merges mappings only")),
         }),
-        _ => Err(Fault { at, message: "`<<` merges mappings only".to_owned() }),
+        _ => Err(Fault::new(at, "`<<` merges mappings only")),
     }
 }
 

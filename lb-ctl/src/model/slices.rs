@@ -6,7 +6,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
-use crate::objects::{AddressType, Endpoint, EndpointSlice, Key, Kind, ObjectId, Service, ServicePort};
+use crate::objects::{AddressType, Endpoint, EndpointSlice, Hint, Key, Kind, ObjectId, Service, ServicePort};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -75,6 +75,7 @@ fn bad_addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
 fn view(slice: &EndpointSlice, endpoint: &Endpoint, address: IpAddr, port: u16, node: &NodeView) -> EndpointView {
     let ready = endpoint.conditions.ready.unwrap_or(true);
     let target = endpoint.target_ref.as_ref();
+    let hints = endpoint.hints.as_deref();
     let pod = target.filter(|target| target.get("kind").and_then(|kind| kind.as_str()) == Some("Pod"));
     EndpointView {
         address,
@@ -84,11 +85,15 @@ fn view(slice: &EndpointSlice, endpoint: &Endpoint, address: IpAddr, port: u16, 
         terminating: endpoint.conditions.terminating.unwrap_or(false),
         node: endpoint.node_name.clone(),
         local: endpoint.node_name.as_ref().map(|name| *name == node.name),
-        zones: endpoint.hints_for("forZones"),
-        nodes: endpoint.hints_for("forNodes"),
+        zones: hinted(hints.map(|hints| &*hints.for_zones)),
+        nodes: hinted(hints.map(|hints| &*hints.for_nodes)),
         chosen: false,
         chosen_here: false,
         source: ObjectId { kind: Kind::EndpointSlice, key: Key::new(&slice.metadata.namespace, &slice.metadata.name) },
         pod: pod.and_then(|pod| pod.get("name")?.as_str().map(str::to_owned)),
     }
+}
+
+fn hinted(hints: Option<&[Hint]>) -> Vec<String> {
+    hints.unwrap_or_default().iter().map(|hint| hint.name.clone()).collect()
 }

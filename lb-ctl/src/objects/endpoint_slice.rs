@@ -62,8 +62,8 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// Which zones and nodes should use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hints: Option<Box<Value>>,
-    /// The object behind it.
+    pub hints: Option<Box<EndpointHints>>,
+    /// The object behind it; not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<Box<Value>>,
     /// Deprecated.
@@ -71,13 +71,24 @@ pub struct Endpoint {
     pub deprecated_topology: Option<Labels>,
 }
 
-impl Endpoint {
-    /// The names in one list of its hints: `forZones` or `forNodes`.
-    pub fn hints_for(&self, list: &str) -> Vec<String> {
-        let hints = self.hints.as_ref().and_then(|hints| hints.get(list)?.as_array());
-        let names = hints.into_iter().flatten().filter_map(|hint| hint.get("name")?.as_str());
-        names.map(str::to_owned).collect()
-    }
+/// `EndpointHints`: who should use an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointHints {
+    /// Zones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<Hint>,
+    /// Nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<Hint>,
+}
+
+/// `ForZone` or `ForNode`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    /// Name of the zone or node.
+    pub name: String,
 }
 
 /// Conditions of an endpoint.

@@ -14,6 +14,9 @@ pub struct Metadata {
     /// Name; required, its absence is found by validation.
     #[serde(default)]
     pub name: String,
+    /// The beginning of a generated name; checked, but no name is generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate_name: Option<String>,
     /// Namespace; filled with `default` (or the request's `-n`) where absent; empty for kinds without one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,

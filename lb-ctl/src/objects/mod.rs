@@ -8,17 +8,22 @@ mod meta;
 mod namespace;
 mod node;
 mod pod;
+mod probe;
 mod service;
 mod table;
 
-pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
+pub use endpoint_slice::{
+    AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, SERVICE_NAME_LABEL,
+};
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint, ZONE_LABEL};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
+pub use probe::{GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
 pub use service::{
-    AFFINITY_SECONDS, HEADLESS_LABEL, IntOrString, IpFamily, NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort,
-    ServiceSpec, ServiceType,
+    AFFINITY_SECONDS, ClientIpConfig, HEADLESS_LABEL, IntOrString, IpFamily, LoadBalancerIngress, LoadBalancerStatus,
+    NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort, ServiceSpec, ServiceStatus, ServiceType,
+    SessionAffinityConfig,
 };
 pub use table::{Table, differences};
 

@@ -1,7 +1,7 @@
 //! `v1/Pod`, as far as a Service proxy reads it. A `PodSpec` has hundreds of fields that are none of our business, so it is
 //! tolerant; what is read is typed.
 
-use super::{Labels, Metadata, Protocol};
+use super::{Labels, Metadata, Probe, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -46,9 +46,12 @@ pub struct Container {
     /// Ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,
+    /// How to find out whether it is ready, where nobody says so in `status.conditions`.
+    #[serde(default, rename = "readinessProbe", skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<Probe>,
 }
 
-/// `ContainerPort`, as far as it is read.
+/// `ContainerPort`, as far as it is read. Numbers are wide, so that validation names a value out of range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
@@ -56,7 +59,11 @@ pub struct ContainerPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Port number.
-    pub container_port: u16,
+    #[serde(default)]
+    pub container_port: i64,
+    /// The same port on the node; not read, but checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<i64>,
     /// Protocol.
     #[serde(default)]
     pub protocol: Protocol,
@@ -127,11 +134,16 @@ impl Pod {
         !self.is_finished() && ready.is_none_or(|condition| condition.status == "True")
     }
 
+    /// Whether its manifest says if it is ready, as a kubelet does.
+    pub fn has_ready_condition(&self) -> bool {
+        self.status.conditions.iter().any(|condition| condition.r#type == "Ready")
+    }
+
     /// The number of the container port with this name and protocol.
     pub fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
         let mut named = ports.filter(|port| port.name.as_deref() == Some(name) && port.protocol == protocol);
-        named.next().map(|port| port.container_port)
+        named.next().and_then(|port| u16::try_from(port.container_port).ok())
     }
 
     /// Its labels.

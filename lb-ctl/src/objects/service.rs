@@ -2,7 +2,6 @@
 
 use super::{Labels, Metadata};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -27,9 +26,72 @@ pub struct Service {
     /// Spec.
     #[serde(default)]
     pub spec: ServiceSpec,
-    /// Status, kept as given: only the load balancer's addresses are ever read.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub status: Value,
+    /// Status, as far as it is read.
+    #[serde(default, skip_serializing_if = "ServiceStatus::is_empty")]
+    pub status: ServiceStatus,
+}
+
+/// `ServiceStatus`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// The load balancer's side of it.
+    #[serde(default, skip_serializing_if = "LoadBalancerStatus::is_empty")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+impl ServiceStatus {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.load_balancer.is_empty()
+    }
+}
+
+/// `LoadBalancerStatus`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadBalancerStatus {
+    /// Where the load balancer is reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+impl LoadBalancerStatus {
+    fn is_empty(&self) -> bool {
+        self.ingress.is_empty()
+    }
+}
+
+/// `LoadBalancerIngress`: an address or a name of a load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerIngress {
+    /// An address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// A name, where there is no address to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// `VIP` (packets come to the nodes as they are) or `Proxy`; belongs to `ip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_mode: Option<String>,
+}
+
+/// `SessionAffinityConfig`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionAffinityConfig {
+    /// For `sessionAffinity: ClientIP`.
+    #[serde(default, rename = "clientIP", skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+/// `ClientIPConfig`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientIpConfig {
+    /// How long a client keeps its backend after its last new connection, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<i64>,
 }
 
 /// `ServiceSpec`, strict: every field of the API is named here, and any other is an error.
@@ -68,7 +130,7 @@ pub struct ServiceSpec {
     pub session_affinity: Option<String>,
     /// Timeout of the affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_affinity_config: Option<Value>,
+    pub session_affinity_config: Option<SessionAffinityConfig>,
     /// Name that an ExternalName Service stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
@@ -146,6 +208,7 @@ impl fmt::Display for IntOrString {
 pub enum ServiceType {
     /// An address inside the cluster.
     #[default]
+    #[serde(alias = "")]
     ClusterIP,
     /// And a port on every node.
     NodePort,
@@ -171,6 +234,7 @@ impl fmt::Display for ServiceType {
 pub enum Protocol {
     /// TCP
     #[default]
+    #[serde(alias = "")]
     TCP,
     /// UDP
     UDP,
@@ -241,10 +305,9 @@ impl Service {
     /// (`sessionAffinity: ClientIP`).
     pub fn affinity_seconds(&self) -> Option<u32> {
         let is_kept = self.spec.session_affinity.as_deref() == Some("ClientIP");
-        let timeout = self.spec.session_affinity_config.as_ref().and_then(|config| {
-            let seconds = config.get("clientIP")?.get("timeoutSeconds")?.as_u64()?;
-            u32::try_from(seconds).ok()
-        });
+        let config = self.spec.session_affinity_config.as_ref();
+        let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+        let timeout = seconds.and_then(|seconds| u32::try_from(seconds).ok());
         is_kept.then(|| timeout.unwrap_or(AFFINITY_SECONDS))
     }
 
@@ -259,9 +322,9 @@ impl Service {
         if self.spec.r#type != ServiceType::LoadBalancer {
             return Vec::new();
         }
-        let ingress = self.status["loadBalancer"]["ingress"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let vips = ingress.iter().filter(|entry| entry["ipMode"].as_str().unwrap_or("VIP") == "VIP");
-        vips.filter_map(|entry| entry["ip"].as_str()?.parse().ok()).collect()
+        let ingress = self.status.load_balancer.ingress.iter();
+        let vips = ingress.filter(|entry| entry.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
+        vips.filter_map(|entry| entry.ip.as_ref()?.parse().ok()).collect()
     }
 
     /// Its ClusterIPs (after allocation), first the primary one.

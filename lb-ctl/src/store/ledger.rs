@@ -3,7 +3,7 @@
 //! The order makes the outcome independent of the order of Services: first everyone keeps what it had, then comes what
 //! manifests ask for by value, then free values are chosen.
 
-use super::admission::{has_health_check, has_node_ports, is_headless};
+use super::admission::{gets_node_ports, has_health_check, is_headless};
 use super::error::Error;
 use super::pool::{Addresses, NodePorts};
 use super::state::{Allocation, Held};
@@ -164,12 +164,17 @@ impl Ledger {
         holder.map_or(Ok(()), |holder| Err(Refusal::Held { by: holder.owner.clone(), given: holder.given }))
     }
 
+    /// Whether an address is in one of the ranges; the answer says why not.
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), String> {
+        self.addresses.check(address)
+    }
+
     /// Whether a number that is no port at all, or out of the range, is asked for.
     pub(super) fn check_port(&self, number: i64) -> Result<u16, String> {
         self.ports.check(number)
     }
 
-    /// Fills in what `spec` lacks: what it `had` before the daemon's last start, if it is still free, or something new.
+    /// Fills in what `spec` lacks (`allocateCreate`, `allocateUpdate`): what it `had` before the daemon's last start, if it is still free, or something new.
     pub(super) fn allocate(
         &mut self,
         owner: &Key,
@@ -179,7 +184,7 @@ impl Ledger {
         if spec.r#type != ServiceType::ExternalName && !is_headless(spec) {
             self.allocate_addresses(owner, spec, had)?;
         }
-        if has_node_ports(spec) {
+        if gets_node_ports(spec) {
             self.allocate_node_ports(owner, spec, had)?;
         }
         if has_health_check(spec) && spec.health_check_node_port.is_none() {
@@ -227,9 +232,6 @@ impl Ledger {
         spec: &mut ServiceSpec,
         had: Option<&Allocation>,
     ) -> Result<(), (FieldPath, String)> {
-        if spec.r#type == ServiceType::LoadBalancer && spec.allocate_load_balancer_node_ports == Some(false) {
-            return Ok(());
-        }
         for index in 0..spec.ports.len() {
             let port = &spec.ports[index];
             if port.node_port.is_some() {

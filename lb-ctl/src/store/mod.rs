@@ -19,6 +19,7 @@ mod pool;
 mod source_id;
 mod state;
 mod transaction;
+mod workloads;
 
 pub use change::{Applied, Change, Problem, Snapshot, Update};
 pub use error::{Error, Rejected};
@@ -158,11 +159,43 @@ impl Store {
     /// Adds and replaces objects of `source`, all or none; the others it has stay. On the disk after [`Store::flush`].
     pub fn apply(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
         self.forget_the_gone();
+        if !parsed.errors.is_empty() {
+            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, now)));
+        }
         let (applied, undo) = self.change(source, &parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
         self.keep(undo)?;
         self.recognize(&applied);
         self.try_refused_again(now);
         Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
+    }
+
+    /// What is wrong with manifests by themselves, and what else would be with the objects that could be read.
+    fn everything_wrong(&mut self, source: &SourceId, mut parsed: Parsed, now: Timestamp) -> Vec<Diagnostic> {
+        let mut errors = std::mem::take(&mut parsed.errors);
+        parsed.objects.append(&mut parsed.suspects);
+        let (context, ledger) = self.context(now);
+        let more = transaction::plan(&context, ledger, source, &parsed, BTreeSet::new()).err().unwrap_or_default();
+        self.ledger.roll_back();
+        let told = errors.len();
+        errors.extend(
+            more.into_iter()
+                .filter(|error| !errors[..told].iter().any(|known| known.covers(error)))
+                .collect::<Vec<_>>(),
+        );
+        errors.sort_by(|a, b| (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column)));
+        errors
+    }
+
+    fn context(&mut self, now: Timestamp) -> (Context<'_>, &mut Ledger) {
+        let context = Context {
+            is_synced: self.feeds.values().all(|synced| *synced),
+            objects: &self.objects,
+            owners: &self.ownership.owners,
+            remembered: &self.remembered,
+            created: &self.created,
+            now,
+        };
+        (context, &mut self.ledger)
     }
 
     /// Makes the objects of `source` exactly those of `parsed`, or leaves them as they are.
@@ -306,16 +339,11 @@ impl Store {
         removed: BTreeSet<ObjectId>,
         now: Timestamp,
     ) -> Result<(Applied, Undo), Vec<Diagnostic>> {
-        let context = Context {
-            objects: &self.objects,
-            owners: &self.ownership.owners,
-            remembered: &self.remembered,
-            created: &self.created,
-            is_synced: self.is_synced(),
-            now,
-        };
-        let plan = transaction::plan(&context, &mut self.ledger, source, parsed, removed)?;
-        Ok(self.commit(source, plan))
+        let (context, ledger) = self.context(now);
+        let plan = transaction::plan(&context, ledger, source, parsed, removed)?;
+        let (mut applied, undo) = self.commit(source, plan);
+        applied.warnings.extend(workloads::warnings(parsed, &self.objects));
+        Ok((applied, undo))
     }
 
     fn commit(&mut self, source: &SourceId, plan: Plan) -> (Applied, Undo) {

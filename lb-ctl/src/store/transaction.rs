@@ -1,12 +1,12 @@
 //! One change of the objects: all of it, or nothing and every reason why not.
 
-use super::admission::admit;
+use super::admission::{admit, has_health_check, has_node_ports};
 use super::ledger::{Claim, Ledger, Refusal, Value, claims};
 use super::state::Allocation;
 use super::{Owner, SourceId};
 use crate::manifest::path::{FieldPath, field};
 use crate::manifest::{Diagnostic, Located, Parsed, diagnostics};
-use crate::objects::{Key, Object, ObjectId, Objects, Service};
+use crate::objects::{Key, Object, ObjectId, Objects, Service, ServiceSpec};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -134,7 +134,11 @@ impl<'p> Transaction<'_, 'p> {
         if let (Object::EndpointSlice(new), Some(Object::EndpointSlice(old))) = (&object, &old)
             && new.address_type != old.address_type
         {
-            let message = "cannot change: delete the EndpointSlice and apply it again".to_owned();
+            // ValidateEndpointSliceUpdate
+            let message = format!(
+                "cannot change from {:?} to {:?}: delete the EndpointSlice and apply it again",
+                old.address_type, new.address_type
+            );
             self.errors.push((located, field!["addressType"], message));
         }
         if object.metadata().creation_timestamp.is_none() {
@@ -162,7 +166,6 @@ impl<'p> Transaction<'_, 'p> {
             self.ledger.reserve(&key, had, |_| false);
             self.ledger.adopt_families(&mut service.spec, had);
         }
-        let mut problems = self.ports_out_of_range(&service);
         let families = self.ledger.families();
         let mut admitted = Ok(());
         if let (Some(_), SourceId::File(_)) = (old, source) {
@@ -170,7 +173,10 @@ impl<'p> Transaction<'_, 'p> {
             admitted = admit(&mut service.spec.clone(), None, &families);
         }
         let admitted = admitted.and_then(|()| admit(&mut service.spec, old.map(|old| &old.spec), &families));
-        problems.extend(admitted.err().unwrap_or_default());
+        let mut problems = admitted.err().unwrap_or_default();
+        let mut unfit = self.unfit(&service.spec, old.map(|old| &old.spec));
+        unfit.retain(|(path, _)| problems.iter().all(|(known, _)| known != path));
+        problems.extend(unfit);
         if problems.is_empty() {
             self.by_key.insert(key.clone(), self.works.len());
             self.works.push(Work { key, service, located: Some(located), given, loss: None });
@@ -178,14 +184,29 @@ impl<'p> Transaction<'_, 'p> {
         self.errors.extend(problems.into_iter().map(|(path, message)| (located, path, message)));
     }
 
-    /// Numbers that do not even fit a port; the others are claimed.
-    fn ports_out_of_range(&self, service: &Service) -> Vec<(FieldPath, String)> {
-        let ports = service.spec.ports.iter().enumerate();
+    /// Values that are in none of the ranges, but for those that it has had before the ranges were changed.
+    fn unfit(&self, spec: &ServiceSpec, old: Option<&ServiceSpec>) -> Vec<(FieldPath, String)> {
+        let mut problems = Vec::new();
+        let had_ip = |text: &String| old.is_some_and(|old| old.cluster_ips.contains(text));
+        for (index, text) in spec.cluster_ips.iter().enumerate().filter(|(_, text)| !had_ip(text)) {
+            if let Some(Err(why)) = text.parse().ok().map(|address| self.ledger.check_address(address)) {
+                problems.push((field!["spec", "clusterIPs", index], why));
+            }
+        }
+        let ports = spec.ports.iter().enumerate().filter(|_| has_node_ports(spec));
         let ports =
             ports.filter_map(|(index, port)| Some((field!["spec", "ports", index, "nodePort"], port.node_port?)));
-        let health = service.spec.health_check_node_port.map(|number| (field!["spec", "healthCheckNodePort"], number));
-        let numbers = ports.chain(health).filter(|(_, number)| u16::try_from(*number).is_err());
-        numbers.filter_map(|(path, number)| Some((path, self.ledger.check_port(number).err()?))).collect()
+        let health = spec.health_check_node_port.filter(|_| has_health_check(spec));
+        let health = health.map(|number| (field!["spec", "healthCheckNodePort"], number));
+        let had_port = |number: i64| {
+            old.is_some_and(|old| {
+                let ports = old.ports.iter().map(|port| port.node_port);
+                ports.chain([old.health_check_node_port]).any(|had| had == Some(number))
+            })
+        };
+        let numbers = ports.chain(health).filter(|(_, number)| !had_port(*number));
+        problems.extend(numbers.filter_map(|(path, number)| Some((path, self.ledger.check_port(number).err()?))));
+        problems
     }
 
     /// Everyone keeps what it had, then takes what it asks for, then gets what it lacks.

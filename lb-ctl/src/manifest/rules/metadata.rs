@@ -5,10 +5,16 @@ use super::names::{self, Check};
 use crate::manifest::path::{FieldPath, Segment, field};
 use crate::objects::{Labels, Metadata};
 
-/// The API server's limit for all annotations of an object.
+/// `TotalAnnotationSizeLimitB`
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 
+/// `ValidateObjectMeta`; `name` is the kind's own check of names.
 pub(super) fn check(metadata: &Metadata, name: impl Fn(&str) -> Check, rules: &mut Rules) {
+    if let Some(prefix) = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty()) {
+        // As a prefix it may end in a dash: then something follows.
+        let whole = prefix.strip_suffix('-').map_or_else(|| prefix.to_owned(), |start| format!("{start}-x"));
+        rules.value(name(&whole), || field!["metadata", "generateName"], prefix);
+    }
     if metadata.name.is_empty() {
         rules.error(field!["metadata", "name"], "is required (names are not generated here)");
     } else {
@@ -27,6 +33,11 @@ pub(super) fn check(metadata: &Metadata, name: impl Fn(&str) -> Check, rules: &m
         }
     }
     labels(&metadata.labels, &field!["metadata", "labels"], rules);
+    annotations(metadata, rules);
+}
+
+/// `ValidateAnnotations`
+fn annotations(metadata: &Metadata, rules: &mut Rules) {
     for key in metadata.annotations.keys() {
         // Their keys, unlike those of labels, may be written in upper case before the slash.
         let check = names::qualified_name(&key.to_lowercase());
@@ -38,7 +49,7 @@ pub(super) fn check(metadata: &Metadata, name: impl Fn(&str) -> Check, rules: &m
     }
 }
 
-/// Checks labels or a selector at `path`.
+/// Checks labels or a selector at `path` (`ValidateLabels`).
 pub(super) fn labels(labels: &Labels, path: &FieldPath, rules: &mut Rules) {
     for (key, value) in labels {
         if let Err(right) = names::qualified_name(key) {

@@ -1,13 +1,17 @@
 //! What makes an object valid by itself, whatever else there is.
 //!
-//! Follows the API server's validation (`pkg/apis/core/validation`, `pkg/apis/discovery/validation`), and its field
-//! paths. Rules that an update softens (fields that only another type may have) are in the store.
+//! Follows the API server's validation (`pkg/apis/core/validation/validation.go` where nothing else is said), and its field
+//! paths. Each function names the one that it restates. Rules that an update softens (fields that only another type may
+//! have) are the store's.
 
 mod endpoint_slice;
+mod load_balancer;
 mod metadata;
 pub(crate) mod names;
 mod node;
 mod pod;
+mod ports;
+mod probe;
 mod service;
 
 use super::diagnostic::printable;
@@ -41,6 +45,10 @@ impl Rules {
         self.errors.push((path, message.into()));
     }
 
+    fn warning(&mut self, path: FieldPath, message: impl Into<String>) {
+        self.warnings.push((path, message.into()));
+    }
+
     /// An error that names the value and what would be right, unless `check` passed.
     fn value(&mut self, check: Check, path: impl FnOnce() -> FieldPath, value: impl std::fmt::Display) {
         if let Err(right) = check {
@@ -58,9 +66,12 @@ impl Rules {
 
     /// An address; absent after an error.
     fn address(&mut self, text: &str, path: impl FnOnce() -> FieldPath) -> Option<IpAddr> {
-        let address = text.parse().ok();
+        let address = names::address(text);
         if address.is_none() {
-            self.error(path(), format!("`{}` is not an IP address", printable(text)));
+            self.error(
+                path(),
+                format!("`{}` is not an IP address, such as 10.96.0.10 or fd00:96::10", printable(text)),
+            );
         }
         address
     }

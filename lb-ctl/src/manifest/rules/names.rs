@@ -57,16 +57,47 @@ pub(crate) fn port_name(text: &str) -> Check {
     )
 }
 
+/// The name of an HTTP header (`IsHTTPHeaderName`).
+pub(crate) fn header_name(text: &str) -> Check {
+    let ok = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    ok.then_some(()).ok_or("must be letters, digits and `-`, such as `X-Header-Name`")
+}
+
 /// A port number.
 pub(crate) fn port_number(number: i64) -> Check {
     if (1..=65535).contains(&number) { Ok(()) } else { Err("must be between 1 and 65535") }
 }
 
-/// An address that a packet from afar can be sent to.
-pub(crate) fn unicast(address: IpAddr) -> Check {
-    let is_link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+/// A domain name of two parts or more, which may end in a dot (`IsFullyQualifiedDomainName`).
+pub(crate) fn full_domain(text: &str) -> Check {
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    let ok = dns_subdomain(bare).is_ok() && bare.contains('.') && bare.split('.').all(|part| part.len() <= 63);
+    ok.then_some(()).ok_or("must be a full domain name such as `db.example.net`, in lower case")
+}
+
+/// An address as the API server reads it (`ParseIPSloppy`): numbers of an IPv4 address may begin with zeros, and an IPv4
+/// address may be wrapped in an IPv6 one.
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let parts: Vec<&str> = text.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if parts.len() != 4 || !parts.iter().all(is_number) {
+        return None;
+    }
+    let bare = parts.iter().map(|part| match part.trim_start_matches('0') {
+        "" => "0",
+        digits => digits,
+    });
+    bare.collect::<Vec<_>>().join(".").parse().ok()
+}
+
+/// An address that a packet from afar can come to (`ValidateNonSpecialIP`).
+pub(crate) fn not_special(address: IpAddr) -> Check {
+    let (is_link_local, is_link_local_multicast) = match address {
+        IpAddr::V4(address) => (address.is_link_local(), address.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(address) => (address.is_unicast_link_local(), address.segments()[0] & 0xff0f == 0xff02),
     };
     if address.is_unspecified() {
         Err("must not be the unspecified address")
@@ -74,8 +105,8 @@ pub(crate) fn unicast(address: IpAddr) -> Check {
         Err("must not be a loopback address")
     } else if is_link_local {
         Err("must not be a link-local address")
-    } else if address.is_multicast() {
-        Err("must not be a multicast address")
+    } else if is_link_local_multicast {
+        Err("must not be a multicast address of the link")
     } else {
         Ok(())
     }
@@ -128,10 +159,33 @@ mod tests {
     #[test]
     fn special_addresses_are_refused() {
         for bad in ["0.0.0.0", "127.0.0.1", "169.254.0.1", "224.0.0.1", "::", "::1", "fe80::1", "ff02::1"] {
-            assert!(unicast(bad.parse().unwrap()).is_err(), "{bad}");
+            assert!(not_special(bad.parse().unwrap()).is_err(), "{bad}");
         }
-        for good in ["192.0.2.1", "10.0.0.1", "fd00::1", "2001:db8::1"] {
-            assert!(unicast(good.parse().unwrap()).is_ok(), "{good}");
+        for good in ["192.0.2.1", "10.0.0.1", "fd00::1", "2001:db8::1", "239.1.1.1", "ff05::2"] {
+            assert!(not_special(good.parse().unwrap()).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_api_server_reads_them() {
+        for (text, means) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("010.000.0.08", Some("10.0.0.8")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
+            ("FD00::1", Some("fd00::1")),
+            ("10.0.0", None),
+            ("10.0.0.256", None),
+            ("10.0..1", None),
+            ("+1.0.0.1", None),
+            ("fe80::1%eth0", None),
+            ("", None),
+        ] {
+            assert_eq!(address(text), means.map(|means| means.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_full_domain_has_two_parts() {
+        table(full_domain, &["a.b", "a.b.", "db.example.net"], &["a", "a.", "", "A.b", "-a.b"]);
     }
 }

@@ -1,113 +1,72 @@
-//! Services: what holds of one at its creation and after every update.
+//! Services: what holds of one at its creation and after every update (`ValidateService` of
+//! `pkg/apis/core/validation/validation.go`). What an update may change, and what depends on the node's ranges, is the
+//! store's.
 
 use super::metadata::labels;
-use super::{Rules, metadata, names};
+use super::{Rules, load_balancer, metadata, names, ports};
 use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{IntOrString, NONE, Service, ServicePort, ServiceSpec, ServiceType};
-use ipnet::IpNet;
-use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use crate::objects::{NONE, Service, ServiceSpec, ServiceType};
+use std::collections::HashSet;
 
-const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
-/// The kubelet's own port, which a load balancer must not take from the nodes.
-const KUBELET_PORT: i64 = 10_250;
+/// `MaxClientIPServiceAffinitySeconds`
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
 
 pub(super) fn check(service: &Service, rules: &mut Rules) {
     let spec = &service.spec;
+    // ValidateServiceName = NameIsDNS1035Label
     metadata::check(&service.metadata, names::dns_1035_label, rules);
-    let annotations = &service.metadata.annotations;
-    if let (Some(hints), Some(mode)) = (annotations.get(TOPOLOGY_HINTS), annotations.get(TOPOLOGY_MODE))
-        && hints != mode
-    {
-        rules.error(
-            annotation(TOPOLOGY_MODE),
-            format!("must equal the older annotation `{TOPOLOGY_HINTS}`, or replace it"),
-        );
-    }
+    topology(service, rules);
     if spec.r#type == ServiceType::ExternalName {
         external_name(spec, rules);
     } else if spec.ports.is_empty() && !service.is_headless() {
-        rules.error(field!["spec", "ports"], "is required: at least one port");
+        rules.error(field!["spec", "ports"], "is required: at least one port, as in `- port: 80`");
     }
-    ports(spec, rules);
+    ports::check(spec, rules);
     if let Some(selector) = &spec.selector {
         labels(selector, &field!["spec", "selector"], rules);
     }
     words(spec, rules);
     affinity(spec, rules);
-    addresses(spec, rules);
-    source_ranges(service, rules);
-    if let Some(class) = &spec.load_balancer_class {
-        rules.value(names::qualified_name(class), || field!["spec", "loadBalancerClass"], class);
+    if spec.r#type != ServiceType::ExternalName {
+        families(spec, rules);
+        cluster_ips(spec, rules);
     }
+    external_ips(spec, rules);
+    load_balancer::check(service, rules);
 }
 
-fn annotation(name: &str) -> FieldPath {
+pub(super) fn annotation(name: &str) -> FieldPath {
     field!["metadata", "annotations"].then(Segment::Entry(name.to_owned()))
 }
 
+/// `ValidateService`: the deprecated annotation and its successor agree.
+fn topology(service: &Service, rules: &mut Rules) {
+    let annotations = &service.metadata.annotations;
+    if let (Some(hints), Some(mode)) = (annotations.get(TOPOLOGY_HINTS), annotations.get(TOPOLOGY_MODE))
+        && hints != mode
+    {
+        let message = format!(
+            "`{mode}` must be `{hints}`, as the older annotation `{TOPOLOGY_HINTS}` has it: keep the newer one alone"
+        );
+        rules.error(annotation(TOPOLOGY_MODE), message);
+    }
+}
+
+/// `ValidateService`, case `ExternalName`: a DNS name, which may end in a dot.
 fn external_name(spec: &ServiceSpec, rules: &mut Rules) {
     let name = spec.external_name.as_deref().unwrap_or_default();
     let path = || field!["spec", "externalName"];
-    if name.is_empty() {
-        rules.error(path(), "is required for the type ExternalName");
-    } else {
-        rules.value(names::dns_subdomain(name.strip_suffix('.').unwrap_or(name)), path, name);
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => rules.error(path(), "is required for the type ExternalName, such as `db.example.net`"),
+        bare => rules.value(names::dns_subdomain(bare), path, name),
     }
 }
 
-fn ports(spec: &ServiceSpec, rules: &mut Rules) {
-    let mut by_name = HashSet::new();
-    let mut by_number = HashMap::new();
-    let mut by_node_port = HashMap::new();
-    for (index, port) in spec.ports.iter().enumerate() {
-        let path = |field: &str| field!["spec", "ports", index, field];
-        match port.name.as_deref() {
-            None if spec.ports.len() > 1 => {
-                rules.error(path("name"), "is required where a Service has several ports");
-            }
-            None => {}
-            Some(name) => {
-                rules.value(names::dns_label(name), || path("name"), name);
-                if !by_name.insert(name) {
-                    rules.error(path("name"), format!("`{name}` is the name of two ports: each needs its own"));
-                }
-            }
-        }
-        rules.value(names::port_number(port.port), || path("port"), port.port);
-        if spec.r#type == ServiceType::LoadBalancer && port.port == KUBELET_PORT {
-            rules.error(path("port"), format!("{KUBELET_PORT} is the kubelet's own port on every node"));
-        }
-        target_port(port, || path("targetPort"), rules);
-        if let Some(protocol) = port.app_protocol.as_deref().filter(|protocol| !protocol.is_empty()) {
-            rules.value(names::qualified_name(protocol), || path("appProtocol"), protocol);
-        }
-        if let Some(first) = by_number.insert((port.protocol, port.port), index) {
-            let message = format!("{} {} is given already by ports[{first}]", port.protocol, port.port);
-            rules.error(field!["spec", "ports", index], message);
-        }
-        if let Some(number) = port.node_port
-            && let Some(first) = by_node_port.insert((port.protocol, number), index)
-        {
-            let message = format!("{} {number} is given already by ports[{first}]", port.protocol);
-            rules.error(path("nodePort"), message);
-        }
-    }
-}
-
-fn target_port(port: &ServicePort, path: impl FnOnce() -> FieldPath, rules: &mut Rules) {
-    match &port.target_port {
-        // A bad `port` has had its error.
-        Some(IntOrString::Int(number)) if *number == port.port => {}
-        Some(IntOrString::Int(number)) => rules.value(names::port_number(*number), path, number),
-        Some(IntOrString::String(name)) => rules.value(names::port_name(name), path, name),
-        None => {}
-    }
-}
-
+/// Values that are one of a few words: `supportedSessionAffinityType`, `supportedServiceIPFamilyPolicy`,
+/// `validateServiceExternalTrafficPolicy`, `validateServiceInternalTrafficFieldsValue`,
+/// `validateServiceTrafficDistribution`.
 fn words(spec: &ServiceSpec, rules: &mut Rules) {
     let fields: [(_, &Option<String>, &[&str]); 5] = [
         ("externalTrafficPolicy", &spec.external_traffic_policy, &["Cluster", "Local"]),
@@ -123,49 +82,29 @@ fn words(spec: &ServiceSpec, rules: &mut Rules) {
     }
 }
 
-/// `sessionAffinityConfig: {clientIP: {timeoutSeconds}}`, as the defaults left it.
+/// `validateClientIPAffinityConfig`, of what the defaults left.
 fn affinity(spec: &ServiceSpec, rules: &mut Rules) {
-    let Some(config) = &spec.session_affinity_config else { return };
-    let config_path = field!["spec", "sessionAffinityConfig"];
-    let Some(client_ip) = only_field(config, "clientIP", &config_path, rules) else { return };
-    let path = config_path.then("clientIP");
-    let Some(timeout) = only_field(client_ip, "timeoutSeconds", &path, rules) else { return };
-    let seconds = timeout.as_i64();
-    if !seconds.is_some_and(|seconds| (1..=MAX_AFFINITY_SECONDS).contains(&seconds)) {
-        let message = format!("`{timeout}` must be a whole number between 1 and {MAX_AFFINITY_SECONDS}");
-        rules.error(path.then("timeoutSeconds"), message);
+    let config = spec.session_affinity_config.as_ref().filter(|_| spec.session_affinity.as_deref() == Some("ClientIP"));
+    let Some(seconds) = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds) else { return };
+    if !(1..=MAX_AFFINITY_SECONDS).contains(&seconds) {
+        let path = field!["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"];
+        rules.error(path, format!("`{seconds}` must be a whole number between 1 and {MAX_AFFINITY_SECONDS}"));
     }
 }
 
-/// The one field a mapping may have.
-fn only_field<'v>(value: &'v Value, field: &str, path: &FieldPath, rules: &mut Rules) -> Option<&'v Value> {
-    let Some(map) = value.as_object() else {
-        rules.error(path.clone(), "must be a mapping");
-        return None;
-    };
-    for key in map.keys().filter(|key| *key != field) {
-        rules.error(path.then(key.as_str()), format!("unknown field: the only one here is {field}"));
-    }
-    map.get(field)
-}
-
-fn addresses(spec: &ServiceSpec, rules: &mut Rules) {
-    let mut families = HashSet::new();
+/// `ValidateServiceClusterIPsRelatedFields`: each family once.
+fn families(spec: &ServiceSpec, rules: &mut Rules) {
+    let mut seen = HashSet::new();
     for (index, family) in spec.ip_families.iter().enumerate() {
-        if !families.insert(family) {
-            rules.error(field!["spec", "ipFamilies", index], format!("IPv{} is given twice", family.version()));
-        }
-    }
-    cluster_ips(spec, rules);
-    for (index, text) in spec.external_ips.iter().enumerate() {
-        let path = || field!["spec", "externalIPs", index];
-        if let Some(address) = rules.address(text, path) {
-            rules.value(names::unicast(address), path, address);
+        if !seen.insert(family) {
+            let message = format!("IPv{} is given twice: name each family once", family.version());
+            rules.error(field!["spec", "ipFamilies", index], message);
         }
     }
 }
 
-/// The addresses by themselves; how they go with each other and with the families is the store's.
+/// `ValidateServiceClusterIPsRelatedFields`: the addresses by themselves. How they go with `clusterIP` and the families is
+/// looked at when an update has been merged with what was there.
 fn cluster_ips(spec: &ServiceSpec, rules: &mut Rules) {
     let path = || field!["spec", "clusterIPs"];
     let given: Vec<&str> = if spec.cluster_ips.is_empty() {
@@ -175,7 +114,7 @@ fn cluster_ips(spec: &ServiceSpec, rules: &mut Rules) {
     };
     if given.first() == Some(&NONE) {
         if given.len() > 1 {
-            rules.error(path(), "`None` must be the only value");
+            rules.error(path(), format!("`{}`: `None` must be the only value", given.join(", ")));
         }
         return;
     }
@@ -187,34 +126,19 @@ fn cluster_ips(spec: &ServiceSpec, rules: &mut Rules) {
     if let [Some(first), Some(second)] = parsed[..]
         && first.is_ipv4() == second.is_ipv4()
     {
-        rules.error(path(), "at most one address of each family is allowed");
+        rules.error(path(), format!("`{first}, {second}`: at most one address of each family is allowed"));
     }
 }
 
-fn source_ranges(service: &Service, rules: &mut Rules) {
-    let spec = &service.spec;
-    let annotated = service.metadata.annotations.get(SOURCE_RANGES_ANNOTATION).map(|ranges| ranges.trim());
-    let is_load_balancer = spec.r#type == ServiceType::LoadBalancer;
-    if !spec.load_balancer_source_ranges.is_empty() {
-        if !is_load_balancer {
-            let message = format!("is for the type LoadBalancer, and this is {}", spec.r#type);
-            rules.error(field!["spec", "loadBalancerSourceRanges"], message);
-        }
-        for (index, range) in spec.load_balancer_source_ranges.iter().enumerate() {
-            source_range(range, || field!["spec", "loadBalancerSourceRanges", index], rules);
-        }
-    } else if let Some(ranges) = annotated {
-        if !is_load_balancer {
-            let message = format!("is for the type LoadBalancer, and this is {}", spec.r#type);
-            rules.error(annotation(SOURCE_RANGES_ANNOTATION), message);
-        }
-        for range in ranges.split(',').filter(|_| !ranges.is_empty()) {
-            source_range(range, || annotation(SOURCE_RANGES_ANNOTATION), rules);
+/// `ValidateService`: addresses that packets from afar can come to (`ValidateNonSpecialIP`).
+fn external_ips(spec: &ServiceSpec, rules: &mut Rules) {
+    for (index, text) in spec.external_ips.iter().enumerate() {
+        let path = || field!["spec", "externalIPs", index];
+        if let Some(address) = rules.address(text, path) {
+            rules.value(names::not_special(address), path, address);
+            if address.is_multicast() && names::not_special(address).is_ok() {
+                rules.warning(path(), format!("{address} is a multicast address: no connection comes to it"));
+            }
         }
     }
-}
-
-fn source_range(range: &str, path: impl FnOnce() -> FieldPath, rules: &mut Rules) {
-    let ok = range.trim().parse::<IpNet>().is_ok();
-    rules.value(ok.then_some(()).ok_or("must be a range such as 192.0.2.0/24"), path, range.trim());
 }
