@@ -349,7 +349,7 @@ fn a_state_file_that_is_not_understood_is_refused_and_left_alone() {
     }
     let mut messages = Vec::new();
     for bad in
-        ["{\"version\": 1, \"objects\": [", "", "{\"version\": 2, \"nodes\": []}", "{\"version\": 1, \"objects\": 7}"]
+        ["{\"version\": 1, \"objects\": [", "", "{\"version\": 3, \"nodes\": []}", "{\"version\": 1, \"objects\": 7}"]
     {
         fs::write(&path, bad).unwrap();
         messages.push(told(open().unwrap_err()));

@@ -36,6 +36,9 @@ pub struct ServiceDescription {
     /// Addresses routed to the nodes by other means.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
+    /// Where its load balancer is reached: addresses and names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_ingress: Vec<String>,
     /// This node's addresses that its node ports answer on.
     pub node_addresses: Vec<IpAddr>,
     /// `None` or `ClientIP`.

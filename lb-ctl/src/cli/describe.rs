@@ -102,6 +102,9 @@ fn text(service: &ServiceDescription) -> String {
     if !service.external_ips.is_empty() {
         report.line("External IPs", list(&service.external_ips));
     }
+    if !service.load_balancer_ingress.is_empty() {
+        report.line("LoadBalancer Ingress", list(&service.load_balancer_ingress));
+    }
     if service.ports.iter().any(|port| port.node_port.is_some()) {
         report.line("Node Addresses", list(&service.node_addresses));
     }

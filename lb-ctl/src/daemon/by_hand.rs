@@ -164,11 +164,13 @@ impl ByHand {
 }
 
 fn open_store(config: &Config) -> Result<Store, store::Error> {
-    Store::open(store::Options {
+    let mut store = Store::open(store::Options {
         state_file: None,
         service_cidrs: config.service_cidrs.clone(),
         node_port_range: config.node_port_range.clone(),
-    })
+    })?;
+    store.offer(config.load_balancer_pools.clone());
+    Ok(store)
 }
 
 /// A refusal in one line.

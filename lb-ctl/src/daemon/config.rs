@@ -3,6 +3,7 @@
 use super::options::{HealthzAddress, LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::store::{AddressPool, AddressRange};
 use ipnet::IpNet;
 use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
@@ -47,6 +48,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
+    /// Pools that load balancers get their addresses from.
+    pub load_balancer_pools: Vec<AddressPool>,
     /// The way of new flows.
     pub path: PathMode,
     /// How programs come to the TC hooks.
@@ -156,6 +159,7 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        check_pools(&options.load_balancer_pools, &service_cidrs)?;
         check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
@@ -167,6 +171,7 @@ impl Config {
             service_cidrs,
             snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
+            load_balancer_pools: options.load_balancer_pools,
             path: options.path.unwrap_or_default(),
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
@@ -193,6 +198,7 @@ impl Config {
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
+            ("loadBalancerPools", self.load_balancer_pools != new.load_balancer_pools),
             ("path", self.path != new.path),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
@@ -222,6 +228,10 @@ impl fmt::Display for Config {
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        if !self.load_balancer_pools.is_empty() {
+            let pools: Vec<String> = self.load_balancer_pools.iter().map(ToString::to_string).collect();
+            writeln!(f, "loadBalancerPools: {}", pools.join(" "))?;
+        }
         writeln!(f, "path:          {}", self.path.name())?;
         writeln!(f, "tc:            {}", self.tc.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
@@ -264,6 +274,28 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         if cidr.prefix_len() < largest {
             let message = format!("{cidr} is too large: of a service network at least {largest} bits are fixed");
             return Err(invalid(setting, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_pools(pools: &[AddressPool], cidrs: &[IpNet]) -> Result<(), ConfigError> {
+    let setting = "--load-balancer-pool (loadBalancerPools)";
+    let mut taken: Vec<(AddressRange, String)> =
+        cidrs.iter().map(|cidr| ((*cidr).into(), format!("the service network {cidr}"))).collect();
+    for (index, pool) in pools.iter().enumerate() {
+        let name = &pool.name;
+        if name.is_empty() || pool.addresses.is_empty() {
+            return Err(invalid(setting, format!("`{pool}` needs a name and at least one range of addresses")));
+        }
+        if pools[..index].iter().any(|other| other.name == *name) {
+            return Err(invalid(setting, format!("`{name}` is the name of two pools: each needs its own")));
+        }
+        for range in &pool.addresses {
+            if let Some((_, other)) = taken.iter().find(|(other, _)| other.overlaps(range)) {
+                return Err(invalid(setting, format!("{range} of the pool `{name}` overlaps {other}")));
+            }
+            taken.push((*range, format!("{range} of the pool `{name}`")));
         }
     }
     Ok(())
@@ -351,12 +383,16 @@ mod tests {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
              nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nbpffs: /b\nmaxFlows: 2048\n\
-             stateDir: /d\nlogLevel: debug\nlogFormat: json\n",
+             stateDir: /d\nlogLevel: debug\nlogFormat: json\nloadBalancerPools: [{name: a, addresses: [192.0.2.0/28, '2001:db8::1'], \
+             loadBalancerClass: example.net/a}]\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
         assert_eq!(config.snat_addresses.len(), 2);
+        let pool = "a@example.net/a=192.0.2.0-192.0.2.15,2001:db8::1";
+        assert_eq!(config.load_balancer_pools.iter().map(ToString::to_string).collect::<Vec<_>>(), [pool]);
+        assert_eq!(config.load_balancer_pools, [pool.parse().unwrap()], "a flag says the same");
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
@@ -392,6 +428,13 @@ mod tests {
     fn values_that_cannot_be_are_refused_with_the_flag_and_the_remedy() {
         let refuse = |options: Options| Config::resolve(options).unwrap_err().to_string();
         insta::assert_snapshot!(refuse(Options::default()), @"--interface (interfaces): no interface is named, so there is nothing to balance: give --interface eth0, or a pattern such as --interface 'veth*'");
+        let pools = |texts: &[&str]| {
+            let load_balancer_pools = texts.iter().map(|text| text.parse().unwrap()).collect();
+            refuse(Options { load_balancer_pools, ..minimal() })
+        };
+        insta::assert_snapshot!(pools(&["a=192.0.2.0/28", "a=192.0.2.32"]), @"--load-balancer-pool (loadBalancerPools): `a` is the name of two pools: each needs its own");
+        insta::assert_snapshot!(pools(&["a=192.0.2.0/28", "b@x=192.0.2.9-192.0.2.20"]), @"--load-balancer-pool (loadBalancerPools): 192.0.2.9-192.0.2.20 of the pool `b` overlaps 192.0.2.0-192.0.2.15 of the pool `a`");
+        insta::assert_snapshot!(pools(&["a=10.96.0.0/28"]), @"--load-balancer-pool (loadBalancerPools): 10.96.0.0-10.96.0.15 of the pool `a` overlaps the service network 10.96.0.0/12");
         insta::assert_snapshot!(refuse(Options { max_flows: Some(1), ..minimal() }), @"--max-flows (maxFlows): 1 is not between 1024 and 16777216");
         insta::assert_snapshot!(refuse(Options { instance: Some("../x".into()), ..minimal() }), @"--instance (instance): `../x` is not made of 1 to 32 lowercase letters, digits and `-`");
         insta::assert_snapshot!(

@@ -48,6 +48,10 @@ pub(super) fn describe(
         ip_families: spec.ip_families.clone(),
         cluster_ips: view.cluster_addresses.iter().map(ToString::to_string).collect(),
         external_ips: spec.external_ips.clone(),
+        load_balancer_ingress: {
+            let ingress = service.status.load_balancer.ingress.iter();
+            ingress.filter_map(|entry| entry.ip.clone().or_else(|| entry.hostname.clone())).collect()
+        },
         node_addresses: known.node_addresses.to_vec(),
         session_affinity: word(&spec.session_affinity, "None"),
         affinity_seconds: view.affinity_seconds,

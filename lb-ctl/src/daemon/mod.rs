@@ -114,6 +114,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         service_cidrs: config.service_cidrs.clone(),
         node_port_range: config.node_port_range.clone(),
     })?;
+    store.offer(config.load_balancer_pools.clone());
     let (sources, updates) = Sources::open(config.manifests.clone(), &mut store)?;
     if let Some(cgroup) = &config.socket_lb {
         // A name that is none is told at once, not by and by.

@@ -3,6 +3,7 @@
 
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::store::AddressPool;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::de::Error as _;
@@ -48,6 +49,12 @@ pub struct Options {
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
+    #[expect(clippy::doc_markdown, reason = "it is the help text")]
+    /// Addresses for Services of the type LoadBalancer: CIDRs, ranges FIRST-LAST and single addresses of either family. A pool
+    /// serves Services of its class, or those without one, or those whose annotation lb-ctl/address-pool names it; repeatable
+    #[arg(long = "load-balancer-pool", value_name = "NAME[@CLASS]=RANGE[,RANGE]")]
+    #[serde(default)]
+    pub load_balancer_pools: Vec<AddressPool>,
     /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathMode>,
@@ -100,6 +107,11 @@ impl Options {
             snat_addresses: if self.snat_addresses.is_empty() { weaker.snat_addresses } else { self.snat_addresses },
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
+            load_balancer_pools: if self.load_balancer_pools.is_empty() {
+                weaker.load_balancer_pools
+            } else {
+                self.load_balancer_pools
+            },
             path: self.path.or(weaker.path),
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),

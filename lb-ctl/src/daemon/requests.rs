@@ -3,7 +3,7 @@
 use super::control::invalid;
 use super::engine::{Engine, MUCH};
 use super::memory;
-use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
+use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, Problem, ServiceDescription};
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
 use crate::store::{Change, Rejected, SourceId, Update};
@@ -94,6 +94,9 @@ impl Engine {
         let described = described.ok_or_else(|| Failure::not_found(Kind::Service, &key.name))?;
         let mut described = described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
         described.problems.extend(self.health.problems_of(key));
+        let subject = format!("service {key}");
+        let pending = self.store.why_pending(key).map(|why| format!("no load balancer address: {why}"));
+        described.problems.extend(pending.map(|message| Problem { subject, message }));
         Ok(described)
     }
 }

@@ -4,6 +4,7 @@
 //! manifests ask for by value, then free values are chosen.
 
 use super::admission::{gets_node_ports, has_health_check, is_headless};
+use super::balancers::Balancers;
 use super::error::Error;
 use super::pool::{Addresses, NodePorts};
 use super::state::{Allocation, Held};
@@ -19,6 +20,7 @@ use std::ops::RangeInclusive;
 pub(super) struct Ledger {
     addresses: Addresses,
     ports: NodePorts,
+    pub(super) balancers: Balancers,
 }
 
 /// A value that a Service wants.
@@ -26,6 +28,8 @@ pub(super) struct Ledger {
 pub(super) enum Value {
     Address(IpAddr),
     Port(u16),
+    /// An address of a load balancer; no field of a spec asks for it.
+    Balancer(IpAddr),
 }
 
 /// A value of a Service's spec, and the field it is in.
@@ -47,7 +51,8 @@ pub(super) enum Refusal {
 
 impl Ledger {
     pub(super) fn new(cidrs: &[IpNet], node_ports: &RangeInclusive<u16>) -> Result<Self, Error> {
-        Ok(Self { addresses: Addresses::new(cidrs)?, ports: NodePorts::new(node_ports)? })
+        let (addresses, ports) = (Addresses::new(cidrs)?, NodePorts::new(node_ports)?);
+        Ok(Self { addresses, ports, balancers: Balancers::new() })
     }
 
     /// The families a Service may have.
@@ -58,11 +63,13 @@ impl Ledger {
     pub(super) fn commit(&mut self) {
         self.addresses.pool.commit();
         self.ports.pool.commit();
+        self.balancers.held.commit();
     }
 
     pub(super) fn roll_back(&mut self) {
         self.addresses.pool.roll_back();
         self.ports.pool.roll_back();
+        self.balancers.held.roll_back();
     }
 
     /// Takes everything in `spec` back from its owner.
@@ -128,6 +135,7 @@ impl Ledger {
         match value {
             Value::Address(address) => self.addresses.pool.release(address, owner),
             Value::Port(port) => self.ports.pool.release(port, owner),
+            Value::Balancer(address) => self.balancers.held.release(address, owner),
         }
     }
 
@@ -143,6 +151,7 @@ impl Ledger {
         match claim.value {
             Value::Address(address) => self.addresses.check(address),
             Value::Port(port) => self.ports.check(port.into()).map(drop),
+            Value::Balancer(_) => Ok(()),
         }
         .map_err(Refusal::Unfit)?;
         self.keep(owner, claim)
@@ -153,6 +162,7 @@ impl Ledger {
         match claim.value {
             Value::Address(address) => self.addresses.pool.hold(address, owner, claim.given),
             Value::Port(port) => self.ports.pool.hold(port, owner, claim.given),
+            Value::Balancer(address) => self.balancers.held.hold(address, owner, claim.given),
         }
     }
 
@@ -160,6 +170,7 @@ impl Ledger {
         let holder = match value {
             Value::Address(address) => self.addresses.pool.held_by_other(address, owner),
             Value::Port(port) => self.ports.pool.held_by_other(port, owner),
+            Value::Balancer(address) => self.balancers.held.held_by_other(address, owner),
         };
         holder.map_or(Ok(()), |holder| Err(Refusal::Held { by: holder.owner.clone(), given: holder.given }))
     }
@@ -279,6 +290,7 @@ impl Ledger {
             let holder = match value {
                 Value::Address(address) => self.addresses.pool.holder(address),
                 Value::Port(port) => self.ports.pool.holder(port),
+                Value::Balancer(address) => self.balancers.held.holder(address),
             };
             holder.is_some_and(|holder| holder.owner == owner && holder.given)
         };
@@ -302,6 +314,9 @@ impl Ledger {
             }
         }
         allocation.health_check_node_port = service.spec.health_check_node_port.and_then(held);
+        let balancers = service.load_balancer_addresses().into_iter();
+        let balancers = balancers.filter(|address| self.balancers.has(&owner, *address));
+        allocation.load_balancer = balancers.map(|value| Held { value, given: false }).collect();
         allocation
     }
 }

@@ -11,6 +11,7 @@
 //!   and asking for it is an error that names its holder.
 
 mod admission;
+mod balancers;
 mod change;
 mod error;
 mod ledger;
@@ -21,12 +22,13 @@ mod state;
 mod transaction;
 mod workloads;
 
+pub use balancers::{AddressPool, AddressRange, POOL_ANNOTATION};
 pub use change::{Applied, Change, Problem, Snapshot, Update};
 pub use error::{Error, Rejected};
 pub use source_id::SourceId;
 
 use crate::manifest::{Diagnostic, Parsed};
-use crate::objects::{Key, Kind, Object, ObjectId, Objects};
+use crate::objects::{Key, Kind, Object, ObjectId, Objects, Service, ServiceType};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use ledger::Ledger;
@@ -70,6 +72,8 @@ pub struct Store {
     remembered: BTreeMap<Key, Allocation>,
     /// When objects that have not come (again) yet were first seen.
     created: BTreeMap<ObjectId, String>,
+    /// Load balancers that wait for an address.
+    waiting: BTreeSet<Key>,
     /// Objects of which something else is to be remembered than the state file says.
     unsaved: BTreeSet<ObjectId>,
     feeds: BTreeMap<String, bool>,
@@ -82,6 +86,7 @@ pub struct Store {
 struct Undo {
     objects: Arc<Objects>,
     owners: Vec<(ObjectId, Option<Owner>)>,
+    waiting: BTreeSet<Key>,
 }
 
 impl Store {
@@ -96,6 +101,7 @@ impl Store {
             ledger,
             remembered: BTreeMap::new(),
             created: state.created,
+            waiting: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             feeds: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -108,7 +114,9 @@ impl Store {
             store.ownership.set(&object.id(), Some(Owner { source: SourceId::Cli, line: 0 }));
             if let Object::Service(service) = &object {
                 store.ledger.take_up(&service.metadata.key(), &service.spec);
+                store.ledger.balancers.take_up(service);
             }
+            store.waiting.extend(waits(&object));
             objects.insert(object);
         }
         for (key, allocation) in state.allocations {
@@ -119,6 +127,43 @@ impl Store {
         }
         store.ledger.commit();
         Ok(store)
+    }
+
+    /// Takes up the pools that load balancers get their addresses from. Who waits for one gets it now.
+    pub fn offer(&mut self, pools: Vec<AddressPool>) {
+        self.ledger.balancers.pools = pools;
+        let mut applied = Applied::default();
+        self.serve_the_waiting(&mut applied);
+        self.ledger.commit();
+    }
+
+    /// Why a Service of the type LoadBalancer has no address, if it has none.
+    pub fn why_pending(&self, key: &Key) -> Option<String> {
+        self.objects.services.get(key).and_then(|service| self.ledger.balancers.why_none(service))
+    }
+
+    /// Gives addresses that have become free to load balancers that wait for one.
+    fn serve_the_waiting(&mut self, applied: &mut Applied) {
+        if self.ledger.balancers.pools.is_empty() {
+            return;
+        }
+        for key in self.waiting.clone() {
+            let Some(mut service) = self.objects.services.get(&key).map(|service| Service::clone(service)) else {
+                continue;
+            };
+            self.ledger.balancers.assign(&mut service, &[]);
+            if service.status.is_empty() {
+                continue;
+            }
+            let object = Object::Service(Arc::new(service));
+            let id = object.id();
+            self.waiting.remove(&key);
+            self.unsaved.insert(id.clone());
+            Arc::make_mut(&mut self.objects).insert(object);
+            if applied.changes.iter().all(|(changed, _)| *changed != id) {
+                applied.changes.push((id, Change::Configured));
+            }
+        }
     }
 
     /// Announces a feed: until it has delivered, the store is not synced.
@@ -342,12 +387,14 @@ impl Store {
         let (context, ledger) = self.context(now);
         let plan = transaction::plan(&context, ledger, source, parsed, removed)?;
         let (mut applied, undo) = self.commit(source, plan);
+        self.serve_the_waiting(&mut applied);
         applied.warnings.extend(workloads::warnings(parsed, &self.objects));
         Ok((applied, undo))
     }
 
     fn commit(&mut self, source: &SourceId, plan: Plan) -> (Applied, Undo) {
-        let mut undo = Undo { objects: Arc::clone(&self.objects), owners: Vec::new() };
+        let waiting = self.waiting.clone();
+        let mut undo = Undo { objects: Arc::clone(&self.objects), owners: Vec::new(), waiting };
         let mut applied = Applied::default();
         let objects = Arc::make_mut(&mut self.objects);
         for (object, line) in plan.objects {
@@ -360,6 +407,10 @@ impl Store {
                 Some(old) if old == object => Change::Unchanged,
                 Some(_) => Change::Configured,
             };
+            if id.kind == Kind::Service {
+                self.waiting.remove(&id.key);
+                self.waiting.extend(waits(&object));
+            }
             if change != Change::Unchanged {
                 objects.insert(object);
             }
@@ -374,6 +425,9 @@ impl Store {
         for id in plan.removed {
             self.unsaved.insert(id.clone());
             undo.owners.push((id.clone(), self.ownership.set(&id, None)));
+            if id.kind == Kind::Service {
+                self.waiting.remove(&id.key);
+            }
             objects.remove(&id);
             applied.changes.push((id, Change::Deleted));
         }
@@ -385,6 +439,7 @@ impl Store {
         if let Err(error) = self.save() {
             self.ledger.roll_back();
             self.objects = undo.objects;
+            self.waiting = undo.waiting;
             for (id, owner) in undo.owners.into_iter().rev() {
                 self.ownership.set(&id, owner);
             }
@@ -514,4 +569,11 @@ impl Store {
         self.ledger.commit();
         self.unsaved.extend(std::mem::take(&mut self.created).into_keys());
     }
+}
+
+/// Its key, if it is a load balancer without an address.
+fn waits(object: &Object) -> Option<Key> {
+    let Object::Service(service) = object else { return None };
+    let waits = service.spec.r#type == ServiceType::LoadBalancer && service.status.load_balancer.ingress.is_empty();
+    waits.then(|| service.metadata.key())
 }

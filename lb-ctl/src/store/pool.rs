@@ -27,7 +27,7 @@ pub(super) struct Pool<T> {
 }
 
 impl<T: Copy + Eq + Hash> Pool<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { holders: HashMap::new(), journal: Vec::new() }
     }
 
@@ -68,7 +68,7 @@ impl<T: Copy + Eq + Hash> Pool<T> {
     }
 
     /// A free value of `band` for `owner`.
-    fn choose(&self, band: Band, owner: &Key, value: impl Fn(u128) -> T) -> Option<T> {
+    pub(super) fn choose(&self, band: Band, owner: &Key, value: impl Fn(u128) -> T) -> Option<T> {
         // Of this many different values at least one is free, or the band has fewer.
         let tries = self.holders.len() as u128 + 1;
         let is_free = |offset: &u128| !self.holders.contains_key(&value(band.first + offset));
@@ -82,10 +82,10 @@ impl<T: Copy + Eq + Hash> Pool<T> {
 
 /// A range of values, the first `reserved` of which are chosen last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Band {
-    first: u128,
-    count: u128,
-    reserved: u128,
+pub(super) struct Band {
+    pub(super) first: u128,
+    pub(super) count: u128,
+    pub(super) reserved: u128,
 }
 
 impl Band {
@@ -176,14 +176,14 @@ fn band(cidr: IpNet) -> Band {
     Band::new(first, count, 16, 256)
 }
 
-fn number(address: IpAddr) -> u128 {
+pub(super) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
     }
 }
 
-fn address(family: IpFamily, number: u128) -> IpAddr {
+pub(super) fn address(family: IpFamily, number: u128) -> IpAddr {
     match family {
         IpFamily::IPv4 => Ipv4Addr::from_bits(number as u32).into(),
         IpFamily::IPv6 => Ipv6Addr::from_bits(number).into(),

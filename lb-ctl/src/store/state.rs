@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The version this program writes and reads.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+/// The oldest that it reads: in version 2 Services hold addresses of load balancers too.
+const OLDEST: u64 = 1;
 
 /// A journal shorter than this is never too long, in bytes.
 const SHORT: u64 = 1 << 20;
@@ -141,6 +143,8 @@ pub(super) struct Allocation {
     pub(super) node_ports: BTreeMap<String, Held<u16>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) health_check_node_port: Option<Held<u16>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) load_balancer: Vec<Held<IpAddr>>,
 }
 
 /// A value, and whether the manifest asked for it.
@@ -154,7 +158,10 @@ pub(super) struct Held<T> {
 
 impl Allocation {
     pub(super) fn is_empty(&self) -> bool {
-        self.cluster_ips.is_empty() && self.node_ports.is_empty() && self.health_check_node_port.is_none()
+        self.cluster_ips.is_empty()
+            && self.node_ports.is_empty()
+            && self.health_check_node_port.is_none()
+            && self.load_balancer.is_empty()
     }
 
     /// Every value, and whether the manifest asked for it.
@@ -162,7 +169,8 @@ impl Allocation {
         use super::ledger::Value;
         let addresses = self.cluster_ips.iter().map(|held| (Value::Address(held.value), held.given));
         let ports = self.node_ports.values().chain(&self.health_check_node_port);
-        addresses.chain(ports.map(|held| (Value::Port(held.value), held.given)))
+        let balancers = self.load_balancer.iter().map(|held| (Value::Balancer(held.value), held.given));
+        addresses.chain(ports.map(|held| (Value::Port(held.value), held.given))).chain(balancers)
     }
 }
 
@@ -362,7 +370,7 @@ fn read(bytes: &[u8]) -> Result<State, Unreadable> {
     // The version alone first: of a newer file nothing else need be understood.
     let header: Header = serde_json::from_slice(bytes).map_err(damaged)?;
     match header.version {
-        VERSION => serde_json::from_slice::<Written>(bytes).map(State::from).map_err(damaged),
+        OLDEST..=VERSION => serde_json::from_slice::<Written>(bytes).map(State::from).map_err(damaged),
         0 => Err(Unreadable::Damaged("version 0".to_owned())),
         newer => Err(Unreadable::Newer(newer)),
     }

@@ -79,6 +79,7 @@ impl<'p> Transaction<'_, 'p> {
         for id in &plan.removed {
             if let Some(Object::Service(service)) = self.context.objects.get(id) {
                 self.ledger.release(&id.key, &service.spec);
+                self.ledger.balancers.release(&service);
             }
         }
         let mut seen: HashMap<ObjectId, &Located> = HashMap::new();
@@ -162,6 +163,7 @@ impl<'p> Transaction<'_, 'p> {
         let old = self.context.objects.services.get(&key);
         if let Some(old) = old {
             self.ledger.release(&key, &old.spec);
+            self.ledger.balancers.release(old);
         } else if let Some(had) = self.context.remembered.get(&key) {
             self.ledger.reserve(&key, had, |_| false);
             self.ledger.adopt_families(&mut service.spec, had);
@@ -231,6 +233,12 @@ impl<'p> Transaction<'_, 'p> {
             if let Some(had) = had {
                 self.ledger.release_unused(&work.key, had, &work.service.spec);
             }
+            if work.located.is_some() {
+                let old = self.context.objects.services.get(&work.key);
+                let mut before = old.map(|old| old.load_balancer_addresses()).unwrap_or_default();
+                before.extend(had.into_iter().flat_map(|had| &had.load_balancer).map(|held| held.value));
+                self.ledger.balancers.assign(&mut work.service, &before);
+            }
         }
     }
 
@@ -259,7 +267,7 @@ impl<'p> Transaction<'_, 'p> {
     fn refused(&self, claim: &Claim, refusal: Refusal) -> String {
         let (what, by) = match (claim.value, refusal) {
             (_, Refusal::Unfit(message)) => return message,
-            (Value::Address(address), Refusal::Held { by, .. }) => (address.to_string(), by),
+            (Value::Address(address) | Value::Balancer(address), Refusal::Held { by, .. }) => (address.to_string(), by),
             (Value::Port(port), Refusal::Held { by, .. }) => (port.to_string(), by),
         };
         let id = ObjectId { kind: crate::objects::Kind::Service, key: by };
@@ -285,7 +293,7 @@ impl<'p> Transaction<'_, 'p> {
         let work = &mut self.works[index];
         let spec = &mut work.service.spec;
         let what = match claim.value {
-            Value::Address(address) => {
+            Value::Address(address) | Value::Balancer(address) => {
                 let lost = address.to_string();
                 spec.cluster_ips.iter_mut().filter(|ip| **ip == lost).for_each(String::clear);
                 lost
