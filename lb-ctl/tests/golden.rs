@@ -37,7 +37,7 @@ fn object(document: &str) -> Object {
 
 fn views(objects: &Objects) -> Views {
     let addresses = vec!["192.168.7.10".parse().unwrap(), "fd07::10".parse().unwrap()];
-    model::services(objects, &NodeView { name: "node-1".to_owned(), addresses })
+    model::services(objects, &NodeView { name: "node-1".to_owned(), addresses, ..NodeView::default() })
 }
 
 fn host() -> HostFacts {

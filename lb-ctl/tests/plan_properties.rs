@@ -119,7 +119,7 @@ fn inputs((services, node, _): &Step) -> (Views, HostFacts) {
     let mut host = HostFacts { node_addresses: addresses.iter().copied().collect(), ..HostFacts::default() };
     host.settings.seed = u64::from(*node);
     host.routes = [("10.244.0.3/32".parse().unwrap(), *node == 1)].into_iter().collect();
-    (model::services(&objects, &NodeView { name: "node-0".to_owned(), addresses }), host)
+    (model::services(&objects, &NodeView { name: "node-0".to_owned(), addresses, ..NodeView::default() }), host)
 }
 
 /// Where a client's packet goes: for every address, port, protocol and family, the addresses and ports of backends.
@@ -138,7 +138,7 @@ fn paths(image: &Image) -> Paths {
                 continue;
             }
             let set = service.backends;
-            let backends = (set.base()..).take(set.count().into()).map(|index| {
+            let backends = (set.base()..).take(set.count() as usize).map(|index| {
                 let slot = image.slots[&index];
                 let port = if slot.port == [0; 2] { service.target_port } else { slot.port };
                 (backend_address(&image.backends[&slot.backend]).unwrap(), u16::from_be_bytes(port))

@@ -303,7 +303,8 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let hash = pick::hash(settings.seed, key);
+    let is_shared = service.flags & Service::SAME_EVERYWHERE != 0;
+    let hash = pick::hash(if is_shared { settings.shared_seed } else { settings.seed }, key);
     let (slot, backend, address) = match pick_backend::<A, T>(tables, service, hash) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
@@ -425,7 +426,7 @@ where
     if set.count() == 0 {
         return Err(Reason::NoBackend);
     }
-    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))).ok_or(Reason::BackendGone)?;
+    let slot = tables.slot(set.base() + pick::place(hash, set.count())).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
     if backend.generation != slot.generation {
         return Err(Reason::BackendGone);

@@ -1,7 +1,8 @@
-//! The algorithm `random`: a keyed hash of the connection's five-tuple.
+//! Picking a backend: a keyed hash of the connection's five-tuple, which gives one of the slots of its set.
 //!
 //! It is random over connections and the same again for the same connection: on the host, in the kernel, in a trace, and
-//! after a flow entry was lost. The key keeps outsiders from choosing their backend.
+//! after a flow entry was lost. The key keeps outsiders from choosing their backend. Maglev Services use a key that all nodes
+//! share; all else about them is in how their slots are filled.
 
 use crate::Address;
 use lb_common::{FlowKey, SocketKey};

@@ -219,7 +219,7 @@ fn choose<'t, T: SocketTables>(
         return None;
     }
     let hash = pick::of_socket(tables.settings()?.seed, asking);
-    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count())))?;
+    let slot = tables.slot(set.base() + pick::place(hash, set.count()))?;
     let backend = tables.backend(slot.backend)?;
     if backend.generation != slot.generation || backend.family != asking.peer.family {
         return None;

@@ -98,6 +98,7 @@ fn description(service: Key) -> ServiceDescription {
         cluster_ips: vec!["10.96.0.1".to_owned()],
         external_ips: Vec::new(),
         node_addresses: Vec::new(),
+        algorithm: crate::objects::Algorithm::Random,
         session_affinity: "None".to_owned(),
         external_traffic_policy: None,
         internal_traffic_policy: "Cluster".to_owned(),

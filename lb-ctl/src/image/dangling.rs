@@ -40,7 +40,7 @@ pub fn dangling(image: &Image) -> Vec<String> {
 
 fn check_set(image: &Image, key: ServiceKey, service: &Service, found: &mut Vec<String>) {
     let set = service.backends;
-    for index in (set.base()..).take(set.count().into()) {
+    for index in (set.base()..).take(set.count() as usize) {
         let Some(slot) = image.slots.get(&index) else {
             found.push(format!("{key:?}: slot {index} is not written"));
             continue;

@@ -12,7 +12,7 @@ use super::sets::{Sets, Slots, run};
 use crate::maps::{Image, LbMaps};
 use crate::model::Views;
 use lb_common::{BackendSet, Owned, Service, maps};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 impl Renderer {
@@ -46,6 +46,7 @@ impl Renderer {
         Self {
             views: Views::new(),
             refused: BTreeSet::new(),
+            weightless: HashSet::new(),
             image: start,
             host: None,
             bound: BTreeMap::new(),

@@ -126,7 +126,7 @@ impl ConfigMaps {
         let published: BTreeSet<_> =
             image.services.values().map(|service| service.backends).filter(|set| set.count() != 0).collect();
         for set in published {
-            let range = self.slots.range(set.base(), u32::from(set.count())).map_err(listing(SLOTS))?;
+            let range = self.slots.range(set.base(), set.count()).map_err(listing(SLOTS))?;
             image.slots.extend(range);
         }
         Ok(image)

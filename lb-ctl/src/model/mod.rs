@@ -4,6 +4,7 @@
 //! [`Model`] comes to the same views by way of what has changed, at the cost of the change. A view carries everything that
 //! `get`, `describe` and the rendering of the maps need, so these never disagree.
 
+mod balancing;
 mod collision;
 mod endpoint;
 mod frontend;
@@ -13,6 +14,7 @@ mod slices;
 mod sources;
 mod view;
 
+pub use balancing::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 pub use endpoint::{EndpointSource, EndpointView};
 pub use frontend::{Frontend, FrontendKind, Place};
 pub use view::{PortView, ServiceView};
@@ -31,6 +33,8 @@ pub struct NodeView {
     pub name: String,
     /// The addresses on which node ports are served.
     pub addresses: Vec<IpAddr>,
+    /// How connections of Services that say nothing are given to endpoints.
+    pub balancing: Balancing,
 }
 
 /// Services as this node sees them, by namespace and name.

@@ -42,7 +42,7 @@ fn key(name: u8) -> Key {
 }
 
 fn node(number: u8) -> NodeView {
-    NodeView { name: format!("node-{number}"), addresses: vec![[192, 168, 0, number].into()] }
+    NodeView { name: format!("node-{number}"), addresses: vec![[192, 168, 0, number].into()], ..NodeView::default() }
 }
 
 fn label(labels: &mut Labels, key: &str, value: Option<u8>) {

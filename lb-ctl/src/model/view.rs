@@ -3,7 +3,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
-use super::{pods, problem, slices};
+use super::{Balancing, balancing, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -34,6 +34,9 @@ pub struct ServiceView {
     pub external_name: Option<String>,
     /// Which objects gave the endpoints.
     pub source: EndpointSource,
+    /// How connections are given to endpoints.
+    #[serde(default)]
+    pub balancing: Balancing,
     /// Its ports.
     pub ports: Vec<PortView>,
     /// What keeps it, or a part of it, from being served: sentences for people.
@@ -68,6 +71,12 @@ impl PortView {
     pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
         self.endpoints.iter().filter(move |endpoint| endpoint.ready && endpoint.family() == family)
     }
+
+    /// Whether endpoints are ready, and all of them have the weight 0.
+    fn is_without_weight(&self) -> bool {
+        let mut ready = self.endpoints.iter().filter(|endpoint| endpoint.ready).peekable();
+        ready.peek().is_some() && ready.all(|endpoint| endpoint.weight == 0)
+    }
 }
 
 /// The view of `service`, of which these are the slices and the pods, before Services are compared with each other.
@@ -101,8 +110,14 @@ pub(super) fn view(
             let name = problem::port(port);
             problems.push(format!("{name}: no ready endpoint has an address of family {family:?}"));
         }
+        if view.is_without_weight() {
+            let name = problem::port(port);
+            problems.push(format!("{name}: every ready endpoint has the weight 0, so new connections are refused"));
+        }
         ports.push(view);
     }
+    problems.extend(balancing::bad_weights(slices, pods));
+    let balancing = node.balancing.of(service, &mut problems);
     problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
@@ -113,6 +128,7 @@ pub(super) fn view(
         cluster_addresses: service.cluster_addresses(),
         external_name: spec.external_name.clone(),
         source: gathered.source,
+        balancing,
         ports,
         problems,
     }
@@ -121,7 +137,7 @@ pub(super) fn view(
 /// Slices win over Pods; an empty selector is as good as none.
 fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>]) -> Gathered {
     if !slices.is_empty() {
-        return slices::gather(service, slices, node);
+        return slices::gather(service, slices, pods, node);
     }
     match &service.spec.selector {
         Some(selector) if !selector.is_empty() => pods::gather(service, selector, pods, &families(service), node),
