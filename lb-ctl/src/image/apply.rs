@@ -80,5 +80,5 @@ impl Image {
 }
 
 fn run(set: BackendSet) -> Range<u32> {
-    set.base()..set.base().saturating_add(set.count().into())
+    set.base()..set.base().saturating_add(set.count())
 }

@@ -150,7 +150,9 @@ impl Renderer {
                 Ok(set) => drop(reserved.insert(Arc::clone(pool), set)),
                 Err(refusal) => {
                     for (layout, base) in reserved.into_values() {
-                        base.into_iter().for_each(|base| self.sets.undo(base, layout.len() as u32));
+                        if let Some(base) = base {
+                            self.sets.undo(base, layout.len() as u32);
+                        }
                     }
                     return Err(refusal);
                 }

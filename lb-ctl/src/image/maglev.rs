@@ -38,7 +38,7 @@ pub fn name(address: IpAddr, port_rank: u32) -> u64 {
 /// Whether a table may have this size: a prime, so that every step through it comes to all places.
 pub fn is_table_size(size: u32) -> bool {
     let (least, most) = TABLE_SIZE_RANGE;
-    let is_prime = || (2..).take_while(|factor| factor * factor <= size).all(|factor| !size.is_multiple_of(factor));
+    let is_prime = || (2..=size.isqrt()).all(|factor| !size.is_multiple_of(factor));
     (least..=most).contains(&size) && is_prime()
 }
 
@@ -138,7 +138,9 @@ mod tests {
 
     fn counts(table: &[u32], candidates: usize) -> Vec<u32> {
         let mut counts = vec![0; candidates];
-        table.iter().for_each(|index| counts[*index as usize] += 1);
+        for index in table {
+            counts[*index as usize] += 1;
+        }
         counts
     }
 

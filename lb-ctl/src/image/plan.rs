@@ -185,7 +185,7 @@ fn torn_services(image: &Image, realized: &Image, touched: &Touched) -> BTreeMap
         return BTreeMap::new();
     }
     let is_torn = |set: BackendSet| {
-        let mut run = set.base()..set.base().saturating_add(set.count().into());
+        let mut run = set.base()..set.base().saturating_add(set.count());
         slots.range(run.clone()).next().is_some()
             || run.any(|slot| realized.slots.get(&slot).is_some_and(|slot| backends.contains(&slot.backend)))
     };

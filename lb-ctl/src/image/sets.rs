@@ -60,7 +60,7 @@ impl Sets {
     /// rested for a short while have to do.
     pub(super) fn reserve(&mut self, length: u32, now: Instant) -> Option<u32> {
         self.ranges.take(length).or_else(|| {
-            self.ranges.expire(now + (GRACE - SHORT_GRACE));
+            self.ranges.expire(now + GRACE.saturating_sub(SHORT_GRACE));
             self.ranges.take(length)
         })
     }
