@@ -7,7 +7,7 @@
 //! expired, does its partner still stand, which way out does the kernel's routing table give now. Nothing that user
 //! space must keep fresh is trusted for longer, so forwarding stays right when the daemon is gone.
 
-use crate::record;
+use crate::{AffinityKey, record};
 
 /// Nanoseconds in a tick, as a shift: 2^30 ns, about 1.07 s.
 pub const TICK_SHIFT: u32 = 30;
@@ -225,8 +225,11 @@ pub struct Scratch<A> {
     pub mirror_key: FlowKey<A>,
     /// The last tick in which XDP left a new flow to the kernel, so that it looks after its neighbours.
     pub revalidated: u32,
-    /// Padding; zero.
-    pub zero: [u8; 4],
+    /// The place among the members of the Service that the client of the flow being opened is to keep; [`crate::Affinity::NO_PLACE`] if it keeps
+    /// none.
+    pub place: u32,
+    /// That client.
+    pub client: AffinityKey,
 }
 
 impl<A: Copy> Flow<A> {
@@ -355,8 +358,8 @@ record!(
     Neighbour = 20,
     Flow<[u8; 4]> = 64,
     Flow<[u8; 16]> = 88,
-    Scratch<[u8; 4]> = 152,
-    Scratch<[u8; 16]> = 224,
+    Scratch<[u8; 4]> = 176,
+    Scratch<[u8; 16]> = 248,
 );
 
 const _: () = {

@@ -104,9 +104,27 @@ pub struct Service {
     pub target_port: [u8; 2],
     /// [`Service::SAME_EVERYWHERE`].
     pub flags: u16,
+    /// How long a client keeps its backend after its last new connection, in ticks; zero: it does not.
+    pub affinity_ticks: u32,
+    /// Where a client keeps its backend: what all frontends of the service port, in this family, share. It is the id of one
+    /// of them.
+    pub affinity_id: u32,
+    /// Where clients keep their backends: each backend of the set once, and each that a client may keep. Empty where they do not.
+    /// It is the same set where all have the same weight.
+    pub members: BackendSet,
 }
 
 impl Service {
+    /// The sets whose slots it publishes.
+    pub const fn sets(&self) -> [BackendSet; 2] {
+        [self.backends, self.members]
+    }
+
+    /// It, and no backends behind it.
+    pub const fn without_backends(self) -> Self {
+        Self { backends: BackendSet::EMPTY, members: BackendSet::EMPTY, ..self }
+    }
+
     /// Connections are hashed with [`crate::Settings::shared_seed`], so that every node sends the same one to the same backend.
     pub const SAME_EVERYWHERE: u16 = 1 << 4;
 }
@@ -125,7 +143,7 @@ pub struct Slot {
     pub generation: u16,
 }
 
-record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 16, Slot = 8);
+record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 32, Slot = 8);
 
 const _: () = {
     assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);

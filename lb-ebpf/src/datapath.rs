@@ -6,10 +6,11 @@ use crate::packet::{self, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
+use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, snat};
 use lb_common::gate::Place;
 use lb_common::{
-    Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot,
+    Affinity, Backend, BackendSet, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings,
+    Slot,
 };
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
@@ -303,20 +304,39 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let is_shared = service.flags & Service::SAME_EVERYWHERE != 0;
-    let hash = pick::hash(if is_shared { settings.shared_seed } else { settings.seed }, key);
-    let (slot, backend, address) = match pick_backend::<A, T>(tables, service, hash) {
+    let Some(Scratch { flow, revalidated, place, client, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    // What is this node's own business goes by its own seed, whatever the Service's backends go by.
+    let hash = pick::hash(settings.seed, key);
+    let seed = pick::seed(settings, service);
+    let mut set = service.backends;
+    let mut chosen = pick::place(if seed == settings.seed { hash } else { pick::hash(seed, key) }, set.count());
+    *place = Affinity::NO_PLACE;
+    if affinity::is_kept(service) {
+        // The node is one client, by whichever of its addresses, and at its sockets too.
+        if source == Some(Owned::NODE_ID) {
+            affinity::write_namespace(service, settings.netns_cookie, client);
+        } else {
+            affinity::write_client(service, &key.src, client);
+        }
+        chosen = affinity::place(tables, env, service, client);
+        if chosen == Affinity::NO_PLACE {
+            chosen = pick::place(pick::of_client(seed, client), set.count());
+        } else {
+            set = service.members;
+        }
+        *place = chosen;
+    }
+    let (slot, backend, address) = match backend_at::<A, T>(tables, set, chosen) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
-    };
-    let Some(Scratch { flow, revalidated, .. }) = tables.scratch() else {
-        return Verdict::drop(Reason::StoreFailed);
     };
     // Field by field: a value built first and then copied would take its room on the stack.
     flow.src = key.src;
     flow.dst = address;
     flow.src_port = key.src_port;
-    flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
+    flow.dst_port = affinity::port_of(service, slot);
     flow.tick = env.tick();
     flow.flags = 0;
     // Of a connection whose entry was lost this may be the end already.
@@ -403,7 +423,7 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let Some(Scratch { flow, mirror_key, .. }) = tables.scratch() else {
+    let Some(Scratch { flow, mirror_key, place, client, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
     if tables.insert(Table::New, &wire.key, flow).is_err() {
@@ -412,21 +432,30 @@ where
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
+    if *place != Affinity::NO_PLACE {
+        let kept = Affinity {
+            backend: flow.backend,
+            tick: flow.tick,
+            generation: flow.generation,
+            port: flow.dst_port,
+            place: *place,
+        };
+        affinity::note(tables, client, &kept);
+    }
     finish(packet, tables, env, wire, flow, true, reason)
 }
 
-/// The backend of a Service that a client with this hash is given, and its address.
+/// The backend at a place of a set, and its address.
 #[inline(always)]
-fn pick_backend<'t, A, T>(tables: &'t T, service: &Service, hash: u64) -> Result<(&'t Slot, &'t Backend, A), Reason>
+fn backend_at<A, T>(tables: &T, set: BackendSet, place: u32) -> Result<(&Slot, &Backend, A), Reason>
 where
     A: Address,
     T: Tables,
 {
-    let set = service.backends;
     if set.count() == 0 {
         return Err(Reason::NoBackend);
     }
-    let slot = tables.slot(set.base() + pick::place(hash, set.count())).ok_or(Reason::BackendGone)?;
+    let slot = tables.slot(set.base() + place).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
     if backend.generation != slot.generation {
         return Err(Reason::BackendGone);

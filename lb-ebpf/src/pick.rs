@@ -5,7 +5,7 @@
 //! share; all else about them is in how their slots are filled.
 
 use crate::Address;
-use lb_common::{FlowKey, SocketKey};
+use lb_common::{AffinityKey, FlowKey, Service, Settings, SocketKey};
 
 /// Odd constants of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -15,6 +15,12 @@ const FINISHER: u64 = 0x94d0_49bb_1331_11eb;
 const fn mix(hash: u64, word: u64) -> u64 {
     let mixed = (hash ^ word).wrapping_mul(MULTIPLIER);
     mixed ^ (mixed >> 29)
+}
+
+/// What keys the hash of a Service's connections.
+#[inline(always)]
+pub const fn seed(settings: &Settings, service: &Service) -> u64 {
+    if service.flags & Service::SAME_EVERYWHERE == 0 { settings.seed } else { settings.shared_seed }
 }
 
 /// The keyed hash of a tuple.
@@ -41,6 +47,15 @@ pub fn of_socket(seed: u64, asking: &SocketKey) -> u64 {
     hash = mix(hash, asking.cookie);
     hash = mix(hash, high);
     hash = mix(hash, low);
+    finish(hash)
+}
+
+/// The keyed hash of a client: the same for all its connections.
+#[inline(always)]
+pub fn of_client(seed: u64, key: &AffinityKey) -> u64 {
+    let mut hash = mix(seed, u64::from(key.kind));
+    hash = mix(hash, key.client[0]);
+    hash = mix(hash, key.client[1]);
     finish(hash)
 }
 

@@ -15,7 +15,7 @@ use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
 use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
 use crate::maps::{LbMaps, MapError};
-use crate::model::{Balancing, EndpointView, Model, NodeView};
+use crate::model::{Balancing, EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -112,7 +112,13 @@ impl Balancer {
     pub(super) fn observe(&mut self, inputs: &Inputs, route_to: Routing<'_>, time: Timestamp) {
         let host = &inputs.host;
         let addresses = node::addresses(host);
-        let node = NodeView { name: self.node_name.clone(), addresses: addresses.clone(), balancing: inputs.balancing };
+        let node = NodeView {
+            name: self.node_name.clone(),
+            addresses: addresses.clone(),
+            silent: Vec::new(),
+            zones: node::zones(&inputs.objects),
+            balancing: inputs.balancing,
+        };
         let before = self.model.views().clone();
         self.model.update(&inputs.objects, &node);
         self.events.note(&before, self.model.views(), time);
@@ -198,6 +204,11 @@ impl Balancer {
     /// What can be listed now.
     pub(super) fn catalogue(&self) -> Catalogue {
         Catalogue { objects: Objects::clone(&self.objects), services: self.model.views().clone() }
+    }
+
+    /// The Services as this node sees them.
+    pub(super) fn views(&self) -> &Views {
+        self.model.views()
     }
 
     /// The addresses that node ports answer on.

@@ -3,7 +3,7 @@
 use crate::host::{HostView, Route};
 use crate::image::Routes;
 use crate::model::{ServiceView, Views};
-use crate::objects::{Key, Objects, differences};
+use crate::objects::{Key, Node, Objects, ZONE_LABEL, differences};
 use lb_common::Device;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,12 @@ pub(super) fn addresses(host: &HostView) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+/// The zones of the nodes whose manifests say one, by the node's name.
+pub(super) fn zones(objects: &Objects) -> BTreeMap<String, String> {
+    let of_node = |node: &Node| Some((node.metadata.name.clone(), node.metadata.labels.get(ZONE_LABEL)?.clone()));
+    objects.nodes.values().filter_map(|node| of_node(node)).collect()
 }
 
 fn is_global(address: IpAddr) -> bool {
@@ -181,7 +187,7 @@ pub(super) fn is_behind(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Node, NodeAddress, Object};
+    use crate::objects::{NodeAddress, Object};
     use std::sync::Arc;
 
     fn host() -> HostView {

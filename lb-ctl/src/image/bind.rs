@@ -10,8 +10,8 @@ use super::renderer::{Refusal, Renderer};
 use super::sets::{Slots, run};
 use super::withdrawn::Withdrawn;
 use crate::model::Place;
-use crate::objects::Key;
-use lb_common::{Owned, Peer, Service, ServiceKey, Slot, UDP, maps};
+use crate::objects::{IpFamily, Key};
+use lb_common::{Affinity, Owned, Peer, Service, ServiceKey, Slot, UDP, maps};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Bound {
     pub(super) fragment: Fragment,
-    /// For each entry that was bound, its record and its set.
-    entries: Vec<(ServiceKey, Slots)>,
+    /// For each entry that was bound, its record and the sets of its pools.
+    entries: Vec<(ServiceKey, [Slots; 2])>,
 }
 
 /// A fragment that gave back what it had.
@@ -32,6 +32,23 @@ pub(super) struct Released {
     records: Vec<ServiceKey>,
 }
 
+/// What the frontends of one Service port share where clients keep their backends.
+struct Affinities {
+    /// `None`: they do not.
+    ticks: Option<u32>,
+    /// For each Service port and family the id of its first frontend's record. That is the ClusterIP's, which lasts as long as
+    /// the Service does.
+    ids: HashMap<(usize, IpFamily), u32>,
+}
+
+impl Affinities {
+    /// The timeout and the id for a frontend whose record has this id; zeros where clients do not keep their backends.
+    fn of(&mut self, entry: &Entry, id: u32) -> (u32, u32) {
+        let Some(ticks) = self.ticks else { return (0, 0) };
+        (ticks, *self.ids.entry((entry.service_port, entry.family)).or_insert(id))
+    }
+}
+
 /// The sets of a fragment, and the runs of slots set aside for those that are not published yet.
 type Reserved = HashMap<Arc<Pool>, (Layout, Option<u32>)>;
 
@@ -39,18 +56,19 @@ impl Renderer {
     /// Gives the fragment its ids and slots and writes it into the image.
     pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment, now: Instant) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
-        let mut reserved = self.reserve(&fragment, now)?;
+        let reserved = self.reserve(&fragment, now)?;
         for (address, locality) in &fragment.backends {
             self.backends.acquire(*address, *locality);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
-        let mut published: HashMap<&Arc<Pool>, Slots> = HashMap::new();
+        let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
+        let published: HashMap<Arc<Pool>, Slots> = reserved
+            .into_iter()
+            .map(|(pool, (layout, base))| (Arc::clone(&pool), self.publish(&pool, &layout, base)))
+            .collect();
         for entry in &fragment.entries {
-            if let Some((layout, base)) = reserved.remove(&entry.pool) {
-                published.insert(&entry.pool, self.publish(&entry.pool, &layout, base));
-            }
-            let slots = Arc::clone(published.get(&entry.pool).expect("every entry's set was reserved"));
-            let key = self.acquire_entry(service, entry, &slots);
+            let slots = entry.pools().map(|pool| Arc::clone(published.get(pool).expect("every pool was reserved")));
+            let key = self.acquire_entry(service, entry, &slots, &mut affinity);
             // What another Service has taken over is not in the fragment any more.
             let cluster = entry.cluster.filter(|cluster| fragment.serves(*cluster, entry.protocol));
             self.name_cluster(key, cluster);
@@ -78,10 +96,10 @@ impl Renderer {
                 self.addresses.release(address);
             }
             self.records.release(*key, service);
-            self.sets.release(slots);
+            slots.iter().for_each(|slots| self.sets.release(slots));
         }
         let (records, sets): (Vec<_>, Vec<_>) = bound.entries.into_iter().unzip();
-        self.unused_sets.extend(sets);
+        self.unused_sets.extend(sets.into_iter().flatten());
         Released { fragment: bound.fragment, records }
     }
 
@@ -142,7 +160,7 @@ impl Renderer {
     /// Lays out the fragment's sets, and sets slots aside for those that are not published yet.
     fn reserve(&mut self, fragment: &Fragment, now: Instant) -> Result<Reserved, Refusal> {
         let mut reserved = Reserved::new();
-        for pool in fragment.entries.iter().map(|entry| &entry.pool) {
+        for pool in fragment.entries.iter().flat_map(Entry::pools) {
             if reserved.contains_key(pool) {
                 continue;
             }
@@ -191,16 +209,25 @@ impl Renderer {
         slots
     }
 
-    fn acquire_entry(&mut self, service: &Key, entry: &Entry, slots: &Slots) -> ServiceKey {
+    fn acquire_entry(
+        &mut self,
+        service: &Key,
+        entry: &Entry,
+        slots: &[Slots; 2],
+        affinity: &mut Affinities,
+    ) -> ServiceKey {
         let address = match entry.place {
             Place::Node => Owned::NODE_ID,
             Place::Address(address) => self.addresses.acquire(address),
         };
         let key = entry.key(address);
         let id = self.records.acquire(key, service).expect("room was checked");
-        let (backends, target_port) = (self.sets.acquire(slots), entry.target_port.to_be_bytes());
+        let ([backends, members], target_port) =
+            (slots.each_ref().map(|slots| self.sets.acquire(slots)), entry.target_port.to_be_bytes());
         let flags = if entry.pool.table_size.is_some() { Service::SAME_EVERYWHERE } else { 0 };
-        self.image.services.insert(key, Service { backends, id, target_port, flags });
+        let (affinity_ticks, affinity_id) = affinity.of(entry, id);
+        let record = Service { backends, id, target_port, flags, affinity_ticks, affinity_id, members };
+        self.image.services.insert(key, record);
         self.touch(|touched| touched.services.insert(key));
         key
     }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fragment {
     pub(super) entries: Vec<Entry>,
+    /// For how many seconds clients keep their backends, if they do.
+    pub(super) affinity_seconds: Option<u32>,
     /// The addresses that the entries' members name.
     pub(super) backends: BTreeMap<IpAddr, Locality>,
 }
@@ -21,6 +23,8 @@ pub(super) struct Fragment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) place: Place,
+    /// Which of the Service's ports it leads to, as they stand in the manifest.
+    pub(super) service_port: usize,
     pub(super) port: u16,
     pub(super) protocol: u8,
     pub(super) family: IpFamily,
@@ -30,12 +34,19 @@ pub(super) struct Entry {
     pub(super) cluster: Option<SocketAddr>,
     /// Its backends.
     pub(super) pool: Arc<Pool>,
+    /// Those that clients keep: none where they do not.
+    pub(super) kept: Arc<Pool>,
 }
 
 impl Entry {
     /// The key of its record, on the address with this id.
     pub(super) fn key(&self, address: u32) -> ServiceKey {
         ServiceKey::new(address, self.port, self.protocol, self.family.version())
+    }
+
+    /// The pools behind [`lb_common::Service::sets`].
+    pub(super) fn pools(&self) -> [&Arc<Pool>; 2] {
+        [&self.pool, &self.kept]
     }
 
     /// The port of one of its members.
@@ -63,12 +74,12 @@ impl Locality {
 
 impl Fragment {
     pub(super) fn of(view: &ServiceView) -> Self {
-        let mut fragment = Self::default();
-        for port in &view.ports {
-            let mut sets: BTreeMap<IpFamily, (u16, Arc<Pool>)> = BTreeMap::new();
+        let mut fragment = Self { affinity_seconds: view.affinity_seconds, ..Self::default() };
+        for (service_port, port) in view.ports.iter().enumerate() {
+            let mut sets: BTreeMap<IpFamily, (u16, Arc<Pool>, Arc<Pool>)> = BTreeMap::new();
             let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
             for frontend in served() {
-                let (target_port, pool) = sets.entry(frontend.family).or_insert_with(|| {
+                let (target_port, pool, kept) = sets.entry(frontend.family).or_insert_with(|| {
                     let chosen = port.chosen(frontend.family);
                     let (target_port, members) = members(chosen.map(|endpoint| {
                         let locality = match endpoint.local {
@@ -80,7 +91,9 @@ impl Fragment {
                         *known = locality.max(*known);
                         Member { address: endpoint.address, port: endpoint.port, weight: endpoint.weight }
                     }));
-                    (target_port, Arc::new(Pool { members, table_size: view.balancing.table_size() }))
+                    let pool = Pool { members, table_size: view.balancing.table_size() };
+                    let kept = if view.affinity_seconds.is_some() { pool.each_once() } else { Pool::default() };
+                    (target_port, Arc::new(pool), Arc::new(kept))
                 });
                 let own_addresses = served().filter(|other| other.family == frontend.family);
                 let mut clusters = own_addresses.filter_map(|other| match other.place() {
@@ -90,12 +103,14 @@ impl Fragment {
                 let is_udp_node_port = frontend.place() == Place::Node && frontend.protocol == Protocol::UDP;
                 fragment.entries.push(Entry {
                     place: frontend.place(),
+                    service_port,
                     port: frontend.port,
                     protocol: frontend.protocol.number(),
                     family: frontend.family,
                     target_port: *target_port,
                     cluster: if is_udp_node_port { clusters.next() } else { None },
                     pool: Arc::clone(pool),
+                    kept: Arc::clone(kept),
                 });
             }
         }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub(super) type Layout = Vec<u32>;
 
 /// The endpoints that stand behind a port, with what decides which of them a connection is given.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Pool {
     /// In order of address and port.
     pub(super) members: Vec<Member>,
@@ -31,6 +31,12 @@ pub(super) struct Member {
 }
 
 impl Pool {
+    /// Its members that have a weight, with equal ones.
+    pub(super) fn each_once(&self) -> Self {
+        let with_weight = self.members.iter().filter(|member| member.weight > 0);
+        Self { members: with_weight.map(|member| Member { weight: 1, ..*member }).collect(), table_size: None }
+    }
+
     /// The slots of its set; none where no member has a weight.
     pub(super) fn layout(&self) -> Result<Layout, Refusal> {
         match self.table_size {

@@ -113,7 +113,11 @@ fn service(place: &str, key: ServiceKey, service: &Service) -> String {
     } else {
         format!("slots={}+{} generation={}", set.base(), set.count(), set.generation())
     };
-    format!("service {place} {} id={} target={target} {backends}", port(key), service.id)
+    let affinity = match service.affinity_ticks {
+        0 => String::new(),
+        ticks => format!(" affinity={} for {ticks} ticks", service.affinity_id),
+    };
+    format!("service {place} {} id={} target={target} {backends}{affinity}", port(key), service.id)
 }
 
 fn node_port(key: ServiceKey, peer: &Peer) -> String {

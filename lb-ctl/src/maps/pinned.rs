@@ -3,12 +3,13 @@
 //! The handle is cheap to clone and may be used from several threads; writers keep order among themselves.
 
 use super::{Image, LbMaps, MapError, MapOp};
+use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
 use lb_common::gate::Place;
 use lb_common::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, GATE, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS,
-    SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES,
+    SETTINGS, SLOTS,
 };
 use lb_common::{Backend, Device, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,11 @@ pub struct PinnedMaps {
 impl PinnedMaps {
     pub(crate) fn open(config: &Path, flows: &Path) -> Result<Self, MapError> {
         Ok(Self { config: ConfigMaps::open(config)?, flows: FlowTables::open(flows)? })
+    }
+
+    /// Which backend each client had last.
+    pub fn affinity(&self) -> &AffinityTable {
+        &self.config.affinity
     }
 
     /// The flow tables.
@@ -72,6 +78,7 @@ pub(crate) struct ConfigMaps {
     slots: Map<u32, Slot>,
     backends: Map<u32, Backend>,
     node_ports: Map<ServiceKey, Peer>,
+    affinity: AffinityTable,
     devices: Map<u32, Device>,
     settings: Map<u32, Settings>,
     reasons: PerCpuArray<ReasonCount>,
@@ -102,6 +109,7 @@ impl ConfigMaps {
             slots: open(directory, SLOTS, Map::new)?,
             backends: open(directory, BACKENDS, Map::new)?,
             node_ports: open(directory, NODE_PORTS, Map::new)?,
+            affinity: AffinityTable::open(directory)?,
             devices: open(directory, DEVICES, Map::new)?,
             settings: open(directory, SETTINGS, Map::new)?,
             reasons: open(directory, REASONS, PerCpuArray::new)?,
@@ -124,7 +132,7 @@ impl ConfigMaps {
         let backends = self.backends.range(0, self.backends.entries()).map_err(listing(BACKENDS))?;
         image.backends = backends.into_iter().filter(|(_, backend)| backend.family != 0).collect();
         let published: BTreeSet<_> =
-            image.services.values().map(|service| service.backends).filter(|set| set.count() != 0).collect();
+            image.services.values().flat_map(Service::sets).filter(|set| set.count() != 0).collect();
         for set in published {
             let range = self.slots.range(set.base(), set.count()).map_err(listing(SLOTS))?;
             image.slots.extend(range);
@@ -176,6 +184,7 @@ impl ConfigMaps {
             SLOTS => self.slots.entries(),
             BACKENDS => self.backends.entries(),
             NODE_PORTS => self.node_ports.entries(),
+            AFFINITY => self.affinity.capacity(),
             DEVICES => self.devices.entries(),
             SETTINGS => self.settings.entries(),
             REASONS => self.reasons.entries(),
@@ -215,7 +224,7 @@ impl ConfigMaps {
         for id in image.backends.keys() {
             copy_counter(BACKEND_STATS, &self.backend_stats, &to.backend_stats, *id)?;
         }
-        Ok(())
+        self.affinity.copy_to(&to.affinity)
     }
 }
 

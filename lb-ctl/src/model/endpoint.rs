@@ -22,12 +22,13 @@ pub enum EndpointSource {
 /// One endpoint of a service port. Endpoints that get no connections are listed too, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "conditions as the API has them, and what follows from each")]
 pub struct EndpointView {
     /// Address.
     pub address: IpAddr,
     /// Port on that address.
     pub port: u16,
-    /// Whether new connections go here.
+    /// Whether it is ready for new connections.
     pub ready: bool,
     /// Whether it still answers, ready or terminating.
     pub serving: bool,
@@ -42,6 +43,16 @@ pub struct EndpointView {
     /// Whether that is this node. `None`: nobody said; the node's routes tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<bool>,
+    /// Zones whose clients should use it, as hints say; empty: no hint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
+    /// Nodes whose clients should use it, as hints say; empty: no hint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// Whether new connections go here that may go to any node.
+    pub chosen: bool,
+    /// Whether new connections go here that must stay on this node.
+    pub chosen_here: bool,
     /// The Pod or the EndpointSlice that names it.
     pub source: ObjectId,
     /// Name of the pod behind it, where that is known.

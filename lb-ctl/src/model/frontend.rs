@@ -6,6 +6,7 @@
 use super::NodeView;
 use crate::objects::{IpFamily, Key, Protocol, Service, ServicePort, ServiceType};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +15,11 @@ use std::net::{IpAddr, SocketAddr};
 pub enum FrontendKind {
     /// The Service's port on one of its ClusterIPs.
     ClusterIP,
-    /// The node port on all addresses of the node.
+    /// The Service's port on one of its externalIPs.
+    ExternalIP,
+    /// The Service's port on an address of its load balancer.
+    LoadBalancer,
+    /// The node port on the addresses of the node that serve node ports.
     NodePort,
 }
 
@@ -53,8 +58,8 @@ impl Frontend {
     /// What address it is on.
     pub fn place(&self) -> Place {
         match (self.kind, self.addresses.first()) {
-            (FrontendKind::ClusterIP, Some(address)) => Place::Address(*address),
-            _ => Place::Node,
+            (FrontendKind::NodePort, _) | (_, None) => Place::Node,
+            (_, Some(address)) => Place::Address(*address),
         }
     }
 
@@ -83,6 +88,16 @@ pub(super) fn families(service: &Service) -> Vec<IpFamily> {
     if families.is_empty() { vec![IpFamily::IPv4, IpFamily::IPv6] } else { families }
 }
 
+/// The addresses that are wholly `service`'s, with why and with what that is called. An address may be there twice: what a
+/// load balancer has announced goes before what the manifest names.
+fn addresses(service: &Service) -> Vec<(FrontendKind, &'static str, IpAddr)> {
+    let external = service.spec.external_ips.iter().filter_map(|address| address.parse().ok());
+    let all = service.cluster_addresses().into_iter().map(|address| (FrontendKind::ClusterIP, "ClusterIP", address));
+    let announced = service.load_balancer_addresses();
+    let announced = announced.into_iter().map(|address| (FrontendKind::LoadBalancer, "load balancer address", address));
+    all.chain(announced).chain(external.map(|address| (FrontendKind::ExternalIP, "externalIP", address))).collect()
+}
+
 /// The frontends of one port of `service`.
 pub(super) fn frontends(
     service: &Service,
@@ -90,9 +105,13 @@ pub(super) fn frontends(
     node: &NodeView,
     problems: &mut Vec<String>,
 ) -> Vec<Frontend> {
-    if service.is_headless() || service.spec.r#type == ServiceType::ExternalName {
+    if service.is_headless()
+        || service.spec.r#type == ServiceType::ExternalName
+        || service.left_to_others_by().is_some()
+    {
         return Vec::new();
     }
+    let families = families(service);
     let mut frontends = Vec::new();
     let mut add = |kind, port_number: i64, family, addresses: Vec<IpAddr>| {
         let number = u16::try_from(port_number).ok().filter(|number| *number != 0);
@@ -100,15 +119,25 @@ pub(super) fn frontends(
             frontends.push(Frontend { kind, family, protocol: port.protocol, port: number, addresses, lost_to: None });
         }
     };
-    for address in service.cluster_addresses() {
-        if node.addresses.contains(&address) {
-            problems.push(format!("ClusterIP {address} is an address of this node: it is not served"));
+    let mut known = BTreeSet::new();
+    for (kind, name, address) in addresses(service) {
+        let family = IpFamily::of(address);
+        let is_served = kind == FrontendKind::ClusterIP || families.contains(&family);
+        if !is_served || !known.insert(address) {
+            continue;
+        }
+        if node.owns(address) {
+            let problem = format!("{name} {address} is an address of this node: it is not served");
+            // One sentence for all ports.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
         } else {
-            add(FrontendKind::ClusterIP, port.port, IpFamily::of(address), vec![address]);
+            add(kind, port.port, family, vec![address]);
         }
     }
     if let Some(node_port) = port.node_port {
-        for family in families(service) {
+        for family in families {
             let addresses = node.addresses.iter().copied().filter(|address| IpFamily::of(*address) == family);
             add(FrontendKind::NodePort, node_port, family, addresses.collect());
         }

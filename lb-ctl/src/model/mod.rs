@@ -5,6 +5,7 @@
 //! `get`, `describe` and the rendering of the maps need, so these never disagree.
 
 mod balancing;
+mod choice;
 mod collision;
 mod endpoint;
 mod frontend;
@@ -35,6 +36,17 @@ pub struct NodeView {
     pub addresses: Vec<IpAddr>,
     /// How connections of Services that say nothing are given to endpoints.
     pub balancing: Balancing,
+    /// Its other addresses.
+    pub silent: Vec<IpAddr>,
+    /// The zones of all nodes that say theirs, by the node's name.
+    pub zones: BTreeMap<String, String>,
+}
+
+impl NodeView {
+    /// Whether an address is the node's own.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || self.silent.contains(&address)
+    }
 }
 
 /// Services as this node sees them, by namespace and name.

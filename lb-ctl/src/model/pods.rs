@@ -36,7 +36,7 @@ pub(super) fn gather(
         for (index, port) in service.spec.ports.iter().enumerate() {
             match target_port(port, pod) {
                 Some(number) => addresses.iter().for_each(|address| {
-                    sets[index].insert(view(pod, *address, number, &state, node));
+                    sets[index].insert(view(service, pod, *address, number, &state, node));
                 }),
                 None => unusable.no_port[index].push(pod.metadata.name.clone()),
             }
@@ -128,7 +128,8 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-fn view(pod: &Pod, address: IpAddr, port: u16, state: &State, node: &NodeView) -> EndpointView {
+fn view(service: &Service, pod: &Pod, address: IpAddr, port: u16, state: &State, node: &NodeView) -> EndpointView {
+    let (zones, nodes) = hints(service, pod, node);
     EndpointView {
         address,
         port,
@@ -138,7 +139,21 @@ fn view(pod: &Pod, address: IpAddr, port: u16, state: &State, node: &NodeView) -
         weight: balancing::of_pod(pod),
         node: pod.spec.node_name.clone(),
         local: pod.spec.node_name.as_ref().map(|name| *name == node.name),
+        zones,
+        nodes,
+        chosen: false,
+        chosen_here: false,
         source: ObjectId { kind: Kind::Pod, key: Key::new(&pod.metadata.namespace, &pod.metadata.name) },
         pod: Some(pod.metadata.name.clone()),
     }
+}
+
+/// The zones and the nodes whose clients should use a pod of a Service with `trafficDistribution`, as the endpoint slice
+/// controller hints: its own.
+fn hints(service: &Service, pod: &Pod, node: &NodeView) -> (Vec<String>, Vec<String>) {
+    let Some(preference) = service.spec.traffic_distribution.as_deref() else { return Default::default() };
+    let place = pod.spec.node_name.as_ref();
+    let zone = place.and_then(|name| node.zones.get(name)).cloned();
+    let place = place.filter(|_| preference == "PreferSameNode").cloned();
+    (zone.into_iter().collect(), place.into_iter().collect())
 }

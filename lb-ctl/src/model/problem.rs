@@ -1,6 +1,6 @@
 //! The sentences in which a view tells what keeps a Service from being served.
 
-use crate::objects::{Labels, Service, ServicePort, ServiceType};
+use crate::objects::{Labels, Service, ServicePort};
 
 /// How many names a sentence lists.
 const LISTED: usize = 3;
@@ -43,11 +43,6 @@ pub(super) fn not_honoured(service: &Service) -> Vec<String> {
     };
     let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
     tell(
-        is(&spec.session_affinity, "ClientIP"),
-        "sessionAffinity: ClientIP",
-        "connections of one client may go to different backends",
-    );
-    tell(
         is(&spec.external_traffic_policy, "Local"),
         "externalTrafficPolicy: Local",
         "backends on other nodes are used too",
@@ -57,12 +52,12 @@ pub(super) fn not_honoured(service: &Service) -> Vec<String> {
         "internalTrafficPolicy: Local",
         "backends on other nodes are used too",
     );
-    tell(
-        spec.r#type == ServiceType::LoadBalancer,
-        "type: LoadBalancer",
-        "the load balancer's addresses are not served, its ClusterIP and node ports are",
-    );
-    tell(!spec.external_ips.is_empty(), "externalIPs", "these addresses are not served");
     tell(!spec.load_balancer_source_ranges.is_empty(), "loadBalancerSourceRanges", "no client is turned away");
     problems
+}
+
+/// The Service is another proxy's.
+pub(super) fn left_to_others(service: &Service) -> Option<String> {
+    let label = service.left_to_others_by()?;
+    Some(format!("the Service is left to another proxy: it has the label {label}"))
 }

@@ -6,7 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn node() -> NodeView {
-    NodeView { name: "node-1".to_owned(), addresses: vec!["192.168.7.10".parse().unwrap()], ..NodeView::default() }
+    let zones = [("node-1", "a"), ("node-2", "a"), ("node-3", "b")];
+    NodeView {
+        name: "node-1".to_owned(),
+        addresses: vec!["192.168.7.10".parse().unwrap()],
+        silent: Vec::new(),
+        zones: zones.map(|(node, zone)| (node.to_owned(), zone.to_owned())).into(),
+        ..NodeView::default()
+    }
 }
 
 fn objects(manifests: &[&str]) -> Objects {
@@ -163,7 +170,7 @@ fn algorithm_and_weights_come_from_annotations() {
     let views = services(&objects, &NodeView { balancing, ..node() });
     let view = &views[&Key::new("d", "s")];
     assert_eq!(view.balancing, balancing);
-    assert_eq!(view.problems, ["port 80/TCP: every ready endpoint has the weight 0, so new connections are refused"]);
+    assert_eq!(view.problems, ["port 80/TCP: every endpoint in use has the weight 0, so new connections are refused"]);
 }
 
 #[test]
@@ -181,4 +188,137 @@ fn an_endpoint_of_a_slice_has_its_pods_weight_or_the_slices() {
     assert_eq!(weights(&[service, pod, slice]), [5, 2]);
     assert_eq!(weights(&[service, slice]), [2, 2]);
     assert_eq!(weights(&[service, pod, &slice.replace("lb-ctl/weight: '2'", "")]), [5, 1]);
+}
+
+#[test]
+fn addresses_of_a_load_balancer_and_external_ones_are_frontends() {
+    let service = "{metadata: {name: s, namespace: d}, spec: {type: LoadBalancer, ipFamilies: [IPv4], clusterIP: 10.96.0.1, \
+                   loadBalancerIP: 203.0.113.9, externalIPs: [192.0.2.1, '2001:db8::1', 203.0.113.1, 192.168.7.10], \
+                   ports: [{port: 80}, {port: 81}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.1}, \
+                   {ip: 203.0.113.2, ipMode: VIP}, {ip: 203.0.113.3, ipMode: Proxy}, {hostname: lb.example}]}}}";
+    let view = &views(&[service])[0];
+    let ways: Vec<_> = view.ports[0].frontends.iter().map(|way| (way.kind, way.to_string())).collect();
+    let expected = [
+        (FrontendKind::ClusterIP, "10.96.0.1:80/TCP"),
+        (FrontendKind::LoadBalancer, "203.0.113.1:80/TCP"),
+        (FrontendKind::LoadBalancer, "203.0.113.2:80/TCP"),
+        (FrontendKind::ExternalIP, "192.0.2.1:80/TCP"),
+    ];
+    assert_eq!(ways, expected.map(|(kind, way)| (kind, way.to_owned())));
+    let own: Vec<_> = view.problems.iter().filter(|problem| problem.contains("192.168.7.10")).collect();
+    assert_eq!(own, ["externalIP 192.168.7.10 is an address of this node: it is not served"]);
+}
+
+#[test]
+fn services_and_slices_labelled_for_another_proxy_are_left_to_it() {
+    let service = |labels: &str| {
+        format!(
+            "{{metadata: {{name: s, namespace: d, labels: {{{labels}}}}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}"
+        )
+    };
+    let slice = |labels: &str| {
+        format!(
+            "{{kind: EndpointSlice, metadata: {{name: s, namespace: d, labels: {{kubernetes.io/service-name: s{labels}}}}}, \
+             addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{{addresses: [10.0.0.1]}}]}}"
+        )
+    };
+    let ways = |service: String, slice: String| {
+        let view = &views(&[&service, &slice])[0];
+        (view.ports[0].frontends.len(), view.ports[0].endpoints.len())
+    };
+    assert_eq!(ways(service(""), slice("")), (1, 1));
+    for label in ["service.kubernetes.io/service-proxy-name: ''", "service.kubernetes.io/headless: ''"] {
+        assert_eq!(ways(service(label), slice("")).0, 0, "{label}");
+        assert_eq!(ways(service(""), slice(&format!(", {label}"))), (1, 0), "{label}");
+    }
+}
+
+/// `address ready serving terminating node zones nodes` of each endpoint; which are chosen, and which here, by last number.
+fn choice(endpoints: &[(u8, &str, &str, &str)]) -> (Vec<u8>, Vec<u8>) {
+    let list: Vec<String> = endpoints
+        .iter()
+        .map(|(number, conditions, place, hints)| {
+            let place = if place.is_empty() { String::new() } else { format!(", nodeName: {place}") };
+            format!("{{addresses: [10.0.0.{number}], conditions: {{{conditions}}}{place}, hints: {{{hints}}}}}")
+        })
+        .collect();
+    let slice = format!(
+        "{{kind: EndpointSlice, metadata: {{name: s, namespace: d, labels: {{kubernetes.io/service-name: s}}}}, \
+         addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{}]}}",
+        list.join(", ")
+    );
+    let service = "{metadata: {name: s, namespace: d}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}";
+    let view = &views(&[service, &slice])[0];
+    let number = |address: std::net::IpAddr| if let std::net::IpAddr::V4(v4) = address { v4.octets()[3] } else { 0 };
+    let of = |in_set: fn(&crate::model::EndpointView) -> bool| {
+        let endpoints = view.ports[0].endpoints.iter().filter(|endpoint| in_set(endpoint));
+        endpoints.map(|endpoint| number(endpoint.address)).collect()
+    };
+    (of(|endpoint| endpoint.chosen), of(|endpoint| endpoint.chosen_here))
+}
+
+const READY: &str = "ready: true";
+const DRAINING: &str = "ready: false, serving: true, terminating: true";
+const DEAD: &str = "ready: false, serving: false, terminating: true";
+
+#[test]
+fn endpoints_on_their_way_out_are_used_where_none_is_ready_here_and_everywhere_apart() {
+    let mixed = [(1, READY, "node-2", ""), (2, DEAD, "node-1", ""), (3, DRAINING, "node-1", ""), (4, DRAINING, "", "")];
+    assert_eq!(choice(&mixed), (vec![1], vec![3]));
+    assert_eq!(choice(&mixed[1..]), (vec![3, 4], vec![3]));
+    assert_eq!(choice(&mixed[1..2]), (vec![], vec![]));
+    assert_eq!(
+        choice(&[(1, READY, "", ""), (2, "ready: false", "node-1", "")]),
+        (vec![1], vec![]),
+        "nobody says it is here"
+    );
+}
+
+#[test]
+fn hints_count_where_every_ready_endpoint_has_one_and_one_is_for_us() {
+    let (a, b) = ("forZones: [{name: a}]", "forZones: [{name: b}]");
+    assert_eq!(choice(&[(1, READY, "", a), (2, READY, "node-1", b), (3, READY, "", a)]), (vec![1, 3], vec![2]));
+    assert_eq!(choice(&[(1, READY, "", a), (2, READY, "", b), (3, READY, "", "")]).0, [1, 2, 3], "one has none");
+    assert_eq!(
+        choice(&[(1, READY, "", a), (2, READY, "", b), (3, DEAD, "", "")]).0,
+        [1],
+        "who is not ready has no say"
+    );
+    assert_eq!(choice(&[(1, READY, "", b), (2, READY, "", b)]).0, [1, 2], "none is for our zone");
+    assert_eq!(
+        choice(&[(1, DRAINING, "", a), (2, DRAINING, "", b)]).0,
+        [1, 2],
+        "the last ones are used wherever they are"
+    );
+    let here = "forZones: [{name: a}], forNodes: [{name: node-1}]";
+    let there = "forZones: [{name: a}], forNodes: [{name: node-2}]";
+    assert_eq!(choice(&[(1, READY, "", here), (2, READY, "", there)]).0, [1], "the node goes before the zone");
+    assert_eq!(choice(&[(1, "ready: false", "", here), (2, READY, "", there), (3, READY, "", b)]).0, [2]);
+    assert_eq!(choice(&[(1, "ready: false", "", here), (2, READY, "", there)]).0, [2]);
+}
+
+#[test]
+fn pods_are_hinted_as_the_service_wants_its_traffic_distributed() {
+    let pod = |name: &str, node: &str| {
+        format!(
+            "{{kind: Pod, metadata: {{name: {name}, namespace: d, labels: {{a: b}}}}, spec: {{nodeName: {node}}}, \
+             status: {{phase: Running, podIP: 10.0.0.{name}, conditions: [{{type: Ready, status: 'True'}}]}}}}"
+        )
+    };
+    for (preference, expected) in [
+        ("", vec!["1", "2", "3"]),
+        ("PreferSameZone", vec!["1", "2"]),
+        ("PreferClose", vec!["1", "2"]),
+        ("PreferSameNode", vec!["1"]),
+    ] {
+        let preference =
+            if preference.is_empty() { String::new() } else { format!("trafficDistribution: {preference}, ") };
+        let service = format!(
+            "{{metadata: {{name: s, namespace: d}}, spec: {{clusterIP: 10.96.0.1, {preference}selector: {{a: b}}, ports: [{{port: 80}}]}}}}"
+        );
+        let view = &views(&[&service, &pod("1", "node-1"), &pod("2", "node-2"), &pod("3", "node-3")])[0];
+        let chosen = view.ports[0].endpoints.iter().filter(|endpoint| endpoint.chosen);
+        let chosen: Vec<&str> = chosen.filter_map(|endpoint| endpoint.pod.as_deref()).collect();
+        assert_eq!(chosen, expected, "{preference}");
+    }
 }

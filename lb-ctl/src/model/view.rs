@@ -3,7 +3,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
-use super::{Balancing, balancing, pods, problem, slices};
+use super::{Balancing, balancing, choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -32,6 +32,9 @@ pub struct ServiceView {
     /// The name that an ExternalName Service stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
+    /// For how many seconds after its last new connection a client keeps its backend, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<u32>,
     /// Which objects gave the endpoints.
     pub source: EndpointSource,
     /// How connections are given to endpoints.
@@ -67,15 +70,15 @@ pub struct PortView {
 }
 
 impl PortView {
-    /// The endpoints that new connections through a frontend of `family` go to.
+    /// The endpoints that new connections through a frontend of `family` go to which may go to any node.
     pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
-        self.endpoints.iter().filter(move |endpoint| endpoint.ready && endpoint.family() == family)
+        self.endpoints.iter().filter(move |endpoint| endpoint.chosen && endpoint.family() == family)
     }
 
-    /// Whether endpoints are ready, and all of them have the weight 0.
+    /// Whether endpoints are in use, and all of them have the weight 0.
     fn is_without_weight(&self) -> bool {
-        let mut ready = self.endpoints.iter().filter(|endpoint| endpoint.ready).peekable();
-        ready.peek().is_some() && ready.all(|endpoint| endpoint.weight == 0)
+        let mut used = self.endpoints.iter().filter(|endpoint| endpoint.chosen).peekable();
+        used.peek().is_some() && used.all(|endpoint| endpoint.weight == 0)
     }
 }
 
@@ -96,7 +99,8 @@ pub(super) fn view(
     gathered.ports.resize_with(spec.ports.len(), Vec::new);
     problems.append(&mut gathered.problems);
     let mut ports = Vec::with_capacity(spec.ports.len());
-    for (port, endpoints) in spec.ports.iter().zip(gathered.ports) {
+    for (port, mut endpoints) in spec.ports.iter().zip(gathered.ports) {
+        choice::choose(&mut endpoints, node);
         let view = PortView {
             name: port.name.clone().unwrap_or_default(),
             protocol: port.protocol,
@@ -112,10 +116,11 @@ pub(super) fn view(
         }
         if view.is_without_weight() {
             let name = problem::port(port);
-            problems.push(format!("{name}: every ready endpoint has the weight 0, so new connections are refused"));
+            problems.push(format!("{name}: every endpoint in use has the weight 0, so new connections are refused"));
         }
         ports.push(view);
     }
+    problems.extend(problem::left_to_others(service));
     problems.extend(balancing::bad_weights(slices, pods));
     let balancing = node.balancing.of(service, &mut problems);
     problems.extend(problem::not_honoured(service));
@@ -127,6 +132,7 @@ pub(super) fn view(
         selector: spec.selector.clone().unwrap_or_default(),
         cluster_addresses: service.cluster_addresses(),
         external_name: spec.external_name.clone(),
+        affinity_seconds: service.affinity_seconds(),
         source: gathered.source,
         balancing,
         ports,
@@ -148,13 +154,13 @@ fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pod
     }
 }
 
-/// Families that clients can reach and no ready endpoint has, while endpoints of the other family are ready. (Where
-/// none is ready at all there is a clearer sentence.)
+/// Families that clients can reach and no endpoint in use has, while endpoints of the other family are used. (Where
+/// none is at all there is a clearer sentence.)
 fn families_without_endpoints(port: &PortView) -> Vec<IpFamily> {
     let mut families: Vec<IpFamily> = port.frontends.iter().map(|frontend| frontend.family).collect();
     families.sort_unstable();
     families.dedup();
-    let any_ready = port.endpoints.iter().any(|endpoint| endpoint.ready);
-    families.retain(|family| any_ready && port.chosen(*family).next().is_none());
+    let any = port.endpoints.iter().any(|endpoint| endpoint.chosen);
+    families.retain(|family| any && port.chosen(*family).next().is_none());
     families
 }

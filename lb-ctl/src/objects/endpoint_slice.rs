@@ -71,6 +71,15 @@ pub struct Endpoint {
     pub deprecated_topology: Option<Labels>,
 }
 
+impl Endpoint {
+    /// The names in one list of its hints: `forZones` or `forNodes`.
+    pub fn hints_for(&self, list: &str) -> Vec<String> {
+        let hints = self.hints.as_ref().and_then(|hints| hints.get(list)?.as_array());
+        let names = hints.into_iter().flatten().filter_map(|hint| hint.get("name")?.as_str());
+        names.map(str::to_owned).collect()
+    }
+}
+
 /// Conditions of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -16,9 +16,12 @@ pub use balancing::{ALGORITHM_ANNOTATION, Algorithm, DEFAULT_WEIGHT, MAX_WEIGHT,
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
-pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint, ZONE_LABEL};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
-pub use service::{IntOrString, IpFamily, NONE, Protocol, Service, ServicePort, ServiceSpec, ServiceType};
+pub use service::{
+    AFFINITY_SECONDS, HEADLESS_LABEL, IntOrString, IpFamily, NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort,
+    ServiceSpec, ServiceType,
+};
 pub use table::{Table, differences};
 
 use serde::{Deserialize, Serialize};

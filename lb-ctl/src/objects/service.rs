@@ -9,6 +9,15 @@ use std::net::IpAddr;
 /// `clusterIP` of a headless Service.
 pub const NONE: &str = "None";
 
+/// How long a client keeps its backend under `sessionAffinity: ClientIP` where nothing else is said, as the API server
+/// has it.
+pub const AFFINITY_SECONDS: u32 = 10_800;
+
+/// A Service with this label, whatever its value, is left to another proxy.
+pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// And so is one with this.
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -218,6 +227,41 @@ impl Service {
     /// Whether it has no address of its own: its name resolves to its pods.
     pub fn is_headless(&self) -> bool {
         self.spec.cluster_ip.as_deref() == Some(NONE) || self.spec.cluster_ips.iter().any(|ip| ip == NONE)
+    }
+
+    /// The port on which load balancers ask whether this node has endpoints for what they would send it (after allocation).
+    pub fn health_check_port(&self) -> Option<u16> {
+        let spec = &self.spec;
+        let is_asked_for =
+            spec.r#type == ServiceType::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local");
+        spec.health_check_node_port.filter(|_| is_asked_for).and_then(|number| u16::try_from(number).ok())
+    }
+
+    /// For how many seconds after its last new connection a client keeps its backend, if it does
+    /// (`sessionAffinity: ClientIP`).
+    pub fn affinity_seconds(&self) -> Option<u32> {
+        let is_kept = self.spec.session_affinity.as_deref() == Some("ClientIP");
+        let timeout = self.spec.session_affinity_config.as_ref().and_then(|config| {
+            let seconds = config.get("clientIP")?.get("timeoutSeconds")?.as_u64()?;
+            u32::try_from(seconds).ok()
+        });
+        is_kept.then(|| timeout.unwrap_or(AFFINITY_SECONDS))
+    }
+
+    /// The label by which it is left to another proxy, if it has one.
+    pub fn left_to_others_by(&self) -> Option<&'static str> {
+        [PROXY_NAME_LABEL, HEADLESS_LABEL].into_iter().find(|label| self.metadata.labels.contains_key(*label))
+    }
+
+    /// The addresses that a load balancer has announced and whose packets come to the nodes as they are: those of
+    /// `ipMode` VIP, which is the default. What is no address is left out.
+    pub fn load_balancer_addresses(&self) -> Vec<IpAddr> {
+        if self.spec.r#type != ServiceType::LoadBalancer {
+            return Vec::new();
+        }
+        let ingress = self.status["loadBalancer"]["ingress"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let vips = ingress.iter().filter(|entry| entry["ipMode"].as_str().unwrap_or("VIP") == "VIP");
+        vips.filter_map(|entry| entry["ip"].as_str()?.parse().ok()).collect()
     }
 
     /// Its ClusterIPs (after allocation), first the primary one.
