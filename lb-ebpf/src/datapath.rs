@@ -407,6 +407,7 @@ where
     let (key, keeps_port) = (&wire.key, is_sctp_fragment(wire));
     let hash = pick::hash(settings.seed, key);
     let reason = match snat::lend(tables, env, settings, A::lent_count(settings), key, flow, hash, keeps_port) {
+        Ok(false) if conntrack::is_midway(wire) => Reason::ForwardedMidway,
         Ok(false) => Reason::Forwarded,
         Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),

@@ -120,3 +120,57 @@ fn maglev_says_where_connections_go_and_changes_leave_open_ones_alone() {
     let met = |pod: &str| answers.iter().filter(|answer| answer.pod == pod).count();
     assert!(met("web-1") >= 80 && met("web-2") == 0, "random has weights too: {answers:?}");
 }
+
+/// Two of three pods stay. What a node has forgotten of its connections, the table says again.
+#[test]
+fn connections_stay_at_their_pods_when_one_goes_and_every_flow_is_lost() {
+    needs_datapath!();
+    let fixture = Fixture::with(BINARY, Setup::DEMO, &["--algorithm=maglev"]);
+    let (all, fewer) = ([("web-1", 1), ("web-2", 1), ("web-3", 1)], [("web-1", 1), ("web-3", 1)]);
+    let mut open: Vec<(Connection, String)> = Vec::new();
+    for to in fixture.cluster() {
+        for _ in 0..60 {
+            let mut connection = fixture.client().connect(to).expect("the Service answers");
+            let (from, pod) = (connection.local().expect("connected"), connection.get().expect("the pod answers").pod);
+            assert_eq!(pod, expected(&all, from, to));
+            // The pod that goes takes its connections with it, and the few that the table moves are lost with the flows.
+            if expected(&fewer, from, to) == pod {
+                open.push((connection, pod));
+            }
+        }
+    }
+    // 80 on average, fewer than 50 once in 10^8; less than one of them is moved.
+    assert!(open.len() >= 50, "{} of 120 stay", open.len());
+    fixture.delete_pod_object("web-2").expect("it is deleted");
+    for round in 2..4 {
+        let midway = fixture.reason("forwarded-midway");
+        fixture.lose_flows();
+        for (connection, pod) in &mut open {
+            let answer = connection.get().unwrap_or_else(|error| panic!("a connection to {pod}: {error}"));
+            assert_eq!((&answer.pod, answer.request), (&*pod, round), "the same connection of the same pod");
+        }
+        let counted = fixture.reason("forwarded-midway") - midway;
+        assert!(counted >= open.len() as u64, "{counted} of {} misses were counted", open.len());
+    }
+}
+
+/// Weights alone, at a random Service: 1 to 1 to 1, then 3 to 0 to 1.
+#[test]
+fn weights_shift_the_shares_of_real_clients() {
+    needs_datapath!();
+    let fixture = Fixture::new(BINARY, Setup::DEMO);
+    let [to, _] = fixture.cluster();
+    let shares = |pods: [&str; 3]| {
+        let answers = lb_tests::traffic::many(fixture.client(), to, 240);
+        pods.map(|pod| answers.iter().filter(|answer| answer.pod == pod).count())
+    };
+    let pods = ["web-1", "web-2", "web-3"];
+    let equal = shares(pods);
+    // 80 on average; outside of this once in a million.
+    assert!(equal.iter().all(|met| (45..120).contains(met)), "{equal:?}");
+    set_weight(&fixture, "web-1", 75);
+    set_weight(&fixture, "web-2", 0);
+    set_weight(&fixture, "web-3", 25);
+    let shifted = shares(pods);
+    assert!((145..213).contains(&shifted[0]) && shifted[1] == 0, "{shifted:?}");
+}

@@ -304,6 +304,43 @@ fn a_maglev_table_that_does_not_fit_is_refused() {
     assert_eq!(refused[0].refusal, Refusal::TableTooSmall { endpoints: 252, table_size: 251 });
 }
 
+/// What clients keep is searched slot by slot: a Maglev table, or a set in which weights repeat members, would be too long.
+#[test]
+fn clients_keep_members_that_stand_once_in_a_set_of_their_own() {
+    let mut bench = Bench::new(1024);
+    let sticky = |view: ServiceView| ServiceView { affinity_seconds: Some(60), ..view };
+    let mut views = [sticky(service(0, 0..4)), sticky(maglev(service(1, 0..4), 251)), maglev(service(2, 0..4), 251)];
+    let members = |bench: &Bench| -> Vec<Vec<u32>> {
+        let image = bench.image();
+        let ids = |service: &lb_common::Service| -> Vec<u32> {
+            let set = service.members;
+            (set.base()..set.base() + set.count()).map(|index| image.slots[&index].backend).collect()
+        };
+        image.services.values().map(ids).collect()
+    };
+    let ids = |pods: &[u32], bench: &Bench| -> Vec<u32> {
+        pods.iter().map(|index| bench.reconciler.renderer().backend_id(pod(*index)).unwrap()).collect()
+    };
+    bench.round(SECOND, &views);
+    let four = ids(&[0, 1, 2, 3], &bench);
+    assert_eq!(members(&bench), [four.clone(), four, Vec::new()]);
+    assert_eq!(bench.image().slots.len(), 4 + 251, "one set of members, one table");
+    // A daemon that takes over writes nothing.
+    bench.reconciler = Reconciler::adopt(&bench.maps, bench.now).unwrap();
+    assert_eq!(bench.round(SECOND, &views).writes, 0);
+
+    for view in &mut views {
+        view.ports[0].endpoints[1].weight = 0;
+        view.ports[0].endpoints[2].weight = 7;
+    }
+    bench.round(SECOND, &views);
+    let three = ids(&[0, 2, 3], &bench);
+    assert_eq!(members(&bench), [three.clone(), three, Vec::new()]);
+    assert_eq!(bench.image().slots.len(), 9 + 3 + 251);
+    bench.round(SECOND, &[]);
+    assert_eq!(bench.image().slots.len(), 0);
+}
+
 /// Slots rest for half a minute where there are enough. Where there are not, one second does.
 #[test]
 fn a_maglev_table_follows_endpoints_that_change_every_second() {

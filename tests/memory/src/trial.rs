@@ -415,12 +415,17 @@ fn reason_fits(told: &Told, reason: Reason) -> Result<(), Fault> {
                         | Reason::EchoReplied
                         | Reason::ForwardedTableFull
                         | Reason::ForwardedSnatScarce
+                        | Reason::ForwardedMidway
                 )
         }
         Told::Dropped => reason.is_drop(),
         Told::Requested(..) => matches!(
             reason,
-            Reason::Forwarded | Reason::Delivered | Reason::ForwardedTableFull | Reason::ForwardedSnatScarce
+            Reason::Forwarded
+                | Reason::Delivered
+                | Reason::ForwardedTableFull
+                | Reason::ForwardedSnatScarce
+                | Reason::ForwardedMidway
         ),
         Told::Replied => reason == Reason::Replied,
         Told::ErrorTranslated => reason == Reason::IcmpTranslated,
