@@ -121,6 +121,7 @@ impl Service {
     }
 
     /// It, and no backends behind it.
+    #[must_use]
     pub const fn without_backends(self) -> Self {
         Self { backends: BackendSet::EMPTY, members: BackendSet::EMPTY, ..self }
     }

@@ -839,27 +839,29 @@ fn the_last_free_port_is_found_and_then_none_host_and_kernel_alike() {
     });
 }
 
+/// A node with a seed of its own, whose Services have tables.
+fn spread_by_tables(image: &mut Image, seed: u64) {
+    (image.settings.seed, image.settings.shared_seed) = (seed, 7);
+    for service in image.services.values_mut().filter(|service| service.backends.count() > 1) {
+        // Six places of the second backend and one of the first.
+        let base = service.backends.base();
+        let (first, second) = (image.slots[&base], image.slots[&(base + 1)]);
+        image.slots.extend((base..base + 7).zip([second; 7]));
+        image.slots.insert(base + 3, first);
+        service.backends = BackendSet::new(base, 7, 1);
+        service.flags |= Service::SAME_EVERYWHERE;
+    }
+}
+
 #[test]
 fn tables_spread_connections_host_and_kernel_alike() {
     needs_datapath!();
-    fn spread(image: &mut Image, seed: u64) {
-        (image.settings.seed, image.settings.shared_seed) = (seed, 7);
-        for service in image.services.values_mut().filter(|service| service.backends.count() > 1) {
-            // Six places of the second backend and one of the first.
-            let base = service.backends.base();
-            let (first, second) = (image.slots[&base], image.slots[&(base + 1)]);
-            image.slots.extend((base..base + 7).zip([second; 7]));
-            image.slots.insert(base + 3, first);
-            service.backends = BackendSet::new(base, 7, 1);
-            service.flags |= Service::SAME_EVERYWHERE;
-        }
-    }
     let mut both_nodes = Vec::new();
     for seed in [1, 2] {
         let of_node = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&of_node);
         on_both_with(
-            move |image| spread(image, seed),
+            move |image| spread_by_tables(image, seed),
             move |both| {
                 let mut met = Vec::new();
                 for family in Family::BOTH {

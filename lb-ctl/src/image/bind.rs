@@ -56,17 +56,19 @@ impl Renderer {
     /// Gives the fragment its ids and slots and writes it into the image.
     pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment, now: Instant) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
-        let reserved = self.reserve(&fragment, now)?;
+        let mut reserved = self.reserve(&fragment, now)?;
         for (address, locality) in &fragment.backends {
             self.backends.acquire(*address, *locality);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
         let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
-        let published: HashMap<Arc<Pool>, Slots> = reserved
-            .into_iter()
-            .map(|(pool, (layout, base))| (Arc::clone(&pool), self.publish(&pool, &layout, base)))
-            .collect();
+        let mut published: HashMap<&Arc<Pool>, Slots> = HashMap::new();
         for entry in &fragment.entries {
+            for pool in entry.pools() {
+                if let Some((layout, base)) = reserved.remove(pool) {
+                    published.insert(pool, self.publish(pool, &layout, base));
+                }
+            }
             let slots = entry.pools().map(|pool| Arc::clone(published.get(pool).expect("every pool was reserved")));
             let key = self.acquire_entry(service, entry, &slots, &mut affinity);
             // What another Service has taken over is not in the fragment any more.
@@ -96,7 +98,9 @@ impl Renderer {
                 self.addresses.release(address);
             }
             self.records.release(*key, service);
-            slots.iter().for_each(|slots| self.sets.release(slots));
+            for slots in slots {
+                self.sets.release(slots);
+            }
         }
         let (records, sets): (Vec<_>, Vec<_>) = bound.entries.into_iter().unzip();
         self.unused_sets.extend(sets.into_iter().flatten());
@@ -222,8 +226,8 @@ impl Renderer {
         };
         let key = entry.key(address);
         let id = self.records.acquire(key, service).expect("room was checked");
-        let ([backends, members], target_port) =
-            (slots.each_ref().map(|slots| self.sets.acquire(slots)), entry.target_port.to_be_bytes());
+        let [backends, members] = slots.each_ref().map(|slots| self.sets.acquire(slots));
+        let target_port = entry.target_port.to_be_bytes();
         let flags = if entry.pool.table_size.is_some() { Service::SAME_EVERYWHERE } else { 0 };
         let (affinity_ticks, affinity_id) = affinity.of(entry, id);
         let record = Service { backends, id, target_port, flags, affinity_ticks, affinity_id, members };
