@@ -3,6 +3,7 @@
 
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::objects::Algorithm;
 use crate::store::AddressPool;
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -55,6 +56,18 @@ pub struct Options {
     #[arg(long = "load-balancer-pool", value_name = "NAME[@CLASS]=RANGE[,RANGE]")]
     #[serde(default)]
     pub load_balancer_pools: Vec<AddressPool>,
+    /// How connections of Services without the annotation lb-ctl/algorithm are given to endpoints: by a random hash, or
+    /// by Maglev tables, in the same way on all nodes [default: random]
+    #[arg(long, value_name = "ALGORITHM")]
+    pub algorithm: Option<Algorithm>,
+    /// Size of Maglev tables, a prime, about a hundred times the endpoints of the greatest Service; the same on all nodes
+    /// [default: 65537]
+    #[arg(long, value_name = "NUMBER")]
+    pub maglev_table_size: Option<u32>,
+    /// Keys the hash by which Maglev tables are read: a secret, the same on all nodes, keeps clients from choosing their
+    /// endpoint [default: a constant]
+    #[arg(long, value_name = "NUMBER")]
+    pub maglev_seed: Option<u64>,
     /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathMode>,
@@ -112,6 +125,9 @@ impl Options {
             } else {
                 self.load_balancer_pools
             },
+            algorithm: self.algorithm.or(weaker.algorithm),
+            maglev_table_size: self.maglev_table_size.or(weaker.maglev_table_size),
+            maglev_seed: self.maglev_seed.or(weaker.maglev_seed),
             path: self.path.or(weaker.path),
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),

@@ -3,6 +3,7 @@
 //! The types are our own and strict: an unknown field in `spec` is an error with its line and column, where generated
 //! types would drop it in silence. `metadata` and `status` are tolerant, as they come from many hands.
 
+mod balancing;
 mod endpoint_slice;
 mod meta;
 mod namespace;
@@ -12,6 +13,7 @@ mod probe;
 mod service;
 mod table;
 
+pub use balancing::{ALGORITHM_ANNOTATION, Algorithm, DEFAULT_WEIGHT, MAX_WEIGHT, WEIGHT_ANNOTATION, weight};
 pub use endpoint_slice::{
     AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, SERVICE_NAME_LABEL,
 };

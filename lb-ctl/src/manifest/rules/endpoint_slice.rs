@@ -19,6 +19,7 @@ const MAX_TOPOLOGY_LABELS: usize = 16;
 pub(super) fn check(slice: &EndpointSlice, rules: &mut Rules) {
     // ValidateEndpointSliceName = NameIsDNSSubdomain
     metadata::check(&slice.metadata, names::dns_subdomain, rules);
+    metadata::weight(&slice.metadata, rules);
     ports(slice, rules);
     let count = slice.endpoints.len();
     if count > MAX_ENDPOINTS {

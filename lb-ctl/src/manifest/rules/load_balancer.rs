@@ -1,6 +1,6 @@
 //! What is said of a Service's load balancer: who may use it, who provides it, where it is reached.
 
-use super::service::annotation;
+use super::metadata::annotation;
 use super::{Rules, names};
 use crate::manifest::path::{FieldPath, field};
 use crate::objects::{LoadBalancerIngress, Service, ServiceType};

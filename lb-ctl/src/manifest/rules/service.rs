@@ -2,10 +2,10 @@
 //! `pkg/apis/core/validation/validation.go`). What an update may change, and what depends on the node's ranges, is the
 //! store's.
 
-use super::metadata::labels;
+use super::metadata::{annotation, labels};
 use super::{Rules, load_balancer, metadata, names, ports};
-use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{NONE, Service, ServiceSpec, ServiceType};
+use crate::manifest::path::field;
+use crate::objects::{ALGORITHM_ANNOTATION, Algorithm, NONE, Service, ServiceSpec, ServiceType};
 use std::collections::HashSet;
 
 const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
@@ -18,6 +18,10 @@ pub(super) fn check(service: &Service, rules: &mut Rules) {
     // ValidateServiceName = NameIsDNS1035Label
     metadata::check(&service.metadata, names::dns_1035_label, rules);
     topology(service, rules);
+    let annotations = &service.metadata.annotations;
+    if let Some(text) = annotations.get(ALGORITHM_ANNOTATION) {
+        rules.value(Algorithm::of(annotations).map(drop), || annotation(ALGORITHM_ANNOTATION), text);
+    }
     if spec.r#type == ServiceType::ExternalName {
         external_name(spec, rules);
     } else if spec.ports.is_empty() && !service.is_headless() {
@@ -35,10 +39,6 @@ pub(super) fn check(service: &Service, rules: &mut Rules) {
     }
     external_ips(spec, rules);
     load_balancer::check(service, rules);
-}
-
-pub(super) fn annotation(name: &str) -> FieldPath {
-    field!["metadata", "annotations"].then(Segment::Entry(name.to_owned()))
 }
 
 /// `ValidateService`: the deprecated annotation and its successor agree.
