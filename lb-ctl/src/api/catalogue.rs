@@ -137,6 +137,9 @@ pub struct SubsetAddress {
     /// The Pod behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
+    /// Why it is not ready, where that is known. Kubernetes has no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not_ready: Option<String>,
 }
 
 /// What an address belongs to.

@@ -110,6 +110,9 @@ pub struct EndpointDescription {
     pub port: u16,
     /// Whether new connections go there.
     pub ready: bool,
+    /// Why not, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not_ready: Option<String>,
     /// Its share of new connections, against the others' weights.
     #[serde(default = "default_weight")]
     pub weight: u8,

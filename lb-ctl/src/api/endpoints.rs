@@ -42,5 +42,6 @@ fn address(endpoint: &EndpointView, namespace: &str) -> SubsetAddress {
         name: name.clone(),
         namespace: namespace.to_owned(),
     });
-    SubsetAddress { ip: endpoint.address, node_name: endpoint.node.clone(), target_ref }
+    let why_not_ready = endpoint.why_not_ready.clone();
+    SubsetAddress { ip: endpoint.address, node_name: endpoint.node.clone(), target_ref, why_not_ready }
 }

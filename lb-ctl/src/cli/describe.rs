@@ -5,10 +5,11 @@ use super::output::{Output, Table, list};
 use super::tables::selector;
 use super::{Failed, REFUSED, SUCCESS, query};
 use crate::api::catalogue::Selection;
-use crate::api::description::Counters;
+use crate::api::description::{Counters, EndpointDescription};
 use crate::api::{Client, ClientError, FailureReason, Resource, ServiceDescription};
 use crate::objects::{Kind, Labels};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 pub(super) async fn run(client: &Client, describe: &Describe, out: &mut Output) -> Result<u8, Failed> {
     let namespace = describe.namespace.as_deref().unwrap_or("default");
@@ -135,6 +136,10 @@ fn text(service: &ServiceDescription) -> String {
         } else {
             report.table("Endpoints", &endpoints(port));
         }
+        let reasons: Vec<String> = port.endpoints.iter().filter_map(why_not_ready).collect();
+        if !reasons.is_empty() {
+            report.lines("Not Ready", reasons);
+        }
     }
     report.lines("Problems", service.problems.iter().map(|problem| problem.message.clone()));
     report.lines("Events", service.events.iter().map(|event| format!("{}  {}", event.time, event.message)));
@@ -146,6 +151,11 @@ fn traffic(counters: &Counters) -> String {
     format!(
         "{connections} connections, {packets} packets ({bytes} bytes) in, {reply_packets} packets ({reply_bytes} bytes) out"
     )
+}
+
+fn why_not_ready(endpoint: &EndpointDescription) -> Option<String> {
+    let why = endpoint.why_not_ready.as_ref()?;
+    Some(format!("{}  {why}", SocketAddr::new(endpoint.address, endpoint.port)))
 }
 
 fn endpoints(port: &crate::api::PortDescription) -> Table {
@@ -170,7 +180,7 @@ fn endpoints(port: &crate::api::PortDescription) -> Table {
         let yes = |value: bool| if value { "yes" } else { "no" }.to_owned();
         let counters = &endpoint.traffic;
         table.push(vec![
-            std::net::SocketAddr::new(endpoint.address, endpoint.port).to_string(),
+            SocketAddr::new(endpoint.address, endpoint.port).to_string(),
             behind,
             endpoint.node.clone().unwrap_or_else(|| "<unknown>".to_owned()),
             yes(endpoint.ready),
@@ -208,7 +218,7 @@ mod tests {
                 with(json!({"name": "http", "protocol": "TCP", "port": 80, "targetPort": "web", "nodePort": 30080,
                     "endpoints": [
                         with(json!({"address": "10.244.0.5", "port": 8080, "ready": true, "pod": "a", "node": "n1", "local": true})),
-                        with(json!({"address": "fd00::5", "port": 8080, "ready": false, "slice": "web-1", "local": false}))]})),
+                        with(json!({"address": "fd00::5", "port": 8080, "ready": false, "whyNotReady": "finished", "slice": "web-1", "local": false}))]})),
                 with(json!({"name": "", "protocol": "UDP", "port": 53, "targetPort": "53", "endpoints": []}))],
             "problems": [{"subject": "service default/web", "message": "no pod is ready"}],
             "events": [{"time": "2024-02-01T00:00:00Z", "message": "created"}]});
@@ -239,6 +249,7 @@ mod tests {
           ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   ADDRESS CONNECTIONS   PACKETS   BYTES
           10.244.0.5:8080   pod/a         n1          yes     1        yes     3                     21        2100
           [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      3                     21        2100
+        Not Ready:                [fd00::5]:8080  finished
         Port:                     <unset>  53/UDP
         TargetPort:               53/UDP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out

@@ -4,10 +4,11 @@ use super::age;
 use super::output::{Table, list};
 use crate::api::Resource;
 use crate::api::catalogue::Endpoints;
-use crate::objects::{EndpointSlice, IpFamily, Kind, Labels, NONE, Namespace, Node, Pod, Service, ServiceType};
+use crate::objects::{EndpointSlice, Kind, Labels, NONE, Namespace, Node, Pod, Service, ServiceType};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::net::SocketAddr;
 
 /// How many endpoints of a Service are listed.
 const ENDPOINTS_LISTED: usize = 3;
@@ -38,7 +39,7 @@ impl Columns {
             }
             Resource::Kind(Kind::Namespace) => (vec!["NAME", "STATUS", "AGE"], &[]),
             Resource::Kind(Kind::EndpointSlice) => (vec!["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"], &[]),
-            Resource::Endpoints => (vec!["NAME", "ENDPOINTS", "AGE"], &[]),
+            Resource::Endpoints => (vec!["NAME", "ENDPOINTS", "AGE"], &["NOT READY"]),
         };
         if self.wide {
             header.extend(wide);
@@ -64,7 +65,7 @@ impl Columns {
             Resource::Endpoints => {
                 let endpoints: Endpoints = parse(object)?;
                 let age = age::since(endpoints.metadata.creation_timestamp.as_deref(), now);
-                (vec![listed(&addresses(&endpoints)), age], Vec::new())
+                (vec![listed(&addresses(&endpoints)), age], vec![listed(&not_ready(&endpoints))])
             }
         };
         if self.wide {
@@ -174,9 +175,20 @@ fn addresses(endpoints: &Endpoints) -> Vec<String> {
     let mut all = Vec::new();
     for subset in &endpoints.subsets {
         for port in &subset.ports {
-            all.extend(subset.addresses.iter().map(|address| match IpFamily::of(address.ip) {
-                IpFamily::IPv4 => format!("{}:{}", address.ip, port.port),
-                IpFamily::IPv6 => format!("[{}]:{}", address.ip, port.port),
+            all.extend(subset.addresses.iter().map(|address| SocketAddr::new(address.ip, port.port).to_string()));
+        }
+    }
+    all
+}
+
+/// `address:port (why)` of every endpoint that is not ready.
+fn not_ready(endpoints: &Endpoints) -> Vec<String> {
+    let mut all = Vec::new();
+    for subset in &endpoints.subsets {
+        for port in &subset.ports {
+            all.extend(subset.not_ready_addresses.iter().map(|address| {
+                let why = address.why_not_ready.as_deref().unwrap_or("not ready");
+                format!("{} ({why})", SocketAddr::new(address.ip, port.port))
             }));
         }
     }

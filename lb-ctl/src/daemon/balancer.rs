@@ -19,7 +19,7 @@ use crate::model::{Balancing, EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use lb_common::{Device, HostPair, Settings};
+use lb_common::{Backend, Device, HostPair, Settings};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
@@ -101,6 +101,12 @@ impl Balancer {
             destinations: None,
             adopted,
         })
+    }
+
+    /// The addresses that connections go to by what the maps hold.
+    pub(super) fn served(&self) -> HashSet<IpAddr> {
+        let backends = self.realized().backends.values().filter(|backend| backend.is_alive());
+        backends.filter_map(Backend::ip).collect()
     }
 
     /// Whether the maps of an earlier daemon were taken over.

@@ -18,6 +18,7 @@ use crate::image::Withdrawn;
 use crate::manifest;
 use crate::maps::PinnedMaps;
 use crate::objects::ObjectId;
+use crate::readiness::Readiness;
 use crate::store::{self, Store, Update};
 use lb_common::flow::TICK_SHIFT;
 use std::collections::HashSet;
@@ -39,8 +40,8 @@ pub struct ByHand {
     clock: Clock,
     /// Endpoints whose flows are to be forgotten.
     withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
-    /// Answers who asks for the health.
-    _runtime: Runtime,
+    /// Answers who asks for the health, and probes pods.
+    runtime: Runtime,
 }
 
 impl ByHand {
@@ -67,6 +68,7 @@ impl ByHand {
             host: host_receiver,
             host_clients,
             health: Health::new(runtime.handle().clone()),
+            runtime: runtime.handle().clone(),
             route_to: |address| host::route_to(address).unwrap_or_default(),
             sources,
             updates,
@@ -75,7 +77,7 @@ impl ByHand {
             withdrawn,
         };
         let engine = Engine::new(parts).map_err(Error::Maps)?;
-        Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver, _runtime: runtime })
+        Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver, runtime })
     }
 
     /// Begins anew with other settings and without objects, as a daemon does that is started again after its state file was
@@ -84,7 +86,9 @@ impl ByHand {
         self.engine.store = open_store(&config)?;
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
         let maps = Box::new(self.maps.clone());
-        self.engine.balancer = Balancer::adopt(maps, name, addresses, self.now()).map_err(Error::Maps)?;
+        self.engine.balancer = Balancer::adopt(maps, name.clone(), addresses, self.now()).map_err(Error::Maps)?;
+        let served = self.engine.balancer.served();
+        self.engine.readiness = Readiness::new(name, served, self.runtime.handle().clone());
         self.engine.config = config;
         Ok(())
     }

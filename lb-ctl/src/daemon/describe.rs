@@ -95,6 +95,7 @@ fn describe_port(
             address: endpoint.address,
             port: endpoint.port,
             ready: endpoint.ready,
+            why_not_ready: endpoint.why_not_ready.clone(),
             weight: endpoint.weight,
             pod: endpoint.pod.clone(),
             slice: (endpoint.source.kind == Kind::EndpointSlice).then(|| endpoint.source.key.name.clone()),

@@ -17,12 +17,14 @@ use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
 use crate::objects::Key;
+use crate::readiness::Readiness;
 use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
@@ -49,6 +51,8 @@ pub(super) struct Parts {
     pub(super) host_clients: HostClients,
     /// What load balancers and supervisors ask.
     pub(super) health: Health,
+    /// Where probes run.
+    pub(super) runtime: Handle,
     /// Asks the kernel for the route to an address.
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -68,6 +72,7 @@ pub(super) struct Engine {
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
+    pub(super) readiness: Readiness,
     route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
@@ -121,6 +126,7 @@ impl Engine {
             host,
             host_clients,
             health,
+            runtime,
             route_to,
             sources,
             updates,
@@ -130,6 +136,7 @@ impl Engine {
         } = parts;
         let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
+        let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime);
         Ok(Self {
             config,
             origin,
@@ -138,6 +145,7 @@ impl Engine {
             host,
             host_clients,
             health,
+            readiness,
             route_to,
             sources,
             updates,
@@ -175,6 +183,9 @@ impl Engine {
                     None => break,
                 },
                 Some(update) = self.updates.recv() => self.take_update(update),
+                () = self.readiness.changed() => if self.readiness.take() {
+                    self.converge();
+                },
                 changed = self.host.changed() => {
                     if changed.is_err() {
                         return Err(Error::HostWatchEnded);
@@ -232,6 +243,7 @@ impl Engine {
         let now = self.now();
         self.health.waits(now);
         self.health.answer_at(self.config.healthz_address.0, now);
+        self.readiness.follow(&self.store.snapshot().pods);
         let own_node = self.store.snapshot().nodes.get(&Key::new("", &self.config.node_name)).cloned();
         self.health.set_leaving(own_node.is_some_and(|node| node.is_leaving()));
         let host = Arc::clone(&self.host.borrow_and_update());
@@ -276,6 +288,7 @@ impl Engine {
             match self.hooks.settle() {
                 Ok(settled) => {
                     self.progress.settled = true;
+                    self.readiness.settle();
                     info!(carried = settled.carried, lost = settled.lost, "the take-over is complete");
                     settled.detached.iter().for_each(|what| info!("detached {what}: it is no longer named"));
                 }
@@ -310,7 +323,7 @@ impl Engine {
         let mut attached = interfaces::devices(self.hooks.as_ref());
         self.host_clients.mark(&mut attached);
         let inputs = Inputs {
-            objects: self.store.snapshot(),
+            objects: Arc::new(self.readiness.judged(&self.store.snapshot())),
             host: Arc::clone(host),
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),

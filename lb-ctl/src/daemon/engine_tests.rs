@@ -110,6 +110,7 @@ fn start_with(
         host: host_receiver,
         host_clients: super::host_clients::HostClients::off(),
         health: crate::health::Health::new(tokio::runtime::Handle::current()),
+        runtime: tokio::runtime::Handle::current(),
         route_to: |_| None,
         sources,
         updates,

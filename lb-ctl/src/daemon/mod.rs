@@ -152,6 +152,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         host,
         host_clients,
         health: Health::new(runtime::Handle::current()),
+        runtime: runtime::Handle::current(),
         route_to: |address| host::route_to(address).unwrap_or_default(),
         sources,
         updates,

@@ -8,7 +8,7 @@ use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
 use crate::store::{Change, Rejected, SourceId, Update};
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tracing::{error, info, warn};
 
 impl Engine {
@@ -31,8 +31,11 @@ impl Engine {
         let applied = changes
             .into_iter()
             .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
-        let applied = applied.collect();
+        let applied: Vec<Applied> = applied.collect();
         self.converge();
+        let pods = applied.iter().filter(|applied| applied.object.kind == Kind::Pod);
+        let pods = pods.flat_map(|pod| self.readiness.problems_of(&Key::new(&pod.object.namespace, &pod.object.name)));
+        warnings.extend(pods.map(|problem| format!("{}: {}", problem.subject, problem.message)));
         warnings.extend(self.keep());
         let waiting = (!self.store.is_synced()).then_some("not every source has been read");
         let reason = self.failure().or(waiting);
@@ -97,6 +100,11 @@ impl Engine {
         let subject = format!("service {key}");
         let pending = self.store.why_pending(key).map(|why| format!("no load balancer address: {why}"));
         described.problems.extend(pending.map(|message| Problem { subject, message }));
+        let endpoints = described.ports.iter().flat_map(|port| &port.endpoints);
+        let pods: BTreeSet<&String> = endpoints.filter_map(|endpoint| endpoint.pod.as_ref()).collect();
+        let unprobed = pods.into_iter().flat_map(|pod| self.readiness.problems_of(&Key::new(&key.namespace, pod)));
+        let unprobed: Vec<Problem> = unprobed.collect();
+        described.problems.extend(unprobed);
         Ok(described)
     }
 }

@@ -21,6 +21,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
     let endpoint = |index| EndpointView {
         address: pod(index),
         port: 8080,
+        why_not_ready: None,
         ready: true,
         serving: true,
         terminating: false,

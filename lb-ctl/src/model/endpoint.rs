@@ -30,6 +30,9 @@ pub struct EndpointView {
     pub port: u16,
     /// Whether it is ready for new connections.
     pub ready: bool,
+    /// Why not, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not_ready: Option<String>,
     /// Whether it still answers, ready or terminating.
     pub serving: bool,
     /// Whether it is about to go.

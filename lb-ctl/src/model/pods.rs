@@ -21,7 +21,7 @@ pub(super) fn gather(
     let mut ready_pods = 0;
     for pod in pods {
         let state = State::of(pod, publish_not_ready);
-        match state.why_not {
+        match &state.why_not {
             None => ready_pods += 1,
             Some(why) => unusable.not_ready.push(format!("{} ({why})", pod.metadata.name)),
         }
@@ -62,22 +62,22 @@ struct State {
     serving: bool,
     terminating: bool,
     /// Why no new connections go to it.
-    why_not: Option<&'static str>,
+    why_not: Option<String>,
 }
 
 impl State {
     fn of(pod: &Pod, publish_not_ready: bool) -> Self {
         let (serving, terminating) = (pod.is_ready(), pod.is_terminating());
         let why_not = if pod.is_finished() {
-            Some("finished")
+            Some("finished".to_owned())
         } else if publish_not_ready {
             None
         } else if terminating {
-            Some("terminating")
+            Some("terminating".to_owned())
         } else if serving {
             None
         } else {
-            Some("not ready")
+            Some(pod.why_not_ready().unwrap_or("not ready").to_owned())
         };
         Self { ready: why_not.is_none(), serving, terminating, why_not }
     }
@@ -134,6 +134,7 @@ fn view(service: &Service, pod: &Pod, address: IpAddr, port: u16, state: &State,
         address,
         port,
         ready: state.ready,
+        why_not_ready: state.why_not.clone(),
         serving: state.serving,
         terminating: state.terminating,
         weight: balancing::of_pod(pod),

@@ -20,7 +20,7 @@ pub use endpoint_slice::{
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint, ZONE_LABEL};
-pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
+pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, PROBED, Pod, PodIp, PodSpec, PodStatus};
 pub use probe::{GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
 pub use service::{
     AFFINITY_SECONDS, ClientIpConfig, HEADLESS_LABEL, IntOrString, IpFamily, LoadBalancerIngress, LoadBalancerStatus,

@@ -7,6 +7,10 @@ use std::net::IpAddr;
 
 /// The annotation that gives a Pod without `status.podIP` its addresses, separated by commas.
 pub const POD_IP_ANNOTATION: &str = "lb-ctl/pod-ip";
+/// The reason of a condition `Ready` that no manifest gave: the pod's node has probed it.
+pub const PROBED: &str = "ProbedByLbCtl";
+/// The condition by which a pod gets connections.
+const READY: &str = "Ready";
 
 /// A Pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +105,12 @@ pub struct Condition {
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// Why, in a word; [`PROBED`]: a daemon of ours has found it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// And in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 impl Pod {
@@ -130,13 +140,35 @@ impl Pod {
     /// Ready as the kubelet said in the condition `Ready`. A manifest without conditions is taken at its word: whoever
     /// wrote a pod's address by hand means it to be used.
     pub fn is_ready(&self) -> bool {
-        let ready = self.status.conditions.iter().find(|condition| condition.r#type == "Ready");
-        !self.is_finished() && ready.is_none_or(|condition| condition.status == "True")
+        !self.is_finished() && self.ready_condition().is_none_or(|condition| condition.status == "True")
     }
 
-    /// Whether its manifest says if it is ready, as a kubelet does.
+    fn ready_condition(&self) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.r#type == READY)
+    }
+
+    /// Whether its manifest says if it is ready, as a kubelet does. What a daemon has found out does not count, though
+    /// somebody may have applied what `get -o yaml` told.
     pub fn has_ready_condition(&self) -> bool {
-        self.status.conditions.iter().any(|condition| condition.r#type == "Ready")
+        self.ready_condition().is_some_and(|condition| condition.reason.as_deref() != Some(PROBED))
+    }
+
+    /// Why it is not ready, as far as its condition tells.
+    pub fn why_not_ready(&self) -> Option<&str> {
+        let condition = self.ready_condition().filter(|condition| condition.status != "True")?;
+        condition.message.as_deref().or(condition.reason.as_deref()).filter(|text| !text.is_empty())
+    }
+
+    /// Makes what was found out its condition `Ready`: that it is, or why not.
+    pub fn set_probed(&mut self, state: Result<(), String>) {
+        self.status.conditions.retain(|condition| condition.r#type != READY);
+        let status = if state.is_ok() { "True" } else { "False" };
+        self.status.conditions.push(Condition {
+            r#type: READY.to_owned(),
+            status: status.to_owned(),
+            reason: Some(PROBED.to_owned()),
+            message: state.err(),
+        });
     }
 
     /// The number of the container port with this name and protocol.
