@@ -147,3 +147,23 @@ fn what_is_refused_gives_nothing_away() {
     apply(&mut store, &balancer("good", "", "")).unwrap();
     assert_eq!(external(&store, "good"), "192.0.2.1");
 }
+
+#[test]
+fn an_address_that_no_pool_has_any_more_goes_and_another_comes() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(Some(folder.path()), &["public=192.0.2.1,2001:db8::1"]);
+    apply(&mut store, &balancer("web", "", "ipFamilyPolicy: PreferDualStack,")).unwrap();
+    let foreign = balancer("foreign", "", "") + "status: {loadBalancer: {ingress: [{ip: 198.51.100.7}]}}\n";
+    apply(&mut store, &foreign).unwrap();
+    assert_eq!(external(&store, "web"), "192.0.2.1 2001:db8::1");
+    let mut offer = |pools: &[&str]| store.offer(pools.iter().map(|pool| pool.parse().unwrap()).collect()).join("\n");
+    assert_eq!(offer(&["wider=192.0.2.0-192.0.2.9,2001:db8::1"]), "", "who has an address keeps it");
+    insta::assert_snapshot!(offer(&["other=203.0.113.1,2001:db8::1"]), @"service/default/web gave up 192.0.2.1, which its address pools do not have any more: it has 203.0.113.1, 2001:db8::1 now");
+    insta::assert_snapshot!(offer(&[]), @"service/default/web gave up 203.0.113.1, 2001:db8::1, which its address pools do not have any more: it waits for another");
+    assert_eq!(offer(&["public=203.0.113.2"]), "");
+    assert_eq!((external(&store, "web"), external(&store, "foreign")), ("203.0.113.2".into(), "198.51.100.7".into()));
+    store.flush().unwrap();
+    drop(store);
+    let store = open(Some(folder.path()), &["public=203.0.113.1-203.0.113.9"]);
+    assert_eq!(external(&store, "web"), "203.0.113.2", "it is remembered");
+}

@@ -207,7 +207,6 @@ impl Config {
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
-            ("loadBalancerPools", self.load_balancer_pools != new.load_balancer_pools),
             ("path", self.path != new.path),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),

@@ -369,6 +369,11 @@ impl Engine {
                 for setting in self.config.needs_restart_for(&new) {
                     warn!(setting, "changed in the configuration, but takes effect only with a restart");
                 }
+                if self.config.load_balancer_pools != new.load_balancer_pools {
+                    let messages = self.store.offer(new.load_balancer_pools.clone());
+                    messages.iter().for_each(|message| warn!("{message}"));
+                    self.config.load_balancer_pools = new.load_balancer_pools;
+                }
                 self.interfaces.set_specs(new.interfaces.clone());
                 self.config.interfaces = new.interfaces;
                 self.config.balancing = new.balancing;

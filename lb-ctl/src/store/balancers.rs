@@ -145,6 +145,25 @@ impl Balancers {
         service.load_balancer_addresses().into_iter().for_each(|address| self.held.release(address, &owner));
     }
 
+    /// Takes from a Service the addresses that the pools `before` had for it and those of now have not, and gives it others.
+    /// The answer is what it lost.
+    pub(super) fn move_out(&mut self, service: &mut Service, before: &[AddressPool]) -> Vec<IpAddr> {
+        let has = |pools: &[AddressPool], address: IpAddr| {
+            let pools = eligible(pools, service).unwrap_or_default();
+            pools.iter().flat_map(|pool| &pool.addresses).any(|range| range.contains(address))
+        };
+        let (lost, kept): (Vec<IpAddr>, Vec<IpAddr>) = service
+            .load_balancer_addresses()
+            .into_iter()
+            .partition(|address| has(before, *address) && !has(&self.pools, *address));
+        if !lost.is_empty() {
+            self.release(service);
+            service.status.load_balancer = LoadBalancerStatus::default();
+            self.assign(service, &kept);
+        }
+        lost
+    }
+
     /// Gives a Service its addresses, those `before` if they are still to be had. `dropTypeDependentFields` is why one of
     /// another type has none.
     pub(super) fn assign(&mut self, service: &mut Service, before: &[IpAddr]) {

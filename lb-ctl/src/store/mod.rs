@@ -35,6 +35,7 @@ use ledger::Ledger;
 use ownership::{Owner, Ownership};
 use state::{Allocation, Entry, State, StateFile};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,12 +130,37 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes up the pools that load balancers get their addresses from. Who waits for one gets it now.
-    pub fn offer(&mut self, pools: Vec<AddressPool>) {
-        self.ledger.balancers.pools = pools;
+    /// Takes up the pools that load balancers get their addresses from. Who waits for one gets it now. Who has one that is in
+    /// no pool any more loses it, and gets another if there is one: the answer says so of each.
+    pub fn offer(&mut self, pools: Vec<AddressPool>) -> Vec<String> {
+        let before = std::mem::replace(&mut self.ledger.balancers.pools, pools);
+        let mut messages = Vec::new();
+        for service in self.snapshot().services.values() {
+            let mut service = Service::clone(service);
+            let lost = self.ledger.balancers.move_out(&mut service, &before);
+            if lost.is_empty() {
+                continue;
+            }
+            let key = service.metadata.key();
+            let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let now = match service.load_balancer_addresses().as_slice() {
+                [] => "it waits for another".to_owned(),
+                addresses => format!("it has {} now", list(addresses)),
+            };
+            let lost = list(&lost);
+            messages.push(format!("service/{key} gave up {lost}, which its address pools do not have any more: {now}"));
+            let object = Object::Service(Arc::new(service));
+            self.waiting.extend(waits(&object));
+            self.unsaved.insert(object.id());
+            Arc::make_mut(&mut self.objects).insert(object);
+        }
         let mut applied = Applied::default();
         self.serve_the_waiting(&mut applied);
         self.ledger.commit();
+        if !messages.is_empty() || applied.is_change() {
+            self.save_if_synced();
+        }
+        messages
     }
 
     /// Why a Service of the type LoadBalancer has no address, if it has none.
