@@ -15,6 +15,7 @@ pub mod maps;
 pub mod model;
 pub mod objects;
 pub mod playground;
+mod probes;
 pub mod source;
 pub mod store;
 

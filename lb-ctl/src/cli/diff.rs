@@ -75,7 +75,17 @@ mod tests {
     fn a_difference_is_shown_as_kubectl_shows_it() {
         let object = |port: u16| json!({"kind": "EndpointSlice", "addressType": "IPv4", "ports": [{"port": port}]});
         let changed = compare(&rehearsed(Some(object(80)), Some(object(81)))).unwrap();
-        insta::assert_snapshot!(changed, @"");
+        insta::assert_snapshot!(changed, @r"
+        diff -u -N LIVE/discovery.k8s.io.v1.EndpointSlice.shop.web-1 MERGED/discovery.k8s.io.v1.EndpointSlice.shop.web-1
+        --- LIVE/discovery.k8s.io.v1.EndpointSlice.shop.web-1
+        +++ MERGED/discovery.k8s.io.v1.EndpointSlice.shop.web-1
+        @@ -1,4 +1,4 @@
+         kind: EndpointSlice
+         addressType: IPv4
+         ports:
+        -- port: 80
+        +- port: 81
+        ");
         assert_eq!(compare(&rehearsed(Some(object(80)), Some(object(80)))).unwrap(), "");
         let new = compare(&rehearsed(None, Some(object(80)))).unwrap();
         assert!(new.contains("@@ -0,0 +1,4 @@\n+kind: EndpointSlice"), "{new}");

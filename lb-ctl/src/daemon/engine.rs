@@ -17,6 +17,7 @@ use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
 use crate::objects::Key;
+use crate::probes::Probes;
 use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -68,6 +69,7 @@ pub(super) struct Engine {
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
+    pub(super) probes: Probes,
     route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
@@ -130,6 +132,9 @@ impl Engine {
         } = parts;
         let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
+        // Without a runtime nobody waits for answers.
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        let probes = Probes::new(runtime, config.state_file.with_extension("probes.json"));
         Ok(Self {
             config,
             origin,
@@ -138,6 +143,7 @@ impl Engine {
             host,
             host_clients,
             health,
+            probes,
             route_to,
             sources,
             updates,
@@ -175,6 +181,10 @@ impl Engine {
                     None => break,
                 },
                 Some(update) = self.updates.recv() => self.take_update(update),
+                Some(told) = self.probes.news.recv() => {
+                    self.probes.take(told);
+                    self.converge();
+                }
                 changed = self.host.changed() => {
                     if changed.is_err() {
                         return Err(Error::HostWatchEnded);
@@ -310,7 +320,7 @@ impl Engine {
         let mut attached = interfaces::devices(self.hooks.as_ref());
         self.host_clients.mark(&mut attached);
         let inputs = Inputs {
-            objects: self.store.snapshot(),
+            objects: self.probes.follow(&self.store.snapshot()),
             host: Arc::clone(host),
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),

@@ -6,9 +6,11 @@ use super::fakes::{Attached, FakeHooks, SharedMaps, network};
 use super::options::HealthzAddress;
 use super::sources::Sources;
 use super::{Config, Options, config};
+use crate::api::catalogue::Selection;
 use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
+    Resource,
 };
 use crate::host::HostView;
 use crate::manifest::Validate;
@@ -204,6 +206,38 @@ fn a_dry_run_tells_all_and_changes_nothing() {
         let refused = running.handle.apply(dry("kind: Service\n")).await.unwrap_err();
         assert_eq!(refused.diagnostics, ["web.yaml:1:1: apiVersion: is required, such as `v1`"]);
         assert_eq!(*running.handle.catalogue().borrow(), before);
+    });
+}
+
+#[test]
+fn a_probed_pod_goes_in_and_out_of_its_services() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let directory = directory();
+        let running = start(maps.clone(), &directory, None, &["eth0"]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = format!(
+            "readinessProbe: {{periodSeconds: 1, failureThreshold: 1, tcpSocket: {{port: {port}, host: 127.0.0.1}}}}"
+        );
+        let text = WEB.replace("{name: c}", &format!("{{name: c, {probe}}}"));
+        running.handle.apply(manifests(&text)).await.unwrap();
+        let is_in = |running: &Running| {
+            let catalogue = running.handle.catalogue();
+            let selection = Selection { resource: Resource::Endpoints, namespace: None, name: Some("web".to_owned()) };
+            let endpoints = catalogue.borrow().items(&selection);
+            endpoints[0]["subsets"][0]["addresses"].is_array()
+        };
+        eventually("it is ready", async || is_in(&running)).await;
+        // A daemon in its place has it ready from the start, and tells the engine that it goes.
+        drop(running);
+        let running = start(maps, &directory, None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        assert!(is_in(&running), "without a dip");
+        drop(listener);
+        eventually("it is not ready", async || !is_in(&running)).await;
+        let status = running.handle.status().await.unwrap();
+        assert!(status.problems.iter().any(|problem| problem.subject == "pod default/a"), "{:?}", status.problems);
     });
 }
 

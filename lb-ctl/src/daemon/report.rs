@@ -27,6 +27,7 @@ impl Engine {
         }
         problems.extend(self.balancer.problems());
         problems.extend(self.health.problems());
+        problems.extend(self.probes.problems());
         let counters = match self.balancer.maps().reasons() {
             Ok(counts) => counts
                 .iter()

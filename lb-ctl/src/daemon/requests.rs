@@ -47,7 +47,9 @@ impl Engine {
         let (after, done) = self.store.rehearse(&SourceId::Cli, parsed, removed, Timestamp::now()).map_err(refusal)?;
         let manifest = |objects: &Objects, id: &ObjectId| objects.get(id).map(|object| catalogue::whole(&object));
         let changed = done.changes.iter().filter(|(_, change)| *change != Change::Unchanged);
-        let rehearsed = changed.map(|(id, _)| Rehearsed {
+        let mut changed: Vec<&ObjectId> = changed.map(|(id, _)| id).collect();
+        changed.sort_by_key(|id| places.get(id).copied().unwrap_or(usize::MAX));
+        let rehearsed = changed.into_iter().map(|id| Rehearsed {
             before: manifest(&before, id),
             after: manifest(&after, id),
             object: id.clone().into(),
