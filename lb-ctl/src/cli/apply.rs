@@ -16,11 +16,15 @@ pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Res
     let (answer, how) = match apply.dry_run {
         DryRun::Client => {
             let mut parsed = Parsed::default();
-            files.iter().for_each(|file| parsed.extend(manifest::read(&file.text, &file.origin, &namespace, validate)));
+            for file in &files {
+                parsed.extend(manifest::read(&file.text, &file.origin, &namespace, validate));
+            }
             match parsed.sound() {
                 Ok(parsed) => (look(client, &parsed).await, " (dry run)"),
                 Err(errors) => {
-                    errors.iter().for_each(|error| eprintln!("{error}"));
+                    for error in errors {
+                        eprintln!("{error}");
+                    }
                     return Ok(REFUSED);
                 }
             }

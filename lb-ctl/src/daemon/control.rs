@@ -141,7 +141,9 @@ async fn read(files: Vec<ManifestText>, namespace: String, validate: Validate) -
     let is_short = files.iter().map(|file| file.text.len()).sum::<usize>() <= SHORT;
     let read_all = move || {
         let mut all = Parsed::default();
-        files.iter().for_each(|file| all.extend(manifest::read(&file.text, &file.origin, &namespace, validate)));
+        for file in &files {
+            all.extend(manifest::read(&file.text, &file.origin, &namespace, validate));
+        }
         all
     };
     if is_short {

@@ -99,13 +99,12 @@ impl Probes {
         let seen = std::mem::replace(&mut self.seen, Arc::clone(objects));
         let mut pods = self.shown.pods.clone();
         for (key, _, now) in differences(&seen.pods, &objects.pods) {
-            match now {
-                Some(pod) => drop(pods.insert(key.clone(), self.watch(key, pod))),
-                None => {
-                    self.pods.remove(key);
-                    self.memory.forget(key);
-                    pods.remove(key);
-                }
+            if let Some(pod) = now {
+                pods.insert(key.clone(), self.watch(key, pod));
+            } else {
+                self.pods.remove(key);
+                self.memory.forget(key);
+                pods.remove(key);
             }
         }
         for key in std::mem::take(&mut self.turned) {

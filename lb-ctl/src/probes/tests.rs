@@ -114,7 +114,7 @@ async fn grpc_succeeds_by_serving() {
             let (stream, _) = listener.accept().await.unwrap();
             let io = hyper_util::rt::TokioIo::new(stream);
             let executor = hyper_util::rt::TokioExecutor::new();
-            tokio::spawn(hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service.clone()));
+            tokio::spawn(hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service));
         }
     });
     let all = objects(&[
