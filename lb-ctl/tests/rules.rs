@@ -12,7 +12,8 @@ use std::path::Path;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    rule: String,
+    #[serde(rename = "rule")]
+    name: String,
     /// What of the API server says so; our code names it too.
     restates: Vec<String>,
     #[serde(default = "service")]
@@ -102,18 +103,18 @@ impl Rule {
         let mut store =
             Store::open(Options { state_file: None, service_cidrs, node_port_range: 30000..=32767 }).unwrap();
         for object in case.existing.iter().chain(&case.old) {
-            apply(&mut store, &self.kind, object).unwrap_or_else(|errors| panic!("{}: before: {errors:?}", self.rule));
+            apply(&mut store, &self.kind, object).unwrap_or_else(|errors| panic!("{}: before: {errors:?}", self.name));
         }
         let before = store.snapshot();
         let outcome = apply(&mut store, &self.kind, &serde_json::to_value(&case.object).unwrap());
-        assert!(outcome.is_ok() || before == store.snapshot(), "{}: refused, and yet something changed", self.rule);
+        assert!(outcome.is_ok() || before == store.snapshot(), "{}: refused, and yet something changed", self.name);
         (outcome, store)
     }
 
     fn check(&self, failed: &mut Vec<String>) {
         for case in &self.accept {
             let (outcome, store) = self.run(case);
-            let shown = format!("{}: {:?}", self.rule, case.object);
+            let shown = format!("{}: {:?}", self.name, case.object);
             match outcome {
                 Err(errors) => failed.push(format!("{shown} is refused: {errors:?}")),
                 Ok(id) => {
@@ -124,13 +125,13 @@ impl Rule {
             }
         }
         for case in &self.reject {
-            let wanted = case.field.as_ref().unwrap_or_else(|| panic!("{}: no `field`", self.rule));
+            let wanted = case.field.as_ref().unwrap_or_else(|| panic!("{}: no `field`", self.name));
             match self.run(case).0 {
-                Ok(_) => failed.push(format!("{}: {:?} is accepted", self.rule, case.object)),
+                Ok(_) => failed.push(format!("{}: {:?} is accepted", self.name, case.object)),
                 Err(errors) => {
                     assert!(errors.iter().all(|error| error.line > 0), "an error without a place: {errors:?}");
                     if !errors.iter().any(|error| error.field.starts_with(wanted)) {
-                        failed.push(format!("{}: {:?} is refused for {errors:?}", self.rule, case.object));
+                        failed.push(format!("{}: {:?} is refused for {errors:?}", self.name, case.object));
                     }
                 }
             }
@@ -146,7 +147,7 @@ fn rules() -> Vec<Rule> {
 fn every_rule_takes_and_refuses() {
     let mut failed = Vec::new();
     for rule in rules() {
-        assert!(!rule.accept.is_empty() && !rule.reject.is_empty(), "{}: a case of each kind", rule.rule);
+        assert!(!rule.accept.is_empty() && !rule.reject.is_empty(), "{}: a case of each kind", rule.name);
         rule.check(&mut failed);
     }
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
@@ -167,10 +168,12 @@ fn sources(folder: &Path, text: &mut String) {
 fn the_code_says_what_it_restates() {
     let mut text = String::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    ["manifest", "store"].iter().for_each(|folder| sources(&source.join(folder), &mut text));
+    for folder in ["manifest", "store"] {
+        sources(&source.join(folder), &mut text);
+    }
     for rule in rules() {
         for name in &rule.restates {
-            assert!(text.contains(name.as_str()), "{}: no code names {name}", rule.rule);
+            assert!(text.contains(name.as_str()), "{}: no code names {name}", rule.name);
         }
     }
 }

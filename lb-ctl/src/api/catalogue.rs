@@ -3,7 +3,7 @@
 use super::endpoints::endpoints;
 use super::types::{Event, EventKind};
 use crate::model::Views;
-use crate::objects::{Key, Kind, Metadata, Objects, Protocol, Table, differences};
+use crate::objects::{Key, Kind, Metadata, Object, Objects, Protocol, Table, differences};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -235,6 +235,12 @@ fn events<T: Eq>(before: &Table<T>, now: &Table<T>, selection: &Selection, show:
     }
     gone.extend(others);
     gone
+}
+
+/// An object as a manifest.
+pub fn whole(object: &Object) -> Value {
+    let kind = object.kind();
+    manifest(kind.api_version(), kind.name(), object)
 }
 
 /// A manifest as kubectl prints it: `apiVersion` and `kind` first, no empty parts.

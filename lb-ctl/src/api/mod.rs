@@ -32,7 +32,7 @@ pub use server::{Control, ServeError, Server};
 pub use status::{CounterLine, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status};
 pub use types::{
     Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
-    FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Version,
+    FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,
 };
 
 /// Largest body of a request, in bytes.

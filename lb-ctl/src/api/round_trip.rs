@@ -147,7 +147,13 @@ fn start() -> Running {
 
 fn apply(texts: &[&str]) -> ApplyRequest {
     let files = texts.iter().map(|text| ManifestText { origin: "a.yaml".to_owned(), text: (*text).to_owned() });
-    ApplyRequest { namespace: "default".to_owned(), files: files.collect(), validate: Validate::Strict }
+    ApplyRequest {
+        namespace: "default".to_owned(),
+        files: files.collect(),
+        validate: Validate::Strict,
+        dry_run: false,
+        prune: None,
+    }
 }
 
 fn namespaces(name: Option<&str>) -> catalogue::Selection {

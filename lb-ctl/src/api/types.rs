@@ -25,7 +25,7 @@ pub struct ManifestText {
 
 /// Applies manifests: all of them or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApplyRequest {
     /// Namespace of objects that name none.
     #[serde(default = "default_namespace")]
@@ -35,6 +35,12 @@ pub struct ApplyRequest {
     /// What to do about unknown fields and repeated keys.
     #[serde(default)]
     pub validate: Validate,
+    /// Only tell what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// The name of a set that these are all of: what else was applied as part of it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<String>,
 }
 
 /// What [`ApplyRequest`] did.
@@ -47,6 +53,25 @@ pub struct ApplyAnswer {
     pub skipped: Vec<String>,
     /// What is accepted and likely not meant, as `web.yaml:12:7: pod/web: ...`.
     pub warnings: Vec<String>,
+    /// What was deleted, since it is no more in the set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pruned: Vec<ObjectName>,
+    /// Of a dry run: the objects that would be another, before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rehearsed: Vec<Rehearsed>,
+}
+
+/// An object before and after a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// Which.
+    pub object: ObjectName,
+    /// The manifest before; absent: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// The manifest after; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
 }
 
 /// What became of one object.

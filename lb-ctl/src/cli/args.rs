@@ -45,6 +45,8 @@ pub enum Command {
     Daemon(Box<Daemon>),
     /// Create or change objects from manifests: all of them or none
     Apply(Apply),
+    /// Show how the objects of manifests differ from what there is, as an apply would leave them
+    Diff(Diff),
     /// Delete objects, by manifest or by name
     Delete(Delete),
     /// List objects
@@ -104,6 +106,57 @@ pub struct Apply {
     /// What to do about unknown fields and repeated keys
     #[arg(long, value_enum, default_value_t, num_args = 0..=1, require_equals = true, default_missing_value = "strict")]
     pub validate: Validate,
+    /// Say what would happen, and do not do it: `server` asks the daemon, `client` only looks at the manifests
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    pub dry_run: DryRun,
+    /// The directories of -f are all there is of them: delete what was applied from them with --prune and is no more in them
+    #[arg(long)]
+    pub prune: bool,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ApplyFormat,
+}
+
+/// `diff`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 nothing would change, 1 something would, 2 it could not be told.")]
+pub struct Diff {
+    /// Where the manifests are.
+    #[command(flatten)]
+    pub files: Files,
+    /// Namespace of objects that name none [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Show what `apply --prune` would delete too
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// `--dry-run`, in kubectl's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    /// Do it
+    #[default]
+    None,
+    /// Look at the manifests alone
+    Client,
+    /// Ask the daemon, which knows what else there is
+    Server,
+}
+
+/// How to print what was applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ApplyFormat {
+    /// What became of each object, a line each
+    #[default]
+    #[value(hide = true)]
+    Text,
+    /// TYPE/NAME, one a line
+    Name,
+    /// The daemon's whole answer
+    Json,
+    /// The same in YAML
+    Yaml,
 }
 
 /// `--validate`, in kubectl's words.

@@ -2,7 +2,7 @@
 //!
 //! What the user typed ([`args`]) is kept apart from what it means ([`query`], [`crate::daemon::Config`]).
 //! Exit codes: 0 done; 1 refused (no such object, a manifest with errors, a conflict); 2 it could not be tried (usage,
-//! configuration, privilege, no daemon).
+//! configuration, privilege, no daemon). `diff` has those of diff(1): 0 nothing would change, 1 something would, 2 anything else.
 
 mod age;
 mod apply;
@@ -11,6 +11,7 @@ mod cleanup;
 mod conntrack;
 mod delete;
 mod describe;
+mod diff;
 mod get;
 mod manifests;
 mod output;
@@ -31,6 +32,8 @@ use std::io;
 pub const SUCCESS: u8 = 0;
 /// Refused.
 pub const REFUSED: u8 = 1;
+/// Of `diff`: something would change.
+pub const DIFFERENT: u8 = 1;
 /// It could not be tried.
 pub const UNABLE: u8 = 2;
 
@@ -40,6 +43,9 @@ enum Failed {
     /// The daemon refused, or does not answer.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The same where the answer would have been a comparison, whose exit code 1 means something else.
+    #[error(transparent)]
+    Compared(ClientError),
     /// Standard output is gone, or full.
     #[error("writing to standard output: {0}")]
     Output(#[from] io::Error),
@@ -74,7 +80,7 @@ impl Failed {
     /// Says it on standard error, as kubectl says it.
     fn report(&self) {
         match self {
-            Failed::Client(ClientError::Refused(failure)) => {
+            Failed::Client(ClientError::Refused(failure)) | Failed::Compared(ClientError::Refused(failure)) => {
                 failure.diagnostics.iter().for_each(|diagnostic| eprintln!("{diagnostic}"));
                 if failure.diagnostics.is_empty() {
                     eprintln!("Error from server ({}): {failure}", failure.reason);
@@ -115,6 +121,7 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Daemon(daemon) => run_daemon(&args.target, *daemon, &mut out),
         Command::Cleanup(cleanup) => cleanup::run(&cleanup, &args.target, &mut out),
         Command::Apply(command) => wait(apply::run(&client, &command, &mut out)),
+        Command::Diff(command) => wait(diff::run(&client, &command, &mut out)),
         Command::Delete(command) => wait(delete::run(&client, &command, &mut out)),
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),

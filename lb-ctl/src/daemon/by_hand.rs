@@ -5,6 +5,7 @@
 //! the kernel's notifications) and what runs beside it.
 
 use super::balancer::Balancer;
+use super::control::How;
 use super::engine::{Engine, Parts};
 use super::host_clients::HostClients;
 use super::sources::Sources;
@@ -97,7 +98,7 @@ impl ByHand {
     pub fn apply(&mut self, manifests: &str) -> Result<(), String> {
         let parsed = manifest::parse(manifests, "manifests", "default")
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        self.engine.apply(parsed).map_err(|failure| reasons(&failure))?;
+        self.engine.apply(parsed, How::default()).map_err(|failure| reasons(&failure))?;
         self.finish()
     }
 

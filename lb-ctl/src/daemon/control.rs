@@ -21,13 +21,22 @@ const SHORT: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) enum Command {
     /// Applies what was parsed.
-    Apply(Parsed, oneshot::Sender<Result<ApplyAnswer, Failure>>),
+    Apply(Parsed, How, oneshot::Sender<Result<ApplyAnswer, Failure>>),
     /// Deletes objects; `true`: those that are not there are no error.
     Delete(Vec<ObjectId>, bool, oneshot::Sender<Result<DeleteAnswer, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
+}
+
+/// How manifests are applied.
+#[derive(Debug, Default)]
+pub(super) struct How {
+    /// Nothing is changed.
+    pub(super) dry_run: bool,
+    /// They are all of the set of this name.
+    pub(super) prune: Option<String>,
 }
 
 /// The flow tables, read without the engine, which has better things to do.
@@ -64,10 +73,10 @@ impl Handle {
 
 impl Control for Handle {
     async fn apply(&self, request: ApplyRequest) -> Result<ApplyAnswer, Failure> {
-        let ApplyRequest { namespace, files, validate } = request;
+        let ApplyRequest { namespace, files, validate, dry_run, prune } = request;
         // What is wrong with them is told with what the engine finds wrong beside it.
         let parsed = read(files, namespace, validate).await?;
-        self.ask(|answer| Command::Apply(parsed, answer)).await?
+        self.ask(|answer| Command::Apply(parsed, How { dry_run, prune }, answer)).await?
     }
 
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
@@ -132,7 +141,9 @@ async fn read(files: Vec<ManifestText>, namespace: String, validate: Validate) -
     let is_short = files.iter().map(|file| file.text.len()).sum::<usize>() <= SHORT;
     let read_all = move || {
         let mut all = Parsed::default();
-        files.iter().for_each(|file| all.extend(manifest::read(&file.text, &file.origin, &namespace, validate)));
+        for file in &files {
+            all.extend(manifest::read(&file.text, &file.origin, &namespace, validate));
+        }
         all
     };
     if is_short {

@@ -396,9 +396,9 @@ impl Engine {
     fn handle(&mut self, command: Command) {
         // Whoever asked may have gone; then nobody is there to be told.
         match command {
-            Command::Apply(parsed, answer) => {
+            Command::Apply(parsed, how, answer) => {
                 let is_much = parsed.objects.len() > MUCH;
-                drop(answer.send(self.apply(parsed)));
+                drop(answer.send(self.apply(parsed, how)));
                 if is_much {
                     memory::give_back();
                 }

@@ -6,14 +6,16 @@ use super::fakes::{Attached, FakeHooks, SharedMaps, network};
 use super::options::HealthzAddress;
 use super::sources::Sources;
 use super::{Config, Options, config};
+use crate::api::catalogue::Selection;
 use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
+    Resource,
 };
 use crate::host::HostView;
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
-use crate::objects::{Key, Kind};
+use crate::objects::{Key, Kind, Objects};
 use crate::store::{self, Store};
 use std::net::IpAddr;
 use std::path::Path;
@@ -136,7 +138,13 @@ fn directory() -> Arc<TempDir> {
 
 fn manifests(text: &str) -> ApplyRequest {
     let file = ManifestText { origin: "web.yaml".to_owned(), text: text.to_owned() };
-    ApplyRequest { namespace: "default".to_owned(), files: vec![file], validate: Validate::Strict }
+    ApplyRequest {
+        namespace: "default".to_owned(),
+        files: vec![file],
+        validate: Validate::Strict,
+        dry_run: false,
+        prune: None,
+    }
 }
 
 fn delete(kind: Kind, name: &str) -> DeleteRequest {
@@ -173,6 +181,93 @@ fn a_cgroup_that_refuses_is_told_and_tried_again() {
         running.attached.lock().unwrap().refuses_sockets = false;
         running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
         assert!(running.handle.status().await.unwrap().ready);
+    });
+}
+
+#[test]
+fn a_dry_run_tells_all_and_changes_nothing() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["eth0"]);
+        let dry = |text: &str| ApplyRequest { dry_run: true, ..manifests(text) };
+        let answer = running.handle.apply(dry(WEB)).await.unwrap();
+        assert!(answer.applied.iter().all(|applied| applied.outcome == Outcome::Created));
+        assert_eq!(answer.rehearsed.len(), 2);
+        let service = answer.rehearsed[0].after.as_ref().unwrap();
+        assert!(service["spec"]["clusterIP"].is_string(), "with what would be allocated: {service}");
+        assert!(answer.rehearsed[0].before.is_none());
+        assert_eq!(running.handle.catalogue().borrow().objects, Objects::default());
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let before = running.handle.catalogue().borrow().clone();
+        assert_eq!(running.handle.apply(dry(WEB)).await.unwrap().rehearsed, [], "the same again");
+        let changed = running.handle.apply(dry(&WEB.replace("port: 80", "port: 81"))).await.unwrap().rehearsed;
+        assert_eq!(changed.len(), 1);
+        let port =
+            |manifest: &Option<serde_json::Value>| manifest.as_ref().unwrap()["spec"]["ports"][0]["port"].clone();
+        assert_eq!((port(&changed[0].before), port(&changed[0].after)), (80.into(), 81.into()));
+        let refused = running.handle.apply(dry("kind: Service\n")).await.unwrap_err();
+        assert_eq!(refused.diagnostics, ["web.yaml:1:1: apiVersion: is required, such as `v1`"]);
+        assert_eq!(*running.handle.catalogue().borrow(), before);
+    });
+}
+
+#[test]
+fn a_probed_pod_goes_in_and_out_of_its_services() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let directory = directory();
+        let running = start(maps.clone(), &directory, None, &["eth0"]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = format!(
+            "readinessProbe: {{periodSeconds: 1, failureThreshold: 1, tcpSocket: {{port: {port}, host: 127.0.0.1}}}}"
+        );
+        let text =
+            WEB.replace("{containers: [{name: c}]}", &format!("{{nodeName: n1, containers: [{{name: c, {probe}}}]}}"));
+        running.handle.apply(manifests(&text)).await.unwrap();
+        let is_in = |running: &Running| {
+            let catalogue = running.handle.catalogue();
+            let selection = Selection { resource: Resource::Endpoints, namespace: None, name: Some("web".to_owned()) };
+            let endpoints = catalogue.borrow().items(&selection);
+            endpoints[0]["subsets"][0]["addresses"].is_array()
+        };
+        eventually("it is ready", async || is_in(&running)).await;
+        // A daemon in its place has it ready from the start, and tells the engine that it goes.
+        drop(running);
+        let running = start(maps, &directory, None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        assert!(is_in(&running), "without a dip");
+        drop(listener);
+        eventually("it is not ready", async || !is_in(&running)).await;
+        let described = running.handle.describe(Key::new("default", "web")).await.unwrap();
+        let why = described.ports[0].endpoints[0].why_not_ready.as_deref().unwrap_or_default();
+        assert!(why.ends_with(&format!("TCP to 127.0.0.1:{port}: connection refused")), "{why}");
+    });
+}
+
+#[test]
+fn what_is_no_more_in_a_set_is_pruned_in_the_same_transaction() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["eth0"]);
+        let service = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.9, ports: [{{port: 80}}]}}\n"
+            )
+        };
+        let of_set = |text: &str| ApplyRequest { prune: Some("/shop".to_owned()), ..manifests(text) };
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        running.handle.apply(of_set(&service("old"))).await.unwrap();
+        // Applied again without its set, it stays in it.
+        running.handle.apply(manifests(&service("old"))).await.unwrap();
+        let dry = ApplyRequest { dry_run: true, ..of_set(&service("new")) };
+        let names = |objects: &[ObjectName]| objects.iter().map(|object| object.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&running.handle.apply(dry).await.unwrap().pruned), ["old"]);
+        // Its address is free for who comes in its place.
+        let answer = running.handle.apply(of_set(&service("new"))).await.unwrap();
+        assert_eq!(names(&answer.pruned), ["old"]);
+        let services: Vec<Key> = running.handle.catalogue().borrow().objects.services.keys().cloned().collect();
+        assert_eq!(services, [Key::new("default", "new"), Key::new("default", "web")], "what is of no set stays");
+        let other = ApplyRequest { prune: Some("/other".to_owned()), ..manifests("") };
+        assert_eq!(running.handle.apply(other).await.unwrap().pruned, []);
     });
 }
 

@@ -50,7 +50,6 @@ pub struct Options {
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
-    #[expect(clippy::doc_markdown, reason = "it is the help text")]
     /// Addresses for Services of the type LoadBalancer: CIDRs, ranges FIRST-LAST and single addresses of either family. A pool
     /// serves Services of its class, or those without one, or those whose annotation lb-ctl/address-pool names it; repeatable
     #[arg(long = "load-balancer-pool", value_name = "NAME[@CLASS]=RANGE[,RANGE]")]

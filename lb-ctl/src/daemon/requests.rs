@@ -1,37 +1,35 @@
 //! Requests that change or describe objects, as the engine answers them.
 
-use super::control::invalid;
+use super::control::{How, invalid};
 use super::engine::{Engine, MUCH};
 use super::memory;
-use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, Problem, ServiceDescription};
+use crate::api::{
+    Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, Problem, Rehearsed, ServiceDescription,
+    catalogue,
+};
 use crate::manifest::{Parsed, Skipped};
-use crate::objects::{Key, Kind, ObjectId};
-use crate::store::{Change, Rejected, SourceId, Update};
+use crate::objects::{Key, Kind, ObjectId, Objects};
+use crate::store::{self, Change, Rejected, SourceId, Update};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap};
 use tracing::{error, info, warn};
 
 impl Engine {
     /// Applies manifests of the CLI: all or nothing. They are in the maps when it returns, or `status` says why not.
-    pub(super) fn apply(&mut self, parsed: Parsed) -> Result<ApplyAnswer, Failure> {
+    pub(super) fn apply(&mut self, mut parsed: Parsed, how: How) -> Result<ApplyAnswer, Failure> {
+        let removed = how.prune.map_or_else(BTreeSet::new, |set| {
+            store::mark(&mut parsed, &set);
+            self.store.left_over(&parsed, &set)
+        });
+        if how.dry_run {
+            return self.rehearse(parsed, removed);
+        }
         let skipped = parsed.skipped.iter().map(skipped).collect();
-        let places = parsed.objects.iter().enumerate().map(|(place, located)| (located.object.id(), place));
-        let places: HashMap<ObjectId, usize> = places.collect();
-        let done = self.store.apply(&SourceId::Cli, parsed, Timestamp::now()).map_err(refusal)?;
+        let places = places(&parsed);
+        let pruned = removed.iter().cloned().map(Into::into).collect();
+        let done = self.store.apply_and_remove(&SourceId::Cli, parsed, removed, Timestamp::now()).map_err(refusal)?;
         let mut warnings: Vec<String> = done.warnings.iter().map(ToString::to_string).collect();
-        let outcome = |change| match change {
-            Change::Created => Some(Outcome::Created),
-            Change::Configured => Some(Outcome::Configured),
-            Change::Unchanged => Some(Outcome::Unchanged),
-            // Not by an apply.
-            Change::Deleted => None,
-        };
-        let mut changes = done.changes;
-        changes.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
-        let applied = changes
-            .into_iter()
-            .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
-        let applied: Vec<Applied> = applied.collect();
+        let applied = outcomes(done.changes, &places);
         self.converge();
         let pods = applied.iter().filter(|applied| applied.object.kind == Kind::Pod);
         let pods = pods.flat_map(|pod| self.readiness.problems_of(&Key::new(&pod.object.namespace, &pod.object.name)));
@@ -40,7 +38,28 @@ impl Engine {
         let waiting = (!self.store.is_synced()).then_some("not every source has been read");
         let reason = self.failure().or(waiting);
         warnings.extend(reason.map(|reason| format!("accepted, but not in the datapath yet: {reason}")));
-        Ok(ApplyAnswer { applied, skipped, warnings })
+        Ok(ApplyAnswer { applied, skipped, warnings, pruned, rehearsed: Vec::new() })
+    }
+
+    /// Tells what an apply would do.
+    fn rehearse(&mut self, parsed: Parsed, removed: BTreeSet<ObjectId>) -> Result<ApplyAnswer, Failure> {
+        let skipped = parsed.skipped.iter().map(skipped).collect();
+        let places = places(&parsed);
+        let pruned = removed.iter().cloned().map(Into::into).collect();
+        let before = self.store.snapshot();
+        let (after, done) = self.store.rehearse(&SourceId::Cli, parsed, removed, Timestamp::now()).map_err(refusal)?;
+        let manifest = |objects: &Objects, id: &ObjectId| objects.get(id).map(|object| catalogue::whole(&object));
+        let changed = done.changes.iter().filter(|(_, change)| *change != Change::Unchanged);
+        let mut changed: Vec<&ObjectId> = changed.map(|(id, _)| id).collect();
+        changed.sort_by_key(|id| places.get(id).copied().unwrap_or(usize::MAX));
+        let rehearsed = changed.into_iter().map(|id| Rehearsed {
+            before: manifest(&before, id),
+            after: manifest(&after, id),
+            object: id.clone().into(),
+        });
+        let rehearsed = rehearsed.collect();
+        let warnings = done.warnings.iter().map(ToString::to_string).collect();
+        Ok(ApplyAnswer { applied: outcomes(done.changes, &places), skipped, warnings, pruned, rehearsed })
     }
 
     /// Takes news from a feed of sources, such as the watched directory.
@@ -107,6 +126,27 @@ impl Engine {
         described.problems.extend(unprobed);
         Ok(described)
     }
+}
+
+/// Where each object stands in the manifests.
+pub(super) fn places(parsed: &Parsed) -> HashMap<ObjectId, usize> {
+    parsed.objects.iter().enumerate().map(|(place, located)| (located.object.id(), place)).collect()
+}
+
+/// What became of each object, in the order of the manifests; those of others come last.
+pub(super) fn outcomes(mut changes: Vec<(ObjectId, Change)>, places: &HashMap<ObjectId, usize>) -> Vec<Applied> {
+    let outcome = |change| match change {
+        Change::Created => Some(Outcome::Created),
+        Change::Configured => Some(Outcome::Configured),
+        Change::Unchanged => Some(Outcome::Unchanged),
+        // These are told apart.
+        Change::Deleted => None,
+    };
+    changes.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
+    let applied = changes
+        .into_iter()
+        .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
+    applied.collect()
 }
 
 fn skipped(skipped: &Skipped) -> String {

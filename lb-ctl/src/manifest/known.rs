@@ -267,7 +267,6 @@ impl Fields {
 impl Shape {
     fn look(&self, node: &Node<'_>, path: &FieldPath, found: &mut Vec<Stranger>) {
         match (self, &node.value) {
-            (Shape::Any, _) => {}
             (Shape::Fields(fields), _) => fields.look(node, path, found),
             (Shape::Each(fields), Value::List(items)) => {
                 for (index, item) in items.iter().enumerate() {
@@ -275,7 +274,7 @@ impl Shape {
                 }
             }
             // What is no list has its error already.
-            (Shape::Each(_), _) => {}
+            (Shape::Any | Shape::Each(_), _) => {}
         }
     }
 }

@@ -209,7 +209,7 @@ fn skipped(node: &Node<'_>, origin: &str, default_namespace: &str) -> Skipped {
     }
 }
 
-/// The labels of a Deployment's template and of those of its kin, and of a CronJob's.
+/// The labels of the pod template of a Deployment, of one of its kin, or of a `CronJob`.
 fn pod_labels(node: &Node<'_>) -> Labels {
     let template = descend(node, &["spec", "template"]);
     let template = template.or_else(|| descend(node, &["spec", "jobTemplate", "spec", "template"]));

@@ -127,6 +127,17 @@ impl Object {
         }
     }
 
+    /// Its metadata, to be changed. What others share is copied first.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Object::Namespace(object) => &mut Arc::make_mut(object).metadata,
+            Object::Node(object) => &mut Arc::make_mut(object).metadata,
+            Object::Service(object) => &mut Arc::make_mut(object).metadata,
+            Object::Pod(object) => &mut Arc::make_mut(object).metadata,
+            Object::EndpointSlice(object) => &mut Arc::make_mut(object).metadata,
+        }
+    }
+
     /// Kind, namespace and name.
     pub fn id(&self) -> ObjectId {
         ObjectId { kind: self.kind(), key: self.metadata().key() }

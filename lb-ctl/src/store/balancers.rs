@@ -185,7 +185,7 @@ impl Balancers {
                     && self.held.held_by_other(*address, &owner).is_none()
             };
             let found = match &wanted {
-                Some(wanted) => wanted.filter(usable),
+                Some(wanted) => wanted.as_ref().ok().copied().filter(usable),
                 None => before.iter().copied().find(usable).or_else(|| {
                     let mut ranges = ranges.iter().filter(|range| IpFamily::of(range.first) == *family);
                     ranges.find_map(|range| self.held.choose(range.band(), &owner, |value| address(*family, value)))
@@ -219,8 +219,10 @@ impl Balancers {
                 "no {families} address is free in the pool {shown}: add a range, or delete a Service"
             ));
         };
-        let text = service.spec.load_balancer_ip.as_deref().unwrap_or_default();
-        let Some(wanted) = wanted else { return Some(format!("loadBalancerIP `{text}` is not an IP address")) };
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(text) => return Some(format!("loadBalancerIP `{text}` is not an IP address")),
+        };
         if !pools.iter().flat_map(|pool| &pool.addresses).any(|range| range.contains(wanted)) {
             return Some(format!("loadBalancerIP {wanted} is not in the pool {shown}"));
         }
@@ -237,9 +239,10 @@ impl Balancers {
     }
 }
 
-/// `spec.loadBalancerIP`; inside `None` if it is none.
-fn wanted(service: &Service) -> Option<Option<IpAddr>> {
-    service.spec.load_balancer_ip.as_deref().filter(|text| !text.is_empty()).map(names::address)
+/// `spec.loadBalancerIP`, or what stands there and is none.
+fn wanted(service: &Service) -> Option<Result<IpAddr, String>> {
+    let text = service.spec.load_balancer_ip.as_deref().filter(|text| !text.is_empty())?;
+    Some(names::address(text).ok_or_else(|| text.to_owned()))
 }
 
 /// The pools that may serve a Service, or why there is none.

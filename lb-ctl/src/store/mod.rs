@@ -17,6 +17,7 @@ mod error;
 mod ledger;
 mod ownership;
 mod pool;
+mod sets;
 mod source_id;
 mod state;
 mod transaction;
@@ -25,6 +26,7 @@ mod workloads;
 pub use balancers::{AddressPool, AddressRange, POOL_ANNOTATION};
 pub use change::{Applied, Change, Problem, Snapshot, Update};
 pub use error::{Error, Rejected};
+pub use sets::{SET_ANNOTATION, mark};
 pub use source_id::SourceId;
 
 use crate::manifest::{Diagnostic, Parsed};
@@ -229,23 +231,61 @@ impl Store {
 
     /// Adds and replaces objects of `source`, all or none; the others it has stay. On the disk after [`Store::flush`].
     pub fn apply(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
+        self.apply_and_remove(source, parsed, BTreeSet::new(), now)
+    }
+
+    /// The same, and takes `removed` away in the same transaction.
+    pub fn apply_and_remove(
+        &mut self,
+        source: &SourceId,
+        parsed: Parsed,
+        removed: BTreeSet<ObjectId>,
+        now: Timestamp,
+    ) -> Result<Applied, Rejected> {
         self.forget_the_gone();
         if !parsed.errors.is_empty() {
-            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, now)));
+            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, removed, now)));
         }
-        let (applied, undo) = self.change(source, &parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
+        let (applied, undo) = self.change(source, &parsed, removed, now).map_err(Rejected::Invalid)?;
         self.keep(undo)?;
         self.recognize(&applied);
         self.try_refused_again(now);
         Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
     }
 
+    /// What [`Store::apply_and_remove`] would come to: all objects as they would be, and what would happen to which. Nothing is
+    /// changed.
+    pub fn rehearse(
+        &mut self,
+        source: &SourceId,
+        parsed: Parsed,
+        removed: BTreeSet<ObjectId>,
+        now: Timestamp,
+    ) -> Result<(Arc<Objects>, Applied), Rejected> {
+        self.forget_the_gone();
+        if !parsed.errors.is_empty() {
+            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, removed, now)));
+        }
+        let unsaved = self.unsaved.clone();
+        let (applied, undo) = self.change(source, &parsed, removed, now).map_err(Rejected::Invalid)?;
+        let objects = self.snapshot();
+        self.undo(undo);
+        self.unsaved = unsaved;
+        Ok((objects, Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied }))
+    }
+
     /// What is wrong with manifests by themselves, and what else would be with the objects that could be read.
-    fn everything_wrong(&mut self, source: &SourceId, mut parsed: Parsed, now: Timestamp) -> Vec<Diagnostic> {
+    fn everything_wrong(
+        &mut self,
+        source: &SourceId,
+        mut parsed: Parsed,
+        removed: BTreeSet<ObjectId>,
+        now: Timestamp,
+    ) -> Vec<Diagnostic> {
         let mut errors = std::mem::take(&mut parsed.errors);
         parsed.objects.append(&mut parsed.suspects);
         let (context, ledger) = self.context(now);
-        let more = transaction::plan(&context, ledger, source, &parsed, BTreeSet::new()).err().unwrap_or_default();
+        let more = transaction::plan(&context, ledger, source, &parsed, removed).err().unwrap_or_default();
         self.ledger.roll_back();
         let told = errors.len();
         errors.extend(
@@ -463,17 +503,22 @@ impl Store {
     /// Writes the state; if that fails, the change did not happen.
     fn keep(&mut self, undo: Undo) -> Result<(), Rejected> {
         if let Err(error) = self.save() {
-            self.ledger.roll_back();
-            self.objects = undo.objects;
-            self.waiting = undo.waiting;
-            for (id, owner) in undo.owners.into_iter().rev() {
-                self.ownership.set(&id, owner);
-            }
+            self.undo(undo);
             return Err(error.into());
         }
         self.ledger.commit();
         self.state_problem = None;
         Ok(())
+    }
+
+    /// The change did not happen.
+    fn undo(&mut self, undo: Undo) {
+        self.ledger.roll_back();
+        self.objects = undo.objects;
+        self.waiting = undo.waiting;
+        for (id, owner) in undo.owners.into_iter().rev() {
+            self.ownership.set(&id, owner);
+        }
     }
 
     /// What came again need not be remembered.

@@ -2,6 +2,7 @@
 
 use super::admission::{admit, has_health_check, has_node_ports};
 use super::ledger::{Claim, Ledger, Refusal, Value, claims};
+use super::sets::SET_ANNOTATION;
 use super::state::Allocation;
 use super::{Owner, SourceId};
 use crate::manifest::path::{FieldPath, field};
@@ -142,13 +143,18 @@ impl<'p> Transaction<'_, 'p> {
             );
             self.errors.push((located, field!["addressType"], message));
         }
+        // What was applied as part of a set stays part of it.
+        let set = old.as_ref().and_then(|old| old.metadata().annotations.get(SET_ANNOTATION));
+        if let Some(set) = set.filter(|_| !object.metadata().annotations.contains_key(SET_ANNOTATION)) {
+            object.metadata_mut().annotations.insert(SET_ANNOTATION.to_owned(), set.clone());
+        }
         if object.metadata().creation_timestamp.is_none() {
             let known = match &old {
                 Some(old) => old.metadata().creation_timestamp.clone(),
                 None => self.context.created.get(id).cloned(),
             };
             let now = || self.context.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            set_created(&mut object, known.unwrap_or_else(now));
+            object.metadata_mut().creation_timestamp = Some(known.unwrap_or_else(now));
         }
         object
     }
@@ -316,15 +322,4 @@ impl<'p> Transaction<'_, 'p> {
         diagnostic.object = Some(id.to_string());
         diagnostic
     }
-}
-
-fn set_created(object: &mut Object, timestamp: String) {
-    let metadata = match object {
-        Object::Namespace(object) => &mut Arc::make_mut(object).metadata,
-        Object::Node(object) => &mut Arc::make_mut(object).metadata,
-        Object::Service(object) => &mut Arc::make_mut(object).metadata,
-        Object::Pod(object) => &mut Arc::make_mut(object).metadata,
-        Object::EndpointSlice(object) => &mut Arc::make_mut(object).metadata,
-    };
-    metadata.creation_timestamp = Some(timestamp);
 }

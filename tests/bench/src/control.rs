@@ -204,8 +204,13 @@ impl Probe {
 /// Applies by the API itself, and gives the answer.
 fn send(socket: &Path, text: &str) -> anyhow::Result<String> {
     let files = vec![ManifestText { origin: "bench.yaml".to_owned(), text: text.to_owned() }];
-    let body =
-        serde_json::to_vec(&ApplyRequest { namespace: "default".to_owned(), files, validate: Validate::Strict })?;
+    let body = serde_json::to_vec(&ApplyRequest {
+        namespace: "default".to_owned(),
+        files,
+        validate: Validate::Strict,
+        dry_run: false,
+        prune: None,
+    })?;
     let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot reach {}", socket.display()))?;
     let head = format!(
         "POST /v1/apply HTTP/1.1\r\nhost: lb-ctl\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",

@@ -57,7 +57,8 @@ struct Cluster {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
-    id: String,
+    #[serde(rename = "id")]
+    _id: String,
     #[serde(rename = "title")]
     _title: Option<String>,
     #[serde(rename = "source")]

@@ -3,9 +3,11 @@
 //! Each function takes bytes and panics where a promise is broken. The targets in `fuzz_targets/` hand them what libFuzzer
 //! finds; the tests here hand them the seeds.
 
-use lb_ctl::api::{ApplyRequest, DeleteRequest};
-use lb_ctl::manifest;
-use lb_ctl::store::{Options, Store};
+use jiff::Timestamp;
+use lb_ctl::api::{ApplyRequest, DeleteRequest, catalogue};
+use lb_ctl::manifest::{self, Diagnostic, Parsed, Validate};
+use lb_ctl::objects::Objects;
+use lb_ctl::store::{Applied, Options, Rejected, SourceId, Store};
 use lb_ebpf::Hook;
 use lb_memory::frames::{self, Flags};
 use lb_memory::generator::{Case, World};
@@ -73,9 +75,71 @@ fn requests() -> Vec<Vec<u8>> {
     requests
 }
 
-/// A manifest. Errors name places inside of the text; what was read is read again from what it says.
+/// A manifest, through parser and store. Errors name places inside of the text, and leave everything as it was; what is
+/// accepted is the same when it is applied again, and when it is applied as it is printed.
 pub fn manifest(data: &[u8]) {
-    let Err(diagnostics) = manifest::parse_bytes(data, "fuzz.yaml", "default") else { return };
+    let parsed = match manifest::parse_bytes(data, "fuzz.yaml", "default") {
+        Ok(parsed) => parsed,
+        Err(diagnostics) => {
+            check_places(&diagnostics, data);
+            if let Ok(text) = std::str::from_utf8(data) {
+                // What can be read in spite of the errors is judged too.
+                let parsed = manifest::read(text, "fuzz.yaml", "default", Validate::Strict);
+                let mut store = store();
+                check_places(&refusal(store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH)), data);
+                assert_eq!(*store.snapshot(), Objects::default());
+            }
+            return;
+        }
+    };
+    let mut store = store();
+    let again = parsed.clone();
+    match store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH) {
+        Err(Rejected::Invalid(diagnostics)) => {
+            check_places(&diagnostics, data);
+            assert_eq!(*store.snapshot(), Objects::default());
+        }
+        Err(other) => panic!("{other}"),
+        Ok(applied) => {
+            check_unchanged(&mut store, again);
+            for (id, _) in applied.changes {
+                let object = store.snapshot().get(&id).expect("it was applied");
+                let printed = catalogue::whole(&object).to_string();
+                let parsed = manifest::parse(&printed, "printed.json", "default")
+                    .unwrap_or_else(|errors| panic!("{printed} is not what it was: {errors:?}"));
+                check_unchanged(&mut store, parsed);
+            }
+        }
+    }
+}
+
+/// A store as a node has it that balances everything.
+fn store() -> Store {
+    let options = Options {
+        state_file: None,
+        service_cidrs: vec!["10.96.0.0/24".parse().expect("a network"), "fd00:96::/112".parse().expect("a network")],
+        node_port_range: 30000..=30100,
+    };
+    let mut store = Store::open(options).expect("a store");
+    store.offer(vec!["public=192.0.2.0/28,2001:db8::/120".parse().expect("a pool")]);
+    store
+}
+
+fn refusal(outcome: Result<Applied, Rejected>) -> Vec<Diagnostic> {
+    match outcome {
+        Err(Rejected::Invalid(diagnostics)) => diagnostics,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn check_unchanged(store: &mut Store, parsed: Parsed) {
+    let before = store.snapshot();
+    let applied = store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH).expect("it was accepted before");
+    assert!(!applied.is_change(), "{:?}", applied.changes);
+    assert_eq!(before, store.snapshot());
+}
+
+fn check_places(diagnostics: &[Diagnostic], data: &[u8]) {
     assert!(!diagnostics.is_empty(), "refused without a reason");
     let text = String::from_utf8_lossy(data);
     let text = text.replace("\r\n", "\n");
@@ -83,7 +147,7 @@ pub fn manifest(data: &[u8]) {
     // places are not looked at.
     let is_countable = !text.contains('\r');
     let lines: Vec<&str> = text.split(['\n', '\r']).collect();
-    for diagnostic in &diagnostics {
+    for diagnostic in diagnostics {
         let (line, column) = (diagnostic.line as usize, diagnostic.column as usize);
         // The end of a text whose last line is not ended is told as the line after it.
         assert!(line <= lines.len() + 1, "{diagnostic}: there are {} lines", lines.len());

@@ -20,12 +20,25 @@ pub(super) fn check(pod: &Pod, rules: &mut Rules) {
                 rules.error(path.then(name), format!("`{value}` must be a number from 0 to {}", i32::MAX));
             }
         }
-        // Not the API server's: it leaves commands to the kubelet, who has been here where there is such a condition.
-        if probe.exec.is_some() && !pod.has_ready_condition() {
-            let message = "a command in the container cannot be run from here: probe by httpGet, tcpSocket or grpc, or say \
-                           `status: {conditions: [{type: Ready, status: \"True\"}]}`";
-            rules.error(path.then("exec"), message);
+        // Not the API server's: it leaves probes to the kubelet, who has been here where there is such a condition.
+        if !pod.has_ready_condition() {
+            from_here(probe, &path, rules);
         }
+    }
+}
+
+/// What cannot be done from outside of the container.
+fn from_here(probe: &Probe, path: &FieldPath, rules: &mut Rules) {
+    const REMEDY: &str = "or say `status: {conditions: [{type: Ready, status: \"True\"}]}`";
+    if probe.exec.is_some() {
+        let message = format!(
+            "a command in the container cannot be run from here: probe by httpGet, tcpSocket or grpc, {REMEDY}"
+        );
+        rules.error(path.then("exec"), message);
+    }
+    if probe.http_get.as_ref().is_some_and(|get| get.scheme == "HTTPS") {
+        let message = format!("`HTTPS` is not probed from here: probe by HTTP or tcpSocket, {REMEDY}");
+        rules.error(path.then("httpGet").then("scheme"), message);
     }
 }
 
