@@ -8,6 +8,7 @@ use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
 use lb_common::gate::Place;
+use lb_common::network::PODS;
 use lb_common::{
     Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot,
 };
@@ -147,7 +148,7 @@ where
     }
     let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
     // ICMP, other protocols and fragments to the node itself are the host's own business.
-    let is_hosts = tables.owned(&dst).unwrap_or(Owned::NODE_ID) == Owned::NODE_ID;
+    let is_hosts = tables.owned(&dst).is_none_or(Owned::is_node_id);
     if is_hosts {
         Verdict::pass(Reason::NotOurs)
     } else if reason != Reason::Protocol {
@@ -266,6 +267,33 @@ where
     finish(packet, tables, env, wire, flow, asks, reason)
 }
 
+/// Who a client is to a Service: everybody, the node itself, a pod of the cluster, or one who is not served.
+const EVERYBODY: u32 = 0;
+const NODE: u32 = 1;
+const POD: u32 = 2;
+const REFUSED: u32 = 3;
+
+/// Who the sender is to this Service; told apart only as far as the Service does. Not inlined: it has a stack frame of its own,
+/// and the compiler would join its lookups in ways that the verifier does not follow.
+#[inline(never)]
+fn scope<A, T>(tables: &T, service: &Service, key: &FlowKey<A>, is_own: bool) -> u32
+where
+    A: Address,
+    T: Tables + AddressTables<A>,
+{
+    if service.flags & Service::RANGED != 0 && !tables.is_in(service.id, &key.src) {
+        REFUSED
+    } else if service.flags & Service::SCOPED == 0 {
+        EVERYBODY
+    } else if is_own {
+        NODE
+    } else if tables.is_in(PODS, &key.src) {
+        POD
+    } else {
+        EVERYBODY
+    }
+}
+
 /// The first packet of a flow, to an address of ours: who gets it, and by which way. What is decided stands in the working memory.
 #[inline(never)]
 fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>) -> Verdict
@@ -286,19 +314,29 @@ where
     let service_key = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
     let Some(service) = tables.service(&service_key) else {
         // On an address of the node itself, every other port is the host's.
-        return if owned == Owned::NODE_ID {
+        return if Owned::is_node_id(owned) {
             Verdict::pass(Reason::NotOurs)
         } else {
             refuse::<A>(Reason::NoServicePort)
         };
     };
     // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
-    // the node's own addresses.
+    // the node's own addresses, or those of a load balancer, where the node holds them too.
     let is_host = device.flags & Device::HOST != 0;
     let source = tables.owned(&key.src);
-    let may_be = source.is_none() || (is_host && source == Some(Owned::NODE_ID));
-    if key.src.is_martian() || !may_be {
+    if key.src.is_martian() || (source.is_some() && !is_host) {
         return Verdict::drop(Reason::MartianSource);
+    }
+    let scope = scope(tables, service, key, source.is_some());
+    if scope == REFUSED {
+        return Verdict::drop(Reason::SourceRange);
+    }
+    let is_pod = scope == POD;
+    let mut service = service;
+    if scope != EVERYBODY
+        && let Some(within) = tables.service(&service_key.within())
+    {
+        service = within;
     }
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
@@ -328,11 +366,12 @@ where
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
     // forwards to a Service for others.
-    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source.is_some());
+    let is_node = source.is_some_and(Owned::is_node_id);
+    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || is_node);
     if is_host {
         flow.hop.flags = NextHop::HOST;
     }
-    if tables.owned(&address) == Some(Owned::NODE_ID) {
+    if tables.owned(&address).is_some_and(Owned::is_node_id) {
         if is_host {
             // The node talks to itself. It takes no packet from outside with a source of its own, and would answer one
             // behind our back; but it sends by the pair whatever it sends to the Service.
@@ -340,9 +379,10 @@ where
         } else {
             flow.hop.flags = NextHop::STACK | NextHop::LOCAL;
         }
-    } else if key.src == address || !(backend.is_local() || is_client_here) {
+    } else if key.src == address || !(backend.is_local() || is_client_here || is_pod) {
         // The reply would not come back through this node by itself: from a backend that is itself the client, or from a
-        // backend elsewhere to a client elsewhere. Never through the stack, which refuses the source lent to it.
+        // backend elsewhere to a client elsewhere. (A pod of another node has its own node to balance for it; where it comes
+        // here all the same, kube-proxy keeps its address as well.) Never through the stack, which refuses the source lent to it.
         if lent == 0 {
             return Verdict::drop(Reason::NoSnatAddress);
         }
@@ -423,7 +463,7 @@ where
 {
     let set = service.backends;
     if set.count() == 0 {
-        return Err(Reason::NoBackend);
+        return Err(if service.flags & Service::ELSEWHERE != 0 { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
     let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
@@ -449,7 +489,7 @@ where
     }
     flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
-    let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
+    let is_home = flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node_id);
     if fixed & NextHop::HOST != 0 && is_home {
         flow.hop.flags |= NextHop::PAIR;
         return match tables.settings() {

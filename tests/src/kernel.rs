@@ -1,6 +1,7 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
 use crate::memory::admitted;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -8,8 +9,8 @@ use aya_obj::generated::bpf_cmd;
 use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
-    Traffic,
+    Backend, Budget, Device, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
+    Settings, Slot, Traffic,
 };
 use lb_ebpf::Hook;
 use lb_memory::{Image, memory};
@@ -34,6 +35,19 @@ pub const TCX_REDIRECT: u32 = 7;
 
 /// The entries of a flow map.
 pub type Flows<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+
+/// [`NetworkKey`] without its first field, which the library adds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Network<A> {
+    group: u32,
+    address: A,
+}
+
+// SAFETY: integers and bytes without padding.
+unsafe impl aya::Pod for Network<[u8; 4]> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Network<[u8; 16]> {}
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -171,6 +185,16 @@ impl Kernel {
         HashMap::try_from(self.ebpf.map_mut(name).expect(name)).expect("a hash of these types")
     }
 
+    fn network<A: Copy + 'static>(&mut self, name: &str, key: NetworkKey<A>)
+    where
+        Network<A>: aya::Pod,
+    {
+        let map = self.ebpf.map_mut(name).expect(name);
+        let mut map = LpmTrie::<_, Network<A>, u32>::try_from(map).expect("a trie of these types");
+        let network = Network { group: key.group, address: key.address };
+        map.insert(&Key::new(key.prefix, network), 1, 0).expect("the kernel takes the entry");
+    }
+
     fn array<V: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
         Array::try_from(self.ebpf.map_mut(name).expect(name)).expect("an array of this type")
     }
@@ -200,6 +224,14 @@ impl Kernel {
         }
         for (key, service) in &image.services {
             self.hash::<ServiceKey, Service>(maps::SERVICES).insert(key, service, 0).expect(written);
+        }
+        for (group, network) in image.networks.iter().flat_map(|(group, all)| all.iter().map(move |one| (*group, *one)))
+        {
+            let length = u32::from(network.prefix_len());
+            match network.addr() {
+                IpAddr::V4(address) => self.network(maps::NETWORKS4, NetworkKey::new(group, address.octets(), length)),
+                IpAddr::V6(address) => self.network(maps::NETWORKS6, NetworkKey::new(group, address.octets(), length)),
+            }
         }
         for (index, slot) in &image.slots {
             self.array::<Slot>(maps::SLOTS).set(*index, slot, 0).expect(written);

@@ -1,6 +1,6 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
-use super::options::{LogFormat, LogLevel, Options, PathMode, PortRange};
+use super::options::{DetectLocal, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use ipnet::IpNet;
@@ -42,6 +42,14 @@ pub struct Config {
     pub node_name: String,
     /// Networks that `ClusterIPs` are allocated from.
     pub service_cidrs: Vec<IpNet>,
+    /// Networks of the cluster's pods.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// What tells pods from clients outside.
+    pub detect_local: DetectLocal,
+    /// Which of the node's addresses serve node ports: those that any of these means.
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// Whether node ports are served on loopback, to sockets.
+    pub localhost_nodeports: bool,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
     /// The way of new flows.
@@ -151,6 +159,12 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        let detected = if options.cluster_cidrs.is_empty() { DetectLocal::NodeCidr } else { DetectLocal::ClusterCidr };
+        let nodeport_addresses = if options.nodeport_addresses.is_empty() {
+            vec![NodePortAddresses::Primary]
+        } else {
+            options.nodeport_addresses
+        };
         check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
@@ -160,6 +174,10 @@ impl Config {
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
+            cluster_cidrs: options.cluster_cidrs,
+            detect_local: options.detect_local.unwrap_or(detected),
+            nodeport_addresses,
+            localhost_nodeports: options.localhost_nodeports.unwrap_or(true),
             snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             path: options.path.unwrap_or_default(),
@@ -185,6 +203,10 @@ impl Config {
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
+            ("clusterCIDRs", self.cluster_cidrs != new.cluster_cidrs),
+            ("detectLocal", self.detect_local != new.detect_local),
+            ("nodeportAddresses", self.nodeport_addresses != new.nodeport_addresses),
+            ("localhostNodeports", self.localhost_nodeports != new.localhost_nodeports),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
@@ -215,6 +237,9 @@ impl fmt::Display for Config {
         writeln!(f, "instance:      {}", self.instance)?;
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
+        writeln!(f, "clusterCIDRs:  {}", list(&mut self.cluster_cidrs.iter().map(ToString::to_string)))?;
+        let addresses = list(&mut self.nodeport_addresses.iter().map(ToString::to_string));
+        writeln!(f, "nodeport addresses: {addresses}")?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
         writeln!(f, "path:          {}", self.path.name())?;
         writeln!(f, "tc:            {}", self.tc.name())?;

@@ -74,8 +74,7 @@ fn describe_port(
     renderer: &Renderer,
     maps: &dyn LbMaps,
 ) -> Result<PortDescription, MapError> {
-    let ids: Vec<u32> =
-        port.frontends.iter().filter_map(|frontend| renderer.service_id(frontend)).map(|(_, id)| id).collect();
+    let ids: Vec<u32> = port.frontends.iter().flat_map(|frontend| renderer.service_ids(frontend)).collect();
     let mut traffic = Counters::default();
     maps.service_stats(&ids)?.values().for_each(|counted| traffic.add(counted));
     let backends: Vec<Option<u32>> =

@@ -302,6 +302,9 @@ impl Engine {
             devices: self.progress.filled.then_some(attached),
             pair: self.host_clients.settings(),
             path: self.config.path,
+            pods: (self.config.detect_local, self.config.cluster_cidrs.clone()),
+            nodeport_addresses: self.config.nodeport_addresses.clone(),
+            no_loopback: !self.config.localhost_nodeports,
         };
         self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
     }

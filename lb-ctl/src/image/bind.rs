@@ -37,7 +37,7 @@ impl Renderer {
     pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
         let mut reserved = self.reserve(&fragment)?;
-        for (address, locality) in &fragment.backends {
+        for (address, locality) in &fragment.backends.0 {
             self.backends.acquire(*address, *locality);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
@@ -61,7 +61,7 @@ impl Renderer {
 
     /// Gives back what a Service had, until the end of the render for itself or another to take.
     pub(super) fn release(&mut self, service: &Key, bound: Bound) -> Released {
-        for (address, locality) in &bound.fragment.backends {
+        for (address, locality) in &bound.fragment.backends.0 {
             self.backends.release(*address, *locality);
         }
         for (entry, (key, slots)) in bound.fragment.entries.iter().zip(&bound.entries) {
@@ -79,7 +79,9 @@ impl Renderer {
     /// At the end of a render: takes out of the image what nobody has taken over.
     pub(super) fn retire(&mut self) {
         for key in self.records.retire() {
-            self.image.services.remove(&key);
+            if let Some(service) = self.image.services.remove(&key) {
+                self.set_networks(service.id, BTreeSet::new());
+            }
             self.touch(|touched| touched.services.insert(key));
             self.name_cluster(key, None);
         }
@@ -106,7 +108,7 @@ impl Renderer {
     /// Whether there are ids for everything in the fragment.
     fn check_room(&self, fragment: &Fragment) -> Result<(), Refusal> {
         let refuse = |(map, capacity)| Err(Refusal::Full { map, capacity });
-        let new_backends = fragment.backends.keys().filter(|address| self.backends.get(**address).is_none()).count();
+        let new_backends = fragment.backends.0.keys().filter(|address| self.backends.get(**address).is_none()).count();
         if new_backends > self.backends.ids().available() {
             return refuse((maps::BACKENDS, self.backends.ids().capacity()));
         }
@@ -172,8 +174,9 @@ impl Renderer {
         let key = entry.key(address);
         let id = self.records.acquire(key, service).expect("room was checked");
         let (backends, target_port) = (self.sets.acquire(&slots), entry.target_port.to_be_bytes());
-        self.image.services.insert(key, Service { backends, id, target_port, flags: 0 });
+        self.image.services.insert(key, Service { backends, id, target_port, flags: entry.flags });
         self.touch(|touched| touched.services.insert(key));
+        self.set_networks(id, entry.sources.clone());
         (key, slots)
     }
 

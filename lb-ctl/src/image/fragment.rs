@@ -1,10 +1,11 @@
 //! What one Service contributes to the image, before ids: pure, and comparable, so that only fragments that changed
 //! are bound and diffed.
 
-use crate::model::{Place, ServiceView};
+use crate::model::{EndpointView, FrontendKind, Place, Policy, ServiceView};
 use crate::objects::{IpFamily, Protocol};
-use lb_common::ServiceKey;
-use std::collections::BTreeMap;
+use ipnet::IpNet;
+use lb_common::{Service, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,8 +14,29 @@ use std::sync::Arc;
 pub(super) struct Fragment {
     pub(super) entries: Vec<Entry>,
     /// The addresses that the entries' members name.
-    pub(super) backends: BTreeMap<IpAddr, Locality>,
+    pub(super) backends: Backends,
 }
+
+/// Backends by address, with what is said about where each is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backends(pub(super) BTreeMap<IpAddr, Locality>);
+
+impl Backends {
+    /// The member of a set that an endpoint is, whose backend is noted.
+    fn member(&mut self, endpoint: &EndpointView) -> Member {
+        let locality = match endpoint.local {
+            None => Locality::Unknown,
+            Some(true) => Locality::Local,
+            Some(false) => Locality::Remote,
+        };
+        let known = self.0.entry(endpoint.address).or_insert(locality);
+        *known = locality.max(*known);
+        Member { address: endpoint.address, port: endpoint.port }
+    }
+}
+
+/// The port that all members share, or zero, and the members.
+type Set = (u16, Arc<[Member]>);
 
 /// One service record: a frontend and its backend set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +45,12 @@ pub(super) struct Entry {
     pub(super) port: u16,
     pub(super) protocol: u8,
     pub(super) family: IpFamily,
+    /// Whether it is for clients within the cluster alone.
+    pub(super) is_within: bool,
+    /// [`lb_common::Service::flags`].
+    pub(super) flags: u16,
+    /// The networks whose clients alone are served; empty: everybody.
+    pub(super) sources: BTreeSet<IpNet>,
     /// The port of all members, or zero where they differ (then each says its own) or there is none.
     pub(super) target_port: u16,
     /// Of a UDP node port: where the same Service port is reached by an address of its own.
@@ -34,7 +62,8 @@ pub(super) struct Entry {
 impl Entry {
     /// The key of its record, on the address with this id.
     pub(super) fn key(&self, address: u32) -> ServiceKey {
-        ServiceKey::new(address, self.port, self.protocol, self.family.version())
+        let key = ServiceKey::new(address, self.port, self.protocol, self.family.version());
+        if self.is_within { key.within() } else { key }
     }
 }
 
@@ -67,37 +96,50 @@ impl Fragment {
     pub(super) fn of(view: &ServiceView) -> Self {
         let mut fragment = Self::default();
         for port in &view.ports {
-            let mut sets: BTreeMap<IpFamily, (u16, Arc<[Member]>)> = BTreeMap::new();
+            let mut sets: BTreeMap<(IpFamily, Policy), Set> = BTreeMap::new();
             let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
             for frontend in served() {
-                let (target_port, members) = sets.entry(frontend.family).or_insert_with(|| {
-                    let chosen = port.chosen(frontend.family);
-                    members(chosen.map(|endpoint| {
-                        let locality = match endpoint.local {
-                            None => Locality::Unknown,
-                            Some(true) => Locality::Local,
-                            Some(false) => Locality::Remote,
-                        };
-                        let known = fragment.backends.entry(endpoint.address).or_insert(locality);
-                        *known = locality.max(*known);
-                        Member { address: endpoint.address, port: endpoint.port }
-                    }))
-                });
-                let own_addresses = served().filter(|other| other.family == frontend.family);
-                let mut clusters = own_addresses.filter_map(|other| match other.place() {
+                let family = frontend.family;
+                let mut set = |policy| {
+                    let set = sets.entry((family, policy)).or_insert_with(|| {
+                        members(port.chosen(family, policy).map(|endpoint| fragment.backends.member(endpoint)))
+                    });
+                    (set.0, Arc::clone(&set.1))
+                };
+                let everybodys = set(frontend.policy);
+                let is_scoped = frontend.policy == Policy::Local && frontend.kind != FrontendKind::ClusterIP;
+                let is_elsewhere = everybodys.1.is_empty() && !set(Policy::Cluster).1.is_empty();
+                let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+                let everybodys_flags = flag(is_scoped, Service::SCOPED)
+                    | flag(is_elsewhere, Service::ELSEWHERE)
+                    | flag(!frontend.sources.is_empty(), Service::RANGED);
+                let mut records = vec![(false, everybodys, everybodys_flags, frontend.sources.clone())];
+                if is_scoped {
+                    records.push((true, set(Policy::Cluster), 0, BTreeSet::new()));
+                }
+                let cluster = if frontend.place() == Place::Node && frontend.protocol == Protocol::UDP {
+                    served().find(|other| other.family == family && other.is_like_node_port_within())
+                } else {
+                    None
+                };
+                let cluster = cluster.and_then(|other| match other.place() {
                     Place::Address(address) => Some(SocketAddr::new(address, other.port)),
                     Place::Node => None,
                 });
-                let is_udp_node_port = frontend.place() == Place::Node && frontend.protocol == Protocol::UDP;
-                fragment.entries.push(Entry {
-                    place: frontend.place(),
-                    port: frontend.port,
-                    protocol: frontend.protocol.number(),
-                    family: frontend.family,
-                    target_port: *target_port,
-                    cluster: if is_udp_node_port { clusters.next() } else { None },
-                    members: Arc::clone(members),
-                });
+                fragment.entries.extend(records.into_iter().map(
+                    |(is_within, (target_port, members), flags, sources)| Entry {
+                        place: frontend.place(),
+                        port: frontend.port,
+                        protocol: frontend.protocol.number(),
+                        family,
+                        is_within,
+                        flags,
+                        sources,
+                        target_port,
+                        cluster: cluster.filter(|_| !is_within),
+                        members,
+                    },
+                ));
             }
         }
         fragment
@@ -112,7 +154,7 @@ impl Fragment {
 
 /// The members of a set and the port they share. A shared port is taken out of the members, so that sets that differ
 /// in nothing else are one.
-fn members(members: impl Iterator<Item = Member>) -> (u16, Arc<[Member]>) {
+fn members(members: impl Iterator<Item = Member>) -> Set {
     let mut members: Vec<Member> = members.collect();
     let first = members.first().map_or(0, |member| member.port);
     if members.iter().any(|member| member.port != first) {

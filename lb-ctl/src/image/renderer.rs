@@ -16,6 +16,8 @@ use super::touched::Touched;
 use crate::maps::{Image, MapOp};
 use crate::model::{Frontend, Place, Views};
 use crate::objects::{Key, differences};
+use ipnet::IpNet;
+use lb_common::network::PODS;
 use lb_common::{Owned, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -135,17 +137,17 @@ impl Renderer {
         self.backends.next_expiry()
     }
 
-    /// The key of the service record of a frontend, and its counter id: the index into `SERVICE_STATS`. `None` for a
-    /// frontend that is not served.
-    pub fn service_id(&self, frontend: &Frontend) -> Option<(ServiceKey, u32)> {
+    /// The counter ids of the service records of a frontend: indexes into `SERVICE_STATS`. None for a frontend that is not
+    /// served.
+    pub fn service_ids(&self, frontend: &Frontend) -> impl Iterator<Item = u32> {
         let address = match frontend.place() {
-            _ if frontend.lost_to.is_some() => return None,
-            Place::Node => Owned::NODE_ID,
-            Place::Address(address) => self.addresses.get(address)?,
+            _ if frontend.lost_to.is_some() => None,
+            Place::Node => Some(Owned::NODE_ID),
+            Place::Address(address) => self.addresses.get(address),
         };
-        let protocol = frontend.protocol.number();
-        let key = ServiceKey::new(address, frontend.port, protocol, frontend.family.version());
-        self.records.get(key).map(|id| (key, id))
+        let (protocol, version) = (frontend.protocol.number(), frontend.family.version());
+        let key = address.map(|address| ServiceKey::new(address, frontend.port, protocol, version));
+        key.into_iter().flat_map(|key| [key, key.within()]).filter_map(|key| self.records.get(key))
     }
 
     /// The id of the backend with this address: the index into `BACKEND_STATS`.
@@ -166,6 +168,19 @@ impl Renderer {
         self.touched.as_mut().map(touch);
     }
 
+    /// The networks of a group are these.
+    pub(super) fn set_networks(&mut self, group: u32, networks: BTreeSet<IpNet>) {
+        if self.image.networks.get(&group).map_or(networks.is_empty(), |held| *held == networks) {
+            return;
+        }
+        if networks.is_empty() {
+            self.image.networks.remove(&group);
+        } else {
+            self.image.networks.insert(group, networks);
+        }
+        self.touch(|touched| touched.networks.insert(group));
+    }
+
     fn take_host(&mut self, host: &HostFacts) {
         let last = match self.host.take() {
             Some(last) if last == *host => {
@@ -181,7 +196,8 @@ impl Renderer {
             touched.settings = true;
             touched.devices.extend(indexes);
         });
-        self.addresses.set_node(&host.node_addresses);
+        self.addresses.set_node(&host.node_addresses, &host.silent_addresses);
+        self.set_networks(PODS, host.pods.clone());
         match last {
             Some(last) if last.node_addresses == host.node_addresses => {
                 self.backends.routes_changed(last.routes.differences(&host.routes));

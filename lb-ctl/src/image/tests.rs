@@ -5,7 +5,7 @@ use crate::maps::{FakeMaps, Image};
 use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView, Views};
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
 use lb_common::{Backend, ServiceKey, maps};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         protocol: Protocol::TCP,
         port: 80,
         addresses: vec![address],
+        policy: crate::model::Policy::Cluster,
+        sources: BTreeSet::new(),
         lost_to: None,
     };
     let port = PortView {

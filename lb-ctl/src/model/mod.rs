@@ -15,7 +15,7 @@ mod sources;
 mod view;
 
 pub use endpoint::{EndpointSource, EndpointView};
-pub use frontend::{Frontend, FrontendKind, Place};
+pub use frontend::{Frontend, FrontendKind, Place, Policy};
 pub use view::{PortView, ServiceView};
 
 use crate::objects::{Key, Objects, Table};

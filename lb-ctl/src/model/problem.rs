@@ -47,17 +47,6 @@ pub(super) fn not_honoured(service: &Service) -> Vec<String> {
         "sessionAffinity: ClientIP",
         "connections of one client may go to different backends",
     );
-    tell(
-        is(&spec.external_traffic_policy, "Local"),
-        "externalTrafficPolicy: Local",
-        "backends on other nodes are used too",
-    );
-    tell(
-        is(&spec.internal_traffic_policy, "Local"),
-        "internalTrafficPolicy: Local",
-        "backends on other nodes are used too",
-    );
-    tell(!spec.load_balancer_source_ranges.is_empty(), "loadBalancerSourceRanges", "no client is turned away");
     problems
 }
 

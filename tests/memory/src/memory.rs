@@ -264,6 +264,11 @@ macro_rules! address_tables {
                 self.image.owned.get(&IpAddr::from(*address)).map(|owned| owned.id)
             }
 
+            fn is_in(&self, group: u32, address: &$address) -> bool {
+                let networks = self.image.networks.get(&group);
+                networks.is_some_and(|all| all.iter().any(|network| network.contains(&IpAddr::from(*address))))
+            }
+
             fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
                 self.$flows.map(table).find(key)
             }

@@ -1,0 +1,91 @@
+//! Which clients a Service serves, and by which backends, on the core with tables in memory.
+
+use lb_common::network::PODS;
+use lb_common::{Owned, Reason, Service, ServiceKey, TCP};
+use lb_ebpf::Action;
+use lb_tests::frames::{self, Flags};
+use lb_tests::node::{INSIDE, Node, UPLINK};
+use lb_tests::small::{EMPTY, FAR, Family, LOCAL_1, NODE_PORT, REMOTE, SINGLE};
+use std::net::{IpAddr, SocketAddr};
+
+fn syn(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    frames::tcp(from, to, Flags::Syn, b"")
+}
+
+/// The record behind port 80 of a cluster address.
+fn record(node: &mut Node, family: Family, id: u32) -> (ServiceKey, &mut Service) {
+    let address = node.tables.image.owned[&family.cluster(id, 0).ip()].id;
+    let key = ServiceKey::new(address, 80, TCP, if family == Family::V4 { 4 } else { 6 });
+    (key, node.tables.image.services.get_mut(&key).expect("a record"))
+}
+
+fn client(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(family.client(), port)
+}
+
+#[test]
+fn clients_of_the_cluster_have_a_record_of_their_own_where_the_policy_is_local() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let remote = record(&mut node, family, FAR).1.backends;
+        let (key, service) = record(&mut node, family, SINGLE);
+        service.flags = Service::SCOPED;
+        let within = Service { backends: remote, flags: 0, ..*service };
+        node.tables.image.services.insert(key.within(), within);
+        let to = family.cluster(SINGLE, 80);
+        let (seen, backend) = node.forwarded(UPLINK, &syn(client(family, 1001), to));
+        assert_eq!((seen, backend.ip()), (client(family, 1001), family.backend(LOCAL_1)));
+        let network = ipnet::IpNet::from(family.client());
+        node.tables.image.networks.insert(PODS, [network].into());
+        let (seen, backend) = node.forwarded(UPLINK, &syn(client(family, 1002), to));
+        assert_eq!(backend.ip(), family.backend(REMOTE), "a pod of another node is sent anywhere");
+        assert_eq!(seen, client(family, 1002), "and keeps its address");
+    }
+}
+
+#[test]
+fn without_a_backend_here_silence_without_any_a_refusal() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let to = family.cluster(EMPTY, 80);
+        assert_eq!(node.ingress(UPLINK, &syn(client(family, 1001), to)).0.reason, Reason::NoBackend);
+        record(&mut node, family, EMPTY).1.flags = Service::ELSEWHERE;
+        let verdict = node.ingress(UPLINK, &syn(client(family, 1002), to)).0;
+        assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::NoLocalBackend));
+    }
+}
+
+#[test]
+fn only_clients_in_the_source_ranges_are_served() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (_, service) = record(&mut node, family, SINGLE);
+        service.flags = Service::RANGED;
+        let id = service.id;
+        let to = family.cluster(SINGLE, 80);
+        let verdict = node.ingress(UPLINK, &syn(client(family, 1001), to)).0;
+        assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::SourceRange));
+        let length = if family == Family::V4 { 8 } else { 16 };
+        let network = ipnet::IpNet::new(family.client(), length).expect("a length").trunc();
+        node.tables.image.networks.insert(id, [network].into());
+        node.forwarded(UPLINK, &syn(client(family, 1002), to));
+        assert_eq!(node.ingress(INSIDE, &syn(SocketAddr::new(family.backend(LOCAL_1), 1003), to)).0.reason, {
+            if network.contains(&family.backend(LOCAL_1)) { Reason::Forwarded } else { Reason::SourceRange }
+        });
+    }
+}
+
+#[test]
+fn silent_addresses_of_the_node_serve_no_node_port() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let address: IpAddr = family.node();
+        let to = SocketAddr::new(address, NODE_PORT);
+        node.forwarded(UPLINK, &syn(client(family, 1001), to));
+        node.tables.image.owned.insert(address, Owned::new(Owned::SILENT_ID));
+        let verdict = node.ingress(UPLINK, &syn(client(family, 1002), to)).0;
+        assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::NotOurs));
+        let forged = node.ingress(UPLINK, &syn(SocketAddr::new(address, 1003), family.cluster(SINGLE, 80))).0;
+        assert_eq!(forged.reason, Reason::MartianSource, "it is the node's own all the same");
+    }
+}
