@@ -22,6 +22,7 @@ pub enum EndpointSource {
 /// One endpoint of a service port. Endpoints that get no connections are listed too, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "conditions as the API has them, and what follows from each")]
 pub struct EndpointView {
     /// Address.
     pub address: IpAddr,
