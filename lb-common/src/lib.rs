@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod affinity;
 pub mod backend;
 pub mod budget;
 pub mod device;
@@ -25,6 +26,7 @@ pub mod settings;
 pub mod socket;
 pub mod stats;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
 pub use budget::Budget;
 pub use device::Device;

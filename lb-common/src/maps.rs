@@ -4,8 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, NetworkKey, Owned, Peer, ReasonCount,
-    Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, NetworkKey, Owned,
+    Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 use core::mem::size_of;
 
@@ -46,6 +46,9 @@ pub const FRAGMENTS6: &str = "FRAGMENTS6";
 pub const NODE_PORTS: &str = "NODE_PORTS";
 /// Whom translated sockets asked for, by whom they got. An LRU: what is lost shows the backend in place of the Service.
 pub const SOCKETS: &str = "SOCKETS";
+/// Which backend each client of a Service with session affinity had last. An LRU: who is lost is given what the hash of the
+/// client gives, which is the same as long as the backends are.
+pub const AFFINITY: &str = "AFFINITY";
 /// Interfaces by ifindex.
 pub const DEVICES: &str = "DEVICES";
 /// The one record of [`Settings`].
@@ -123,6 +126,8 @@ pub const MAPS: &[MapSpec] = &[
     spec::<FragmentKey<[u8; 16]>, Fragment>(FRAGMENTS6, MapKind::LruHash, 0, false),
     spec::<ServiceKey, Peer>(NODE_PORTS, MapKind::Hash, NO_PREALLOC, false),
     spec::<SocketKey, Peer>(SOCKETS, MapKind::LruHash, 0, true),
+    // Its keys and values name ids of the configuration, with which it goes.
+    spec::<AffinityKey, Affinity>(AFFINITY, MapKind::LruHash, 0, false),
     spec::<u32, Device>(DEVICES, MapKind::Hash, NO_PREALLOC, false),
     spec::<u32, Settings>(SETTINGS, MapKind::Array, 0, false),
     spec::<u32, ReasonCount>(REASONS, MapKind::PerCpuArray, 0, false),
@@ -143,7 +148,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
         // Datagrams whose fragments are under way at one time; the LRU wants room for its batches on every CPU.
         b"FRAGMENTS4" | b"FRAGMENTS6" => at_least(max_flows / 8, 4096),
-        b"SOCKETS" => at_least(max_flows, 4096),
+        b"SOCKETS" | b"AFFINITY" => at_least(max_flows, 4096),
         b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
             control
         }

@@ -126,6 +126,11 @@ pub struct Service {
     pub target_port: [u8; 2],
     /// [`Service::SCOPED`] and its neighbours.
     pub flags: u16,
+    /// How long a client keeps its backend after its last new connection, in ticks; zero: it does not.
+    pub affinity_ticks: u32,
+    /// Where a client keeps its backend: what all frontends of the service port, in this family, share. It is the id of one
+    /// of them.
+    pub affinity_id: u32,
 }
 
 impl Service {
@@ -151,7 +156,7 @@ pub struct Slot {
     pub generation: u16,
 }
 
-record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 16, Slot = 8);
+record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 24, Slot = 8);
 
 const _: () = {
     assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);

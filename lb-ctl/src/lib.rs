@@ -7,6 +7,7 @@ pub mod cli;
 pub mod daemon;
 pub mod datapath;
 mod embedded;
+mod health;
 pub mod host;
 pub mod image;
 pub mod manifest;

@@ -158,8 +158,12 @@ async fn a_directory_that_goes_keeps_its_objects_and_may_return() {
         told = watched.next().await;
     }
     assert_eq!(told, [format!("{name}: bad")]);
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("a.yaml"), service("new")).unwrap();
+    let another = folder.with_extension("another");
+    fs::create_dir(&another).unwrap();
+    fs::write(another.join("a.yaml"), service("new")).unwrap();
+    // All at once, and old enough not to be taken for half written.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fs::rename(&another, &folder).unwrap();
     assert_eq!(watched.next().await, [format!("{name}: gone"), "a.yaml: new".to_owned()]);
     fs::write(folder.join("a.yaml"), service("newer")).unwrap();
     assert_eq!(watched.next().await, ["a.yaml: newer"]);

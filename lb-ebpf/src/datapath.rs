@@ -6,11 +6,10 @@ use crate::packet::{self, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, answer, fragment, icmp, pick, rewrite, snat};
+use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat};
 use lb_common::gate::Place;
-use lb_common::network::PODS;
 use lb_common::{
-    Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, ServiceKey, Settings, Slot,
+    Affinity, Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, Settings, Slot,
 };
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
@@ -69,6 +68,9 @@ where
         Ok(mut wire) => {
             let mut verdict = look_up(packet, tables, env, &mut wire);
             if verdict.action == Action::Open {
+                verdict = scope::receive(packet, tables, env, &wire.key);
+            }
+            if verdict.action == Action::Choose {
                 verdict = open_flow(packet, tables, env, &wire);
             }
             if verdict.action == Action::Lend {
@@ -92,7 +94,7 @@ where
 
 /// What becomes of a packet that cannot be sent on for this reason: its sender is told, if senders are told of such.
 #[inline(always)]
-fn refuse<A: Address>(reason: Reason) -> Verdict {
+pub(crate) fn refuse<A: Address>(reason: Reason) -> Verdict {
     if A::error_for(reason).is_some() { Verdict::answer(reason) } else { Verdict::drop(reason) }
 }
 
@@ -267,33 +269,6 @@ where
     finish(packet, tables, env, wire, flow, asks, reason)
 }
 
-/// Who a client is to a Service: everybody, the node itself, a pod of the cluster, or one who is not served.
-const EVERYBODY: u32 = 0;
-const NODE: u32 = 1;
-const POD: u32 = 2;
-const REFUSED: u32 = 3;
-
-/// Who the sender is to this Service; told apart only as far as the Service does. Not inlined: it has a stack frame of its own,
-/// and the compiler would join its lookups in ways that the verifier does not follow.
-#[inline(never)]
-fn scope<A, T>(tables: &T, service: &Service, key: &FlowKey<A>, is_own: bool) -> u32
-where
-    A: Address,
-    T: Tables + AddressTables<A>,
-{
-    if service.flags & Service::RANGED != 0 && !tables.is_in(service.id, &key.src) {
-        REFUSED
-    } else if service.flags & Service::SCOPED == 0 {
-        EVERYBODY
-    } else if is_own {
-        NODE
-    } else if tables.is_in(PODS, &key.src) {
-        POD
-    } else {
-        EVERYBODY
-    }
-}
-
 /// The first packet of a flow, to an address of ours: who gets it, and by which way. What is decided stands in the working memory.
 #[inline(never)]
 fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>) -> Verdict
@@ -303,57 +278,41 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let device = tables.device(env.ifindex());
-    if is_for_another_host(packet, &device) {
-        return Verdict::pass(Reason::NotOurs);
-    }
     let key = &wire.key;
-    let Some(owned) = tables.owned(&key.dst) else {
-        return Verdict::pass(Reason::NotOurs);
-    };
-    let service_key = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
-    let Some(service) = tables.service(&service_key) else {
-        // On an address of the node itself, every other port is the host's.
-        return if Owned::is_node_id(owned) {
-            Verdict::pass(Reason::NotOurs)
-        } else {
-            refuse::<A>(Reason::NoServicePort)
-        };
-    };
-    // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
-    // the node's own addresses, or those of a load balancer, where the node holds them too.
-    let is_host = device.flags & Device::HOST != 0;
-    let source = tables.owned(&key.src);
-    if key.src.is_martian() || (source.is_some() && !is_host) {
-        return Verdict::drop(Reason::MartianSource);
-    }
-    let scope = scope(tables, service, key, source.is_some());
-    if scope == REFUSED {
-        return Verdict::drop(Reason::SourceRange);
-    }
-    let is_pod = scope == POD;
-    let mut service = service;
-    if scope != EVERYBODY
-        && let Some(within) = tables.service(&service_key.within())
-    {
-        service = within;
-    }
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
     let hash = pick::hash(settings.seed, key);
-    let (slot, backend, address) = match pick_backend::<A, T>(tables, service, hash) {
+    let Some(Scratch { flow, revalidated, place, client, service, client_flags, .. }) = tables.scratch() else {
+        return Verdict::drop(Reason::StoreFailed);
+    };
+    let is = |flag| *client_flags & flag != 0;
+    let is_host = is(Scratch::<A>::HOST);
+    let set = service.backends;
+    *place = Affinity::NO_PLACE;
+    let mut chosen = pick::place(hash, u32::from(set.count()));
+    if affinity::is_kept(service) {
+        // The node is one client, by whichever of its addresses, and at its sockets too.
+        if is(Scratch::<A>::NODE) {
+            affinity::write_namespace(service, settings.netns_cookie, client);
+        } else {
+            affinity::write_client(service, &key.src, client);
+        }
+        chosen = affinity::place(tables, env, set, service, client);
+        if chosen == Affinity::NO_PLACE {
+            chosen = pick::place(pick::of_client(settings.seed, client), u32::from(set.count()));
+        }
+        *place = chosen;
+    }
+    let (slot, backend, address) = match backend_at::<A, T>(tables, service, chosen) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
-    };
-    let Some(Scratch { flow, revalidated, .. }) = tables.scratch() else {
-        return Verdict::drop(Reason::StoreFailed);
     };
     // Field by field: a value built first and then copied would take its room on the stack.
     flow.src = key.src;
     flow.dst = address;
     flow.src_port = key.src_port;
-    flow.dst_port = if slot.port == [0; 2] { service.target_port } else { slot.port };
+    flow.dst_port = affinity::port_of(service, slot);
     flow.tick = env.tick();
     flow.flags = 0;
     // Of a connection whose entry was lost this may be the end already.
@@ -364,10 +323,6 @@ where
     flow.hop = NextHop::default();
     flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
-    // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
-    // forwards to a Service for others.
-    let is_node = source.is_some_and(Owned::is_node_id);
-    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || is_node);
     if is_host {
         flow.hop.flags = NextHop::HOST;
     }
@@ -379,10 +334,9 @@ where
         } else {
             flow.hop.flags = NextHop::STACK | NextHop::LOCAL;
         }
-    } else if key.src == address || !(backend.is_local() || is_client_here || is_pod) {
+    } else if key.src == address || !(backend.is_local() || is(Scratch::<A>::KEEPS_ADDRESS)) {
         // The reply would not come back through this node by itself: from a backend that is itself the client, or from a
-        // backend elsewhere to a client elsewhere. (A pod of another node has its own node to balance for it; where it comes
-        // here all the same, kube-proxy keeps its address as well.) Never through the stack, which refuses the source lent to it.
+        // backend elsewhere to a client elsewhere. Never through the stack, which refuses the source lent to it.
         if lent == 0 {
             return Verdict::drop(Reason::NoSnatAddress);
         }
@@ -442,7 +396,7 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let Some(Scratch { flow, mirror_key, .. }) = tables.scratch() else {
+    let Some(Scratch { flow, mirror_key, place, client, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
     if tables.insert(Table::New, &wire.key, flow).is_err() {
@@ -451,12 +405,23 @@ where
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
+    if *place != Affinity::NO_PLACE {
+        let kept = Affinity {
+            backend: flow.backend,
+            tick: flow.tick,
+            generation: flow.generation,
+            port: flow.dst_port,
+            place: *place as u16,
+            zero: [0; 2],
+        };
+        affinity::note(tables, client, &kept);
+    }
     finish(packet, tables, env, wire, flow, true, reason)
 }
 
-/// The backend of a Service that a client with this hash is given, and its address.
+/// The backend at a place of a set, and its address.
 #[inline(always)]
-fn pick_backend<'t, A, T>(tables: &'t T, service: &Service, hash: u64) -> Result<(&'t Slot, &'t Backend, A), Reason>
+fn backend_at<'t, A, T>(tables: &'t T, service: &Service, place: u32) -> Result<(&'t Slot, &'t Backend, A), Reason>
 where
     A: Address,
     T: Tables,
@@ -465,7 +430,7 @@ where
     if set.count() == 0 {
         return Err(if service.flags & Service::ELSEWHERE != 0 { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
-    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count()))).ok_or(Reason::BackendGone)?;
+    let slot = tables.slot(set.base() + place).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
     if backend.generation != slot.generation {
         return Err(Reason::BackendGone);

@@ -31,6 +31,27 @@ pub trait Step {
     fn step(&mut self, index: u32) -> bool;
 }
 
+/// What of the kernel is also around a system call.
+pub trait Clock {
+    /// As [`Env::tick`].
+    fn tick(&self) -> u32;
+
+    /// As [`Env::repeat`].
+    fn repeat<S: Step>(&self, times: u32, body: &mut S);
+}
+
+impl<E: Env> Clock for E {
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        Env::tick(self)
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        Env::repeat(self, times, body);
+    }
+}
+
 /// The kernel around one packet.
 pub trait Env {
     /// Where the packet was met.

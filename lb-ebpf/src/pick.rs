@@ -4,7 +4,7 @@
 //! after a flow entry was lost. The key keeps outsiders from choosing their backend.
 
 use crate::Address;
-use lb_common::{FlowKey, SocketKey};
+use lb_common::{AffinityKey, FlowKey, SocketKey};
 
 /// Odd constants of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -40,6 +40,15 @@ pub fn of_socket(seed: u64, asking: &SocketKey) -> u64 {
     hash = mix(hash, asking.cookie);
     hash = mix(hash, high);
     hash = mix(hash, low);
+    finish(hash)
+}
+
+/// The keyed hash of a client and the Service it asks for: the same for all its connections.
+#[inline(always)]
+pub fn of_client(seed: u64, key: &AffinityKey) -> u64 {
+    let mut hash = mix(seed, u64::from(key.service) << 8 | u64::from(key.kind));
+    hash = mix(hash, key.client[0]);
+    hash = mix(hash, key.client[1]);
     finish(hash)
 }
 

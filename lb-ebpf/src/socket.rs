@@ -16,15 +16,18 @@
 //! What a process asks for and cannot have fails at once with `ECONNREFUSED`; on the node's own addresses a port that is
 //! no node port is the host's.
 
+use crate::env::Clock;
 use crate::tables::{InsertError, Tables};
-use crate::{Address, pick};
-use lb_common::{Backend, Owned, Peer, Reason, Service, ServiceKey, Settings, SocketKey, TCP, UDP};
+use crate::{Address, affinity, pick};
+use lb_common::{
+    Affinity, AffinityKey, Backend, Owned, Peer, Reason, Service, ServiceKey, Settings, SocketKey, TCP, UDP,
+};
 
 /// The first twelve bytes of an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// A system call that names an address, or is told one.
-pub trait Socket {
+pub trait Socket: Clock {
     /// IP version of the address as the process writes it: 4, or 6 where it may also be an IPv4 address mapped into IPv6.
     const VERSION: u8;
 
@@ -144,7 +147,7 @@ fn to_backend<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Pe
     let service =
         if service.flags & Service::SCOPED != 0 { tables.service(&key.within()).unwrap_or(service) } else { service };
     let cookie = socket.cookie();
-    let Some((port, id, backend)) = choose(tables, service, &SocketKey { cookie, peer: *asked }) else {
+    let Some((port, id, backend)) = choose(socket, tables, service, &SocketKey { cookie, peer: *asked }) else {
         return match service.backends.count() {
             0 if service.flags & Service::ELSEWHERE != 0 => Reason::NoLocalBackend,
             0 => Reason::NoBackend,
@@ -224,9 +227,11 @@ fn service_key(owned: u32, asked: &Peer) -> ServiceKey {
 }
 
 /// The port, id and record of the backend for a socket that asks for a Service: the same one as long as the Service's
-/// backends are the same.
+/// backends are the same. Where clients keep their backends, all processes of a network namespace are one client: a socket
+/// need not have an address yet.
 #[inline(always)]
-fn choose<'t, T: SocketTables>(
+fn choose<'t, S: Socket, T: SocketTables>(
+    socket: &S,
     tables: &'t T,
     service: &Service,
     asking: &SocketKey,
@@ -235,13 +240,27 @@ fn choose<'t, T: SocketTables>(
     if set.count() == 0 {
         return None;
     }
-    let hash = pick::of_socket(tables.settings()?.seed, asking);
-    let slot = tables.slot(set.base() + pick::place(hash, u32::from(set.count())))?;
+    let seed = tables.settings()?.seed;
+    let mut client = AffinityKey::default();
+    let mut place = pick::place(pick::of_socket(seed, asking), u32::from(set.count()));
+    if affinity::is_kept(service) {
+        affinity::write_namespace(service, socket.namespace(), &mut client);
+        place = affinity::place(tables, socket, set, service, &client);
+        if place == Affinity::NO_PLACE {
+            place = pick::place(pick::of_client(seed, &client), u32::from(set.count()));
+        }
+    }
+    let slot = tables.slot(set.base() + place)?;
     let backend = tables.backend(slot.backend)?;
     if backend.generation != slot.generation || backend.family != asking.peer.family {
         return None;
     }
-    let port = if slot.port == [0; 2] { service.target_port } else { slot.port };
+    let port = affinity::port_of(service, slot);
+    if affinity::is_kept(service) {
+        let (generation, place) = (slot.generation, place as u16);
+        let kept = Affinity { backend: slot.backend, tick: socket.tick(), generation, port, place, zero: [0; 2] };
+        affinity::note(tables, &client, &kept);
+    }
     Some((port, slot.backend, backend))
 }
 

@@ -2,7 +2,8 @@
 
 use crate::Address;
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service, ServiceKey, Settings, Slot,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service,
+    ServiceKey, Settings, Slot,
 };
 
 /// The two flow tables of a family.
@@ -77,6 +78,13 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     /// What this CPU has spent.
     #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
     fn budget(&self) -> Option<&mut Budget>;
+
+    /// Which backend a client had last. Shared with other CPUs, as flows are.
+    #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]
+    fn affinity(&self, key: &AffinityKey) -> Option<&mut Affinity>;
+
+    /// Notes which backend a client has, in place of what stood there, if there is room.
+    fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity);
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

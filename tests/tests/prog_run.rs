@@ -1,7 +1,10 @@
 //! The same packets through the host's core and through the programs in the kernel: same bytes, verdict, reason, counters
 //! and flow tables.
 
-use lb_common::{Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Settings, Traffic, maps};
+use lb_common::{
+    Affinity, AffinityKey, BackendSet, Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Settings,
+    Traffic, maps,
+};
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_memory::Image;
 use lb_memory::generator::{self, Case, World};
@@ -136,7 +139,7 @@ impl Both {
 
 fn expected_code(hook: Hook, ifindex: u32, verdict: Verdict) -> u32 {
     match (hook, verdict.action) {
-        (_, Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer) => {
+        (_, Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer) => {
             panic!("the core kept this to itself")
         }
         (Hook::Xdp, Action::Pass | Action::Defer) => kernel::XDP_PASS,
@@ -833,5 +836,60 @@ fn the_last_free_port_is_found_and_then_none_host_and_kernel_alike() {
         let scarce = reasons.iter().filter(|reason| **reason == Reason::ForwardedSnatScarce).count();
         assert!(scarce > 0 && scarce < 400, "{scarce} were found by searching all");
         both.compare_flows();
+    });
+}
+
+#[test]
+fn clients_keep_their_backends_host_and_kernel_alike() {
+    needs_datapath!();
+    let keep = |image: &mut Image| {
+        for service in image.services.values_mut().filter(|service| service.backends.count() > 1) {
+            service.affinity_ticks = Affinity::ticks(60);
+            service.affinity_id = service.backends.base();
+        }
+    };
+    on_both_with(keep, |both| {
+        let (uplink, inside, pair) = (both.uplink, both.inside, both.tables.image.settings.host.ifindex);
+        let round = |both: &mut Both, first: u16| {
+            for family in Family::BOTH {
+                let outside = family.client();
+                for port in first..first + 8 {
+                    for to in [family.cluster(WEB, 80), SocketAddr::new(family.node(), NODE_PORT)] {
+                        let syn = frames::tcp(SocketAddr::new(outside, port), to, Flags::Syn, b"");
+                        both.run(Hook::Xdp, uplink, &syn);
+                        both.run(Hook::Ingress, uplink, &syn);
+                    }
+                    for (by, from) in [(inside, family.backend(LOCAL_1)), (pair, family.node())] {
+                        let query = frames::udp(SocketAddr::new(from, port), family.cluster(small::DNS, 53), b"query");
+                        both.run(Hook::Ingress, by, &query);
+                    }
+                }
+            }
+            let kept: BTreeMap<AffinityKey, Affinity> = both.kernel.entries(maps::AFFINITY);
+            assert_eq!(kept, both.tables.affinity.contents());
+            both.compare_flows();
+            kept
+        };
+        let first = round(both, 100);
+        assert!(first.keys().any(|key| key.kind == 0) && first.keys().any(|key| key.kind == 6), "{first:?}");
+        // Each Service loses one backend, gets it back at another place, and so each client's backend is looked for.
+        let whole = both.tables.image.clone();
+        for turn in 0..2 {
+            let mut image = whole.clone();
+            for (key, service) in image.services.iter_mut().filter(|(_, service)| service.affinity_ticks != 0) {
+                let base = service.backends.base();
+                let (slot, generation) = (whole.slots[&(base + turn)], 2 + turn as u16);
+                let next = if turn == 0 { base + 4 } else { base + 6 };
+                image.slots.insert(next, slot);
+                if turn == 1 {
+                    image.slots.insert(next + 1, whole.slots[&base]);
+                }
+                assert!(key.protocol != lb_common::SCTP);
+                service.backends = BackendSet::new(next, 1 + turn as u16, generation);
+            }
+            both.kernel.rewrite(&both.tables.image.clone(), &image);
+            both.tables.image = image;
+            round(both, 200 + 100 * turn as u16);
+        }
     });
 }

@@ -40,17 +40,18 @@ struct Asking {
     cookie: u64,
     namespace: u64,
     connected: bool,
+    tick: u32,
 }
 
 impl Asking {
-    const TCP: Self = Self { protocol: TCP, cookie: 1, namespace: NAMESPACE, connected: false };
+    const TCP: Self = Self { protocol: TCP, cookie: 1, namespace: NAMESPACE, connected: false, tick: 0 };
     const UDP: Self = Self { protocol: UDP, ..Self::TCP };
 
     fn call(self, hook: Hook, to: SocketAddr, tables: &Memory) -> (Reason, SocketAddr) {
-        let Self { protocol, cookie, namespace, connected } = self;
+        let Self { protocol, cookie, namespace, connected, tick } = self;
         match to {
-            SocketAddr::V4(_) => run(hook, Call::<4> { to, protocol, cookie, namespace, connected }, tables),
-            SocketAddr::V6(_) => run(hook, Call::<6> { to, protocol, cookie, namespace, connected }, tables),
+            SocketAddr::V4(_) => run(hook, Call::<4> { to, protocol, cookie, namespace, connected, tick }, tables),
+            SocketAddr::V6(_) => run(hook, Call::<6> { to, protocol, cookie, namespace, connected, tick }, tables),
         }
     }
 

@@ -81,8 +81,8 @@ const MUTATIONS: [Mutation; 19] = [
         name: "target-port",
         breaks: "a backend is reached at the Service's port",
         file: "lb-ebpf/src/datapath.rs",
-        original: "if slot.port == [0; 2] { service.target_port } else { slot.port }",
-        mutated: "if slot.port == [0; 2] { key.dst_port } else { slot.port }",
+        original: "flow.dst_port = affinity::port_of(service, slot);",
+        mutated: "flow.dst_port = key.dst_port;",
     },
     Mutation {
         name: "pinned-udp",

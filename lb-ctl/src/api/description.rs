@@ -40,9 +40,15 @@ pub struct ServiceDescription {
     pub node_addresses: Vec<IpAddr>,
     /// `None` or `ClientIP`.
     pub session_affinity: String,
+    /// For how many seconds after its last new connection a client keeps its backend, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<u32>,
     /// `Cluster` or `Local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<String>,
+    /// Port on which load balancers ask for this node's endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: String,
     /// Where the manifest came from: `cli`, or `file:` and a path.

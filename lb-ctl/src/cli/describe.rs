@@ -105,9 +105,15 @@ fn text(service: &ServiceDescription) -> String {
     if service.ports.iter().any(|port| port.node_port.is_some()) {
         report.line("Node Addresses", list(&service.node_addresses));
     }
-    report.line("Session Affinity", &service.session_affinity);
+    match service.affinity_seconds {
+        Some(seconds) => report.line("Session Affinity", format!("{}, {seconds} s", service.session_affinity)),
+        None => report.line("Session Affinity", &service.session_affinity),
+    }
     if let Some(policy) = &service.external_traffic_policy {
         report.line("External Traffic Policy", policy);
+    }
+    if let Some(port) = service.health_check_node_port {
+        report.line("HealthCheck NodePort", port);
     }
     report.line("Internal Traffic Policy", &service.internal_traffic_policy);
     report.line("Manifest From", &service.source);

@@ -140,7 +140,7 @@ fn run_daemon(target: &args::Target, daemon: args::Daemon, out: &mut Output) -> 
     let config = origin.load()?;
     if check_config {
         out.line(format_args!("{config}"))?;
-        out.line(format_args!("The configuration is valid."))?;
+        out.line(format_args!("The configuration is valid. Interfaces, directories and the cgroup that it names are looked for at the start."))?;
         return Ok(SUCCESS);
     }
     daemon::run(config, origin)?;

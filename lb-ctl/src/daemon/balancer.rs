@@ -15,7 +15,7 @@ use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
 use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
 use crate::maps::{LbMaps, MapError};
-use crate::model::{EndpointView, Model, NodeView};
+use crate::model::{EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -205,6 +205,11 @@ impl Balancer {
     /// What can be listed now.
     pub(super) fn catalogue(&self) -> Catalogue {
         Catalogue { objects: Objects::clone(&self.objects), services: self.model.views().clone() }
+    }
+
+    /// The Services as this node sees them.
+    pub(super) fn views(&self) -> &Views {
+        self.model.views()
     }
 
     /// The addresses that node ports answer on.

@@ -10,8 +10,9 @@ use super::host_clients::HostClients;
 use super::sources::Sources;
 use super::{Config, Error, config, flows};
 use crate::api::{Catalogue, Failure};
-use crate::datapath::conntrack::{self, Sweep};
+use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
+use crate::health::{self, Health};
 use crate::host::{self, HostView};
 use crate::image::Withdrawn;
 use crate::manifest;
@@ -22,6 +23,7 @@ use lb_common::flow::TICK_SHIFT;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, watch};
 
 /// The feed that holds everything back until it is synced.
@@ -37,11 +39,16 @@ pub struct ByHand {
     clock: Clock,
     /// Endpoints whose flows are to be forgotten.
     withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
+    /// Answers who asks for the health.
+    _runtime: Runtime,
 }
 
 impl ByHand {
     /// A daemon over `datapath`, in the calling thread's network namespace. It has no objects yet, and nothing is attached.
     pub fn new(config: Config, datapath: Datapath, clock: Clock) -> Result<Self, Error> {
+        // Its thread is started here, so that it is in the same namespaces.
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(Error::Runtime)?;
         let mut store = open_store(&config)?;
         let (sources, updates) = Sources::open(None, &mut store)?;
         let maps = datapath.maps();
@@ -59,6 +66,7 @@ impl ByHand {
             hooks: Box::new(datapath),
             host: host_receiver,
             host_clients,
+            health: Health::new(runtime.handle().clone()),
             route_to: |address| host::route_to(address).unwrap_or_default(),
             sources,
             updates,
@@ -67,7 +75,7 @@ impl ByHand {
             withdrawn,
         };
         let engine = Engine::new(parts).map_err(Error::Maps)?;
-        Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver })
+        Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver, _runtime: runtime })
     }
 
     /// Begins anew with other settings and without objects, as a daemon does that is started again after its state file was
@@ -122,10 +130,17 @@ impl ByHand {
     /// Sets the clock of the engine and of the programs ahead of the system's, and forgets flows that are too old by then.
     pub fn set_ahead(&mut self, ahead: Duration) -> Result<(), String> {
         self.engine.ahead = ahead;
+        self.engine.health.set_ahead(ahead);
         self.clock.set_ahead(ahead).map_err(|error| format!("the programs' clock cannot be set: {error}"))?;
         let now = conntrack::now() + (ahead.as_nanos() >> TICK_SHIFT) as u32;
-        let mut sweep = Sweep::default();
-        self.maps.flow_tables().sweep_expired(&mut sweep, now, SWEEP).map(drop).map_err(|error| error.to_string())
+        flows::Position::default().step(&self.maps, now, SWEEP).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Lets a change wait from now on that never gets into the maps, until the next one does. Says how much time has to pass
+    /// until the daemon counts as unhealthy for that.
+    pub fn stall(&mut self) -> Duration {
+        self.engine.health.waits(self.now());
+        health::PATIENCE
     }
 
     /// Does what else a change asks for, and tells why not everything is as it should be, if that is so.
@@ -137,6 +152,7 @@ impl ByHand {
             return Err(failure.to_owned());
         }
         let problems = self.engine.interfaces.problems().into_iter().chain(self.engine.host_clients.problems());
+        let problems = problems.chain(self.engine.health.problems());
         let problems = problems.map(|problem| format!("{}: {}", problem.subject, problem.message));
         let problems: Vec<String> = problems.chain(self.engine.socket_problem.clone()).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }

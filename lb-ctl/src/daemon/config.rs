@@ -1,6 +1,8 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
-use super::options::{DetectLocal, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange};
+use super::options::{
+    DetectLocal, HealthzAddress, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange,
+};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use ipnet::IpNet;
@@ -24,6 +26,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
 pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
+/// Bits of an address that a service network leaves open at most, as the API server has it. Such a network is routed to us, so a
+/// larger one would hardly be meant.
+const SERVICE_BITS: u8 = 20;
 
 /// The daemon's settings as meant.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +65,8 @@ pub struct Config {
     pub host_clients: bool,
     /// Addresses to lend to connections that need source translation; none of a family: one that is found.
     pub snat_addresses: Vec<IpAddr>,
+    /// Where the proxy's own health is told.
+    pub healthz_address: HealthzAddress,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -183,6 +190,7 @@ impl Config {
             path: options.path.unwrap_or_default(),
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
+            healthz_address: options.healthz_address.unwrap_or_default(),
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
             state_file: state_dir.join(format!("{instance}.json")),
@@ -248,6 +256,7 @@ impl fmt::Display for Config {
             let addresses = list(&mut self.snat_addresses.iter().map(ToString::to_string));
             writeln!(f, "snatAddresses: {addresses}")?;
         }
+        writeln!(f, "healthzAddress: {}", self.healthz_address)?;
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -277,6 +286,11 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         }
         if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
             return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        }
+        let largest = cidr.max_prefix_len() - SERVICE_BITS;
+        if cidr.prefix_len() < largest {
+            let message = format!("{cidr} is too large: of a service network at least {largest} bits are fixed");
+            return Err(invalid(setting, message));
         }
     }
     Ok(())
@@ -363,7 +377,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nbpffs: /b\nmaxFlows: 2048\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nbpffs: /b\nmaxFlows: 2048\n\
              stateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
@@ -374,7 +388,16 @@ mod tests {
         assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
+        assert_eq!(config.healthz_address.to_string(), "[::]:1");
         assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
+    }
+
+    #[test]
+    fn health_is_told_to_the_node_alone_or_elsewhere_or_nowhere() {
+        let told = |text: &str| Config::resolve(file(text).unwrap().or(minimal())).unwrap().healthz_address.0;
+        assert_eq!(told(""), Some("127.0.0.1:10256".parse().unwrap()));
+        assert_eq!(told("healthzAddress: 0.0.0.0:10256"), Some("0.0.0.0:10256".parse().unwrap()));
+        assert_eq!(told("healthzAddress: ''"), None);
     }
 
     #[test]
@@ -385,9 +408,10 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
+        insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
     }
 
@@ -400,8 +424,11 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.1/8".parse().unwrap()], ..minimal() }), @"--service-cidr (serviceCIDRs): 10.0.0.1/8 has bits set behind its prefix: write 10.0.0.0/8");
         insta::assert_snapshot!(
-            refuse(Options { service_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "11.0.0.0/8".parse().unwrap()], ..minimal() }),
-            @"--service-cidr (serviceCIDRs): 11.0.0.0/8 is the second network of its family: give one of each");
+            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "11.0.0.0/16".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 11.0.0.0/16 is the second network of its family: give one of each");
+        insta::assert_snapshot!(
+            refuse(Options { service_cidrs: vec!["0.0.0.0/0".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 0.0.0.0/0 is too large: of a service network at least 12 bits are fixed");
     }
 
     #[test]

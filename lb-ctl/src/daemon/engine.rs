@@ -12,9 +12,11 @@ use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
 use super::{Config, Error, config, memory, notify};
 use crate::api::Catalogue;
+use crate::health::Health;
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
+use crate::objects::Key;
 use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -45,6 +47,8 @@ pub(super) struct Parts {
     pub(super) host: watch::Receiver<Arc<HostView>>,
     /// The way of the node's own processes.
     pub(super) host_clients: HostClients,
+    /// What load balancers and supervisors ask.
+    pub(super) health: Health,
     /// Asks the kernel for the route to an address.
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -63,6 +67,7 @@ pub(super) struct Engine {
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
+    pub(super) health: Health,
     route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
@@ -115,6 +120,7 @@ impl Engine {
             hooks,
             host,
             host_clients,
+            health,
             route_to,
             sources,
             updates,
@@ -131,6 +137,7 @@ impl Engine {
             hooks,
             host,
             host_clients,
+            health,
             route_to,
             sources,
             updates,
@@ -190,7 +197,7 @@ impl Engine {
 
     fn next_wake(&self) -> Instant {
         let retry = self.progress.retry.map(|(when, _)| when);
-        let retries = [retry, self.interfaces.next_retry(), self.host_clients.next_retry()];
+        let retries = [retry, self.interfaces.next_retry(), self.host_clients.next_retry(), self.health.next_retry()];
         let times = retries.into_iter().chain([self.progress.next_look, self.balancer.next_expiry()]);
         let soonest = times.flatten().min().unwrap_or_else(|| Instant::now() + REGULAR);
         // Whatever is due already is done now, but never without a breath in between.
@@ -223,6 +230,10 @@ impl Engine {
     /// Brings maps and hooks to what is known now. A failure is tried again later.
     pub(super) fn converge(&mut self) {
         let now = self.now();
+        self.health.waits(now);
+        self.health.answer_at(self.config.healthz_address.0, now);
+        let own_node = self.store.snapshot().nodes.get(&Key::new("", &self.config.node_name)).cloned();
+        self.health.set_leaving(own_node.is_some_and(|node| node.is_leaving()));
         let host = Arc::clone(&self.host.borrow_and_update());
         let (host, moved) = self.balancer.survey(&host, &self.store.snapshot(), &self.route_to);
         if moved {
@@ -240,11 +251,13 @@ impl Engine {
             changed
         });
         if !self.store.is_synced() {
-            return;
+            return self.health.is_starting();
         }
         if let Err(error) = self.fill() {
             return self.failed(&error);
         }
+        let services = &self.store.snapshot().services;
+        self.health.follow(services, self.balancer.views(), &self.balancer.node_addresses(), now);
         if self.interfaces.update(self.hooks.as_mut(), &host, now) {
             // The interfaces' roles are known only now.
             self.observe(&host);
@@ -271,6 +284,7 @@ impl Engine {
         }
         self.progress.retry = None;
         self.progress.failure = None;
+        self.health.is_done();
         if !self.progress.announced && self.is_ready() {
             self.progress.announced = true;
             let attachments = self.hooks.attachments();
@@ -345,6 +359,7 @@ impl Engine {
                 }
                 self.interfaces.set_specs(new.interfaces.clone());
                 self.config.interfaces = new.interfaces;
+                self.config.healthz_address = new.healthz_address;
                 self.config_problem = None;
                 info!("configuration reloaded");
             }

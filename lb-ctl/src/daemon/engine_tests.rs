@@ -3,6 +3,7 @@
 use super::control::Handle;
 use super::engine::{Engine, Parts};
 use super::fakes::{Attached, FakeHooks, SharedMaps, network};
+use super::options::HealthzAddress;
 use super::sources::Sources;
 use super::{Config, Options, config};
 use crate::api::server::Control as _;
@@ -78,6 +79,8 @@ fn start_with(
         interfaces: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(),
         node_name: Some("n1".to_owned()),
         state_dir: Some(directory.path().to_owned()),
+        // Nothing of the machine is listened on, unless a test says so.
+        healthz_address: options.healthz_address.or(Some(HealthzAddress(None))),
         ..options
     };
     let config = Config::resolve(options.clone()).unwrap();
@@ -105,6 +108,7 @@ fn start_with(
         hooks: Box::new(hooks),
         host: host_receiver,
         host_clients: super::host_clients::HostClients::off(),
+        health: crate::health::Health::new(tokio::runtime::Handle::current()),
         route_to: |_| None,
         sources,
         updates,

@@ -2,8 +2,10 @@
 
 use super::control::{FlowSource, Fullness};
 use crate::api::{Failure, FailureReason, FlowLine, LentPorts, MapFill};
+use crate::datapath::affinity::AffinitySweep;
 use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sweep};
 use crate::image::Withdrawn;
+use crate::maps::{MapError, PinnedMaps};
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
 use std::collections::HashSet;
@@ -18,10 +20,10 @@ const STEPS_A_ROUND: usize = 128;
 /// Entries looked at in one step, at least and at most.
 const STEP_LIMITS: (usize, usize) = (2048, 65_536);
 
-impl FlowSource for FlowTables {
+impl FlowSource for PinnedMaps {
     fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
         let now = conntrack::now();
-        for entry in self.iter() {
+        for entry in self.flow_tables().iter() {
             let entry = entry.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
             // Each flow has an entry for replies too, which says the same from the other side.
             if !entry.is_reply() && !entry.is_expired(now) && !sink(line(&entry, now)) {
@@ -32,7 +34,12 @@ impl FlowSource for FlowTables {
     }
 
     fn fill(&self) -> Fullness {
-        let (fill, lent) = self.fill(conntrack::now()).unwrap_or_else(|error| {
+        let count = || {
+            let (mut fill, lent) = self.flow_tables().fill(conntrack::now())?;
+            fill.push(self.affinity().fill()?);
+            Ok::<_, MapError>((fill, lent))
+        };
+        let (fill, lent) = count().unwrap_or_else(|error| {
             warn!(%error, "the flow tables could not be counted");
             (Vec::new(), Lent::default())
         });
@@ -78,16 +85,31 @@ fn protocol_name(number: u8) -> String {
 /// of one direction again from that of the other, and only once a tick.
 const SEARCHES: usize = 3;
 
+/// Where the sweeps stand.
+#[derive(Debug, Default)]
+pub(super) struct Position {
+    flows: Sweep,
+    clients: AffinitySweep,
+}
+
+impl Position {
+    /// Deletes what is too old at tick `now` among the next `limit` flow entries and `limit` clients; how many that were.
+    pub(super) fn step(&mut self, maps: &PinnedMaps, now: u32, limit: usize) -> Result<usize, MapError> {
+        let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit)?;
+        Ok(flows + maps.affinity().sweep(&mut self.clients, now, limit)?)
+    }
+}
+
 /// Forgets the flows of withdrawn endpoints, and gives the memory of expired flows back, a little every second, for as long as
 /// the daemon runs.
 pub(super) async fn sweep(
-    tables: FlowTables,
+    maps: PinnedMaps,
     max_flows: u32,
     mut withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
 ) {
     // Two entries for each flow, in tables of two families.
     let limit = (max_flows as usize * 4 / STEPS_A_ROUND).clamp(STEP_LIMITS.0, STEP_LIMITS.1);
-    let mut position = Sweep::default();
+    let mut position = Position::default();
     let mut interval = tokio::time::interval(STEP);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -97,28 +119,27 @@ pub(super) async fn sweep(
                 while let Ok(more) = withdrawn.try_recv() {
                     endpoints.extend(more);
                 }
-                let tables = tables.clone();
+                let tables = maps.flow_tables().clone();
                 // Not if the runtime is going away.
                 tokio::task::spawn_blocking(move || forget(&tables, &endpoints)).await.ok();
                 continue;
             }
         }
-        let tables = tables.clone();
+        let maps = maps.clone();
         let step = tokio::task::spawn_blocking(move || {
-            let mut position = position;
-            let swept = tables.sweep_expired(&mut position, conntrack::now(), limit);
+            let swept = position.step(&maps, conntrack::now(), limit);
             (position, swept)
         });
         match step.await {
             Ok((next, Ok(swept))) => {
                 position = next;
                 if swept > 0 {
-                    debug!(swept, "expired flows forgotten");
+                    debug!(swept, "expired flows and clients forgotten");
                 }
             }
             Ok((_, Err(error))) => {
-                warn!(%error, "expired flows could not be forgotten; beginning anew");
-                position = Sweep::default();
+                warn!(%error, "expired flows and clients could not be forgotten; beginning anew");
+                position = Position::default();
             }
             // The runtime is going away.
             Err(_) => return,

@@ -33,15 +33,18 @@ pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 
 use crate::api::{ServeError, Server};
 use crate::datapath::{self, Datapath};
+use crate::health::Health;
 use crate::maps::MapError;
 use crate::{host, source, store};
 use control::Handle;
 use engine::{Engine, Parts};
 use host_clients::HostClients;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sources::Sources;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,11 +91,21 @@ pub enum Error {
 pub fn run(config: Config, origin: config::Origin) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), instance = config.instance, node = config.node_name, "starting");
+    allow_many_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     let ended = runtime.block_on(start(config, origin));
     runtime.shutdown_timeout(FAREWELL);
     ended
+}
+
+/// Takes as many open files as the system allows: each health check port needs one for each of the node's addresses.
+fn allow_many_files() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
@@ -123,10 +136,9 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
-    let tables = maps.flow_tables().clone();
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
-    let sweeper = tokio::spawn(flows::sweep(tables.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(tables) };
+    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
+    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
@@ -138,6 +150,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         hooks: Box::new(datapath),
         host,
         host_clients,
+        health: Health::new(runtime::Handle::current()),
         route_to: |address| host::route_to(address).unwrap_or_default(),
         sources,
         updates,

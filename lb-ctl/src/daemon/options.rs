@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -81,6 +81,9 @@ pub struct Options {
     #[arg(long = "snat-address", value_name = "ADDRESS")]
     #[serde(default)]
     pub snat_addresses: Vec<IpAddr>,
+    /// Where the proxy's own health is told by HTTP, on /healthz and /livez; empty: nowhere [default: 127.0.0.1:10256]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub healthz_address: Option<HealthzAddress>,
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -91,7 +94,7 @@ pub struct Options {
     /// Directory of the state file [default: /var/lib/lb-ctl]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How much to log [default: info]; from `debug` on the datapath logs too
+    /// How much to log [default: info]; from `debug` on the datapath logs what it drops in silence
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
     /// How to log [default: text]
@@ -125,6 +128,7 @@ impl Options {
             path: self.path.or(weaker.path),
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),
+            healthz_address: self.healthz_address.or(weaker.healthz_address),
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),
             state_dir: self.state_dir.or(weaker.state_dir),
@@ -293,6 +297,50 @@ impl fmt::Display for PortRange {
 }
 
 impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Where the proxy's own health is told; `None`: nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthzAddress(pub Option<SocketAddr>);
+
+/// A text is no [`HealthzAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere")]
+pub struct HealthzAddressError(String);
+
+impl Default for HealthzAddress {
+    /// kube-proxy's port, for the node's own processes alone.
+    fn default() -> Self {
+        Self(Some(SocketAddr::from(([127, 0, 0, 1], 10256))))
+    }
+}
+
+impl FromStr for HealthzAddress {
+    type Err = HealthzAddressError;
+
+    fn from_str(text: &str) -> Result<Self, HealthzAddressError> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let address: Option<SocketAddr> = text.parse().ok();
+        let usable = address.filter(|address| address.port() != 0);
+        usable.map(|address| Self(Some(address))).ok_or_else(|| HealthzAddressError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for HealthzAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HealthzAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }

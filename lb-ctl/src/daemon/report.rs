@@ -26,6 +26,7 @@ impl Engine {
             problems.extend((source.kept > 0).then(|| problem("manifests", &kept)));
         }
         problems.extend(self.balancer.problems());
+        problems.extend(self.health.problems());
         let counters = match self.balancer.maps().reasons() {
             Ok(counts) => counts
                 .iter()

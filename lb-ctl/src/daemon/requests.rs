@@ -92,7 +92,9 @@ impl Engine {
         let source = self.store.source_of(&id).map(|source| source.to_string()).unwrap_or_default();
         let described = self.balancer.describe(key, source);
         let described = described.ok_or_else(|| Failure::not_found(Kind::Service, &key.name))?;
-        described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))
+        let mut described = described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
+        described.problems.extend(self.health.problems_of(key));
+        Ok(described)
     }
 }
 

@@ -9,6 +9,7 @@
 //!    replaced in one step, with no packet between.
 //! 4. [`Datapath::settle`] takes off what no interface needs any more, and removes the earlier maps.
 
+pub mod affinity;
 mod attach;
 mod attachment;
 pub(crate) mod bpf;

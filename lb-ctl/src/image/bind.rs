@@ -8,8 +8,8 @@ use super::fragment::{Entry, Fragment, Member};
 use super::renderer::{Refusal, Renderer};
 use super::sets::{Slots, run};
 use crate::model::Place;
-use crate::objects::Key;
-use lb_common::{Owned, Peer, Service, ServiceKey, Slot, maps};
+use crate::objects::{IpFamily, Key};
+use lb_common::{Affinity, Owned, Peer, Service, ServiceKey, Slot, maps};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,23 @@ pub(super) struct Released {
     records: Vec<ServiceKey>,
 }
 
+/// What the frontends of one Service port share where clients keep their backends.
+struct Affinities {
+    /// `None`: they do not.
+    ticks: Option<u32>,
+    /// For each Service port and family the id of its first frontend's record. That is the ClusterIP's, which lasts as long as
+    /// the Service does.
+    ids: HashMap<(usize, IpFamily), u32>,
+}
+
+impl Affinities {
+    /// The timeout and the id for a frontend whose record has this id; zeros where clients do not keep their backends.
+    fn of(&mut self, entry: &Entry, id: u32) -> (u32, u32) {
+        let Some(ticks) = self.ticks else { return (0, 0) };
+        (ticks, *self.ids.entry((entry.service_port, entry.family)).or_insert(id))
+    }
+}
+
 /// Runs of slots set aside for sets that are not published yet.
 type Reserved = HashMap<Arc<[Member]>, u32>;
 
@@ -41,8 +58,9 @@ impl Renderer {
             self.backends.acquire(*address, *locality);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
+        let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
         for entry in &fragment.entries {
-            let (key, slots) = self.acquire_entry(service, entry, &mut reserved);
+            let (key, slots) = self.acquire_entry(service, entry, &mut reserved, &mut affinity);
             // What another Service has taken over is not in the fragment any more.
             let cluster = entry.cluster.filter(|cluster| fragment.serves(*cluster, entry.protocol));
             self.name_cluster(key, cluster);
@@ -158,7 +176,13 @@ impl Renderer {
         Ok(reserved)
     }
 
-    fn acquire_entry(&mut self, service: &Key, entry: &Entry, reserved: &mut Reserved) -> (ServiceKey, Slots) {
+    fn acquire_entry(
+        &mut self,
+        service: &Key,
+        entry: &Entry,
+        reserved: &mut Reserved,
+        affinity: &mut Affinities,
+    ) -> (ServiceKey, Slots) {
         let slots = self.slots(&entry.members).expect("the fragment's backends were acquired");
         if let Some(base) = reserved.remove(&entry.members) {
             self.sets.publish(Arc::clone(&slots), base);
@@ -174,7 +198,9 @@ impl Renderer {
         let key = entry.key(address);
         let id = self.records.acquire(key, service).expect("room was checked");
         let (backends, target_port) = (self.sets.acquire(&slots), entry.target_port.to_be_bytes());
-        self.image.services.insert(key, Service { backends, id, target_port, flags: entry.flags });
+        let (affinity_ticks, affinity_id) = affinity.of(entry, id);
+        let record = Service { backends, id, target_port, flags: entry.flags, affinity_ticks, affinity_id };
+        self.image.services.insert(key, record);
         self.touch(|touched| touched.services.insert(key));
         self.set_networks(id, entry.sources.clone());
         (key, slots)

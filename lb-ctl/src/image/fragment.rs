@@ -13,6 +13,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fragment {
     pub(super) entries: Vec<Entry>,
+    /// For how many seconds clients keep their backends, if they do.
+    pub(super) affinity_seconds: Option<u32>,
     /// The addresses that the entries' members name.
     pub(super) backends: Backends,
 }
@@ -42,6 +44,8 @@ type Set = (u16, Arc<[Member]>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) place: Place,
+    /// Which of the Service's ports it leads to, as they stand in the manifest.
+    pub(super) service_port: usize,
     pub(super) port: u16,
     pub(super) protocol: u8,
     pub(super) family: IpFamily,
@@ -94,8 +98,8 @@ impl Locality {
 
 impl Fragment {
     pub(super) fn of(view: &ServiceView) -> Self {
-        let mut fragment = Self::default();
-        for port in &view.ports {
+        let mut fragment = Self { affinity_seconds: view.affinity_seconds, ..Self::default() };
+        for (service_port, port) in view.ports.iter().enumerate() {
             let mut sets: BTreeMap<(IpFamily, Policy), Set> = BTreeMap::new();
             let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
             for frontend in served() {
@@ -129,6 +133,7 @@ impl Fragment {
                 fragment.entries.extend(records.into_iter().map(
                     |(is_within, (target_port, members), flags, sources)| Entry {
                         place: frontend.place(),
+                        service_port,
                         port: frontend.port,
                         protocol: frontend.protocol.number(),
                         family,

@@ -59,6 +59,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         selector: Labels::new(),
         cluster_addresses: vec![address],
         external_name: None,
+        affinity_seconds: None,
         source: EndpointSource::Pods,
         ports: vec![port],
         problems: Vec::new(),
@@ -266,4 +267,41 @@ fn a_change_writes_what_it_touches_and_a_large_image_is_rendered_in_time() {
     let changed = start.elapsed();
     println!("rendered in {full:?}, rendered, planned and applied in {written:?}, a change in {changed:?}");
     assert!(full < Duration::from_secs(10) && changed < Duration::from_secs(5));
+}
+
+#[test]
+fn the_frontends_of_a_port_and_family_share_what_a_client_is_known_by_and_keep_it() {
+    let mut bench = Bench::new(1024);
+    let mut view = service(1, [1, 2]);
+    let cluster = view.ports[0].frontends[0].clone();
+    let node_port = Frontend { kind: FrontendKind::NodePort, port: 30_080, ..cluster.clone() };
+    let second = Frontend { port: 81, ..cluster.clone() };
+    view.ports[0].frontends.push(node_port);
+    let other_port = PortView { port: 81, frontends: vec![second], ..view.ports[0].clone() };
+    view.ports.push(other_port);
+    let known = |bench: &Bench| -> Vec<(u16, u32, u32)> {
+        let image = bench.image();
+        image.services.iter().map(|(key, service)| (key.port(), service.affinity_ticks, service.affinity_id)).collect()
+    };
+    bench.round(SECOND, std::slice::from_ref(&view));
+    assert_eq!(known(&bench), [(30_080, 0, 0), (80, 0, 0), (81, 0, 0)]);
+
+    view.affinity_seconds = Some(60);
+    // The records alone are written.
+    assert_eq!(bench.round(SECOND, std::slice::from_ref(&view)).writes, 3);
+    let on = known(&bench);
+    let ids: Vec<u32> = on.iter().map(|(_, _, id)| *id).collect();
+    assert_eq!(ids[0], ids[1], "the node port and the ClusterIP of one port");
+    assert_ne!(ids[1], ids[2], "two ports");
+    assert!(on.iter().all(|(_, ticks, _)| *ticks == lb_common::Affinity::ticks(60)));
+
+    // A daemon that takes over writes nothing.
+    bench.reconciler = Reconciler::adopt(&bench.maps, bench.now).unwrap();
+    assert_eq!(bench.round(SECOND, std::slice::from_ref(&view)).writes, 0);
+    // The node port goes and comes back.
+    let node_port = view.ports[0].frontends.pop().unwrap();
+    bench.round(SECOND, std::slice::from_ref(&view));
+    view.ports[0].frontends.push(node_port);
+    bench.round(SECOND, std::slice::from_ref(&view));
+    assert_eq!(known(&bench), on);
 }

@@ -131,7 +131,11 @@ fn service(place: &str, key: ServiceKey, service: &Service) -> String {
     };
     let names = [(Service::SCOPED, "scoped"), (Service::RANGED, "ranged"), (Service::ELSEWHERE, "elsewhere")];
     let flags = flags(service.flags, &names);
-    format!("service {place} {} id={} target={target} {backends}{flags}", port(key), service.id)
+    let affinity = match service.affinity_ticks {
+        0 => String::new(),
+        ticks => format!(" affinity={} for {ticks} ticks", service.affinity_id),
+    };
+    format!("service {place} {} id={} target={target} {backends}{flags}{affinity}", port(key), service.id)
 }
 
 fn node_port(key: ServiceKey, peer: &Peer) -> String {

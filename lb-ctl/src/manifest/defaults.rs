@@ -3,11 +3,8 @@
 //! What needs the node's configuration or other objects (families, addresses, node ports) comes from the
 //! [`store`](crate::store).
 
-use crate::objects::{IntOrString, ServiceSpec, ServiceType};
+use crate::objects::{AFFINITY_SECONDS, IntOrString, ServiceSpec, ServiceType};
 use serde_json::json;
-
-/// How long a client keeps its backend under `sessionAffinity: ClientIP`.
-const AFFINITY_SECONDS: u32 = 10_800;
 
 pub(super) fn service(spec: &mut ServiceSpec) {
     let blank = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);

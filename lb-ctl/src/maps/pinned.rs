@@ -3,13 +3,14 @@
 //! The handle is cheap to clone and may be used from several threads; writers keep order among themselves.
 
 use super::{Image, LbMaps, MapError, MapOp};
+use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
-    BACKEND_STATS, BACKENDS, DEVICES, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS,
-    SERVICES, SETTINGS, SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6, REASONS,
+    SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
 use lb_common::{
     Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic,
@@ -31,6 +32,11 @@ pub struct PinnedMaps {
 impl PinnedMaps {
     pub(crate) fn open(config: &Path, flows: &Path) -> Result<Self, MapError> {
         Ok(Self { config: ConfigMaps::open(config)?, flows: FlowTables::open(flows)? })
+    }
+
+    /// Which backend each client had last.
+    pub fn affinity(&self) -> &AffinityTable {
+        &self.config.affinity
     }
 
     /// The flow tables.
@@ -77,6 +83,7 @@ pub(crate) struct ConfigMaps {
     slots: Map<u32, Slot>,
     backends: Map<u32, Backend>,
     node_ports: Map<ServiceKey, Peer>,
+    affinity: AffinityTable,
     devices: Map<u32, Device>,
     settings: Map<u32, Settings>,
     reasons: PerCpuArray<ReasonCount>,
@@ -109,6 +116,7 @@ impl ConfigMaps {
             slots: open(directory, SLOTS, Map::new)?,
             backends: open(directory, BACKENDS, Map::new)?,
             node_ports: open(directory, NODE_PORTS, Map::new)?,
+            affinity: AffinityTable::open(directory)?,
             devices: open(directory, DEVICES, Map::new)?,
             settings: open(directory, SETTINGS, Map::new)?,
             reasons: open(directory, REASONS, PerCpuArray::new)?,
@@ -203,6 +211,7 @@ impl ConfigMaps {
             SLOTS => self.slots.entries(),
             BACKENDS => self.backends.entries(),
             NODE_PORTS => self.node_ports.entries(),
+            AFFINITY => self.affinity.capacity(),
             DEVICES => self.devices.entries(),
             SETTINGS => self.settings.entries(),
             REASONS => self.reasons.entries(),
@@ -243,7 +252,7 @@ impl ConfigMaps {
         for id in image.backends.keys() {
             copy_counter(BACKEND_STATS, &self.backend_stats, &to.backend_stats, *id)?;
         }
-        Ok(())
+        self.affinity.copy_to(&to.affinity)
     }
 }
 

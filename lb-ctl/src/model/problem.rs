@@ -32,24 +32,6 @@ pub(super) fn port(port: &ServicePort) -> String {
     }
 }
 
-/// What the Service asks for and the datapath does not do.
-pub(super) fn not_honoured(service: &Service) -> Vec<String> {
-    let spec = &service.spec;
-    let mut problems = Vec::new();
-    let mut tell = |asked: bool, field: &str, consequence: &str| {
-        if asked {
-            problems.push(format!("{field} is not honoured yet: {consequence}"));
-        }
-    };
-    let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
-    tell(
-        is(&spec.session_affinity, "ClientIP"),
-        "sessionAffinity: ClientIP",
-        "connections of one client may go to different backends",
-    );
-    problems
-}
-
 /// The Service is another proxy's.
 pub(super) fn left_to_others(service: &Service) -> Option<String> {
     let label = service.left_to_others_by()?;

@@ -32,6 +32,9 @@ pub struct ServiceView {
     /// The name that an ExternalName Service stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
+    /// For how many seconds after its last new connection a client keeps its backend, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<u32>,
     /// Which objects gave the endpoints.
     pub source: EndpointSource,
     /// Its ports.
@@ -109,7 +112,6 @@ pub(super) fn view(
         ports.push(view);
     }
     problems.extend(problem::left_to_others(service));
-    problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
         r#type: spec.r#type,
@@ -118,6 +120,7 @@ pub(super) fn view(
         selector: spec.selector.clone().unwrap_or_default(),
         cluster_addresses: service.cluster_addresses(),
         external_name: spec.external_name.clone(),
+        affinity_seconds: service.affinity_seconds(),
         source: gathered.source,
         ports,
         problems,

@@ -14,11 +14,11 @@ mod table;
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
-pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, ZONE_LABEL};
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint, ZONE_LABEL};
 pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, Pod, PodIp, PodSpec, PodStatus};
 pub use service::{
-    HEADLESS_LABEL, IntOrString, IpFamily, NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort, ServiceSpec,
-    ServiceType,
+    AFFINITY_SECONDS, HEADLESS_LABEL, IntOrString, IpFamily, NONE, PROXY_NAME_LABEL, Protocol, Service, ServicePort,
+    ServiceSpec, ServiceType,
 };
 pub use table::{Table, differences};
 

@@ -1,8 +1,11 @@
-//! `v1/Node`: addresses and pod CIDRs.
+//! `v1/Node`: addresses, pod CIDRs, and whether it is to go.
 
 use super::Metadata;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+/// Key of the taint that the cluster's autoscaler gives to a Node before it removes it.
+pub const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// A Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,25 @@ pub struct NodeSpec {
     /// Addresses of the pods on this node.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
     pub pod_cidrs: Vec<IpNet>,
+    /// What keeps pods away from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+}
+
+/// `Taint`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+}
+
+impl Node {
+    /// Whether it is to go: it is being deleted, or the cluster's autoscaler has chosen it. No new connections should come
+    /// to it from load balancers.
+    pub fn is_leaving(&self) -> bool {
+        let is_chosen = self.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED_TAINT);
+        is_chosen || self.metadata.deletion_timestamp.is_some()
+    }
 }
 
 /// `NodeStatus`, as far as it is read.

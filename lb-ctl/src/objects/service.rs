@@ -9,6 +9,10 @@ use std::net::IpAddr;
 /// `clusterIP` of a headless Service.
 pub const NONE: &str = "None";
 
+/// How long a client keeps its backend under `sessionAffinity: ClientIP` where nothing else is said, as the API server
+/// has it.
+pub const AFFINITY_SECONDS: u32 = 10_800;
+
 /// A Service with this label, whatever its value, is left to another proxy.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// And so is one with this.
@@ -223,6 +227,25 @@ impl Service {
     /// Whether it has no address of its own: its name resolves to its pods.
     pub fn is_headless(&self) -> bool {
         self.spec.cluster_ip.as_deref() == Some(NONE) || self.spec.cluster_ips.iter().any(|ip| ip == NONE)
+    }
+
+    /// The port on which load balancers ask whether this node has endpoints for what they would send it (after allocation).
+    pub fn health_check_port(&self) -> Option<u16> {
+        let spec = &self.spec;
+        let is_asked_for =
+            spec.r#type == ServiceType::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local");
+        spec.health_check_node_port.filter(|_| is_asked_for).and_then(|number| u16::try_from(number).ok())
+    }
+
+    /// For how many seconds after its last new connection a client keeps its backend, if it does
+    /// (`sessionAffinity: ClientIP`).
+    pub fn affinity_seconds(&self) -> Option<u32> {
+        let is_kept = self.spec.session_affinity.as_deref() == Some("ClientIP");
+        let timeout = self.spec.session_affinity_config.as_ref().and_then(|config| {
+            let seconds = config.get("clientIP")?.get("timeoutSeconds")?.as_u64()?;
+            u32::try_from(seconds).ok()
+        });
+        is_kept.then(|| timeout.unwrap_or(AFFINITY_SECONDS))
     }
 
     /// The label by which it is left to another proxy, if it has one.

@@ -42,7 +42,7 @@ pub fn run(wishes: Wishes, binary: PathBuf) -> Result<(), Error> {
         Ok(()) => {
             let removed = demo.playground.remove()?;
             say(format_args!("removed the playground: {} things that it had made", removed.len()));
-            println!("\nAll as promised.");
+            println!("\nAll as promised. With --keep the playground stays up to play with.");
             Ok(())
         }
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The state file: what the CLI applied, and what every Service was allocated.
 //!
 //! Written whole to a temporary file, flushed to the disk, then renamed, so that there is a whole file at every moment;
-//! the one before stays as `.bak`. A file that cannot be understood is never overwritten: the daemon refuses to start.
+//! a copy of it is `.bak`, which takes its place if it is damaged. A file that cannot be understood is never overwritten: the daemon refuses to start.
 //!
 //! A change costs what it changes: it is a line of the journal beside the file (`.journal`), which says what the objects
 //! it touched have become. When the journal has outgrown the file, the whole is written anew and the journal ends. Its lines
@@ -312,31 +312,19 @@ impl StateFile {
         file.write_all(b"\n")?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        self.back_up()?;
+        // A copy of the same state and not of the one before: the journal's lines go on from either.
+        let copy = self.beside(".bak.tmp");
+        io::copy(&mut File::open(&temporary)?, &mut private(&copy)?)?;
+        File::open(&copy)?.sync_all()?;
         fs::rename(&temporary, &self.path)?;
+        fs::rename(&copy, self.beside(".bak"))?;
         File::open(folder)?.sync_all()?;
-        // Its lines are in the file now.
+        // Its lines are in the file now, and in the copy.
         let journal = private(&self.beside(".journal"))?;
         File::open(folder)?.sync_all()?;
         let limit = file.metadata()?.len().max(SHORT);
         self.journal = Some(Journal { file: journal, length: 0, limit, is_unflushed: false });
         Ok(())
-    }
-
-    /// Gives the present file its second name, by way of a rename so that the copy is whole at every moment too.
-    fn back_up(&self) -> io::Result<()> {
-        let link = self.beside(".bak.tmp");
-        match fs::remove_file(&link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        match fs::hard_link(&self.path, &link) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A file system without hard links.
-            Err(_) => drop(fs::copy(&self.path, &link)?),
-        }
-        fs::rename(&link, self.beside(".bak"))
     }
 }
 

@@ -1,9 +1,13 @@
 //! The pinned maps behave as the contract says.
 
 use crate::sandbox::{MAX_FLOWS, sandboxed};
-use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use lb_common::{Backend, BackendSet, Device, Owned, Reason, Service, ServiceKey, Settings, Slot, TCP, Traffic};
-use lb_ctl::maps::{Image, LbMaps, MapOp};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use lb_common::{
+    Affinity, AffinityKey, Backend, BackendSet, Device, Owned, Reason, Service, ServiceKey, Settings, Slot, TCP,
+    Traffic,
+};
+use lb_ctl::datapath::affinity::AffinitySweep;
+use lb_ctl::maps::{Image, LbMaps, MapOp, PinnedMaps};
 use std::net::IpAddr;
 
 fn backend(last: u8) -> Backend {
@@ -18,8 +22,14 @@ fn what_is_written_is_read_back() {
         let settings = Settings { seed: 9, snat4: Settings::lent([[10, 0, 0, 1]]), ..Settings::default() };
         let addresses: Vec<IpAddr> = vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let last_slot = maps.capacity("SLOTS") - 1;
-        let service =
-            |base, count| Service { backends: BackendSet::new(base, count, 1), id: 3, target_port: [0, 80], flags: 0 };
+        let service = |base, count| Service {
+            backends: BackendSet::new(base, count, 1),
+            id: 3,
+            target_port: [0, 80],
+            flags: 0,
+            affinity_ticks: 0,
+            affinity_id: 0,
+        };
         let key = |port| ServiceKey::new(1, port, TCP, 4);
         let mut image = Image { settings, ..Image::default() };
         let mut operations = vec![MapOp::PutSettings(settings)];
@@ -73,7 +83,14 @@ fn a_full_map_is_named_with_the_kernels_reason() {
         assert_eq!(maps.capacity("FLOWS6"), 2 * MAX_FLOWS);
         assert_eq!(maps.capacity("NO_SUCH_MAP"), 0);
         let capacity = maps.capacity("SERVICES");
-        let service = Service { backends: BackendSet::EMPTY, id: 0, target_port: [0; 2], flags: 0 };
+        let service = Service {
+            backends: BackendSet::EMPTY,
+            id: 0,
+            target_port: [0; 2],
+            flags: 0,
+            affinity_ticks: 0,
+            affinity_id: 0,
+        };
         for number in 0..capacity {
             maps.apply(&MapOp::PutService(ServiceKey::new(number, 80, TCP, 4), service)).expect("written");
         }
@@ -105,5 +122,57 @@ fn counters_are_summed_over_the_cpus_and_reset() {
         assert_eq!(maps.service_stats(&[7]).expect("read")[&7], Traffic::default());
         assert_eq!(maps.backend_stats(&[0]).expect("read")[&0], Traffic::default());
         assert_eq!(maps.reasons().expect("read").len(), Reason::ALL.len());
+    });
+}
+
+#[test]
+fn clients_are_swept_when_they_were_silent_for_too_long_or_their_service_is_gone() {
+    sandboxed(|sandbox| {
+        let mut maps = sandbox.open("one").maps();
+        let path = sandbox.maps("one", "config-").join("AFFINITY");
+        let map = Map::LruHashMap(MapData::from_pin(path).expect("the map"));
+        let mut raw: HashMap<_, AffinityKey, Affinity> = map.try_into().expect("a hash");
+        let service = |affinity_id, affinity_ticks| Service {
+            backends: BackendSet::EMPTY,
+            id: 0,
+            target_port: [0; 2],
+            flags: 0,
+            affinity_ticks,
+            affinity_id,
+        };
+        let put = |maps: &mut PinnedMaps, id, ticks| {
+            maps.apply(&MapOp::PutService(ServiceKey::new(id, 80, TCP, 4), service(id, ticks))).expect("written");
+        };
+        put(&mut maps, 1, 10);
+        put(&mut maps, 2, 100);
+        // Of three Services, the last of which nobody serves, ten clients each: seen in the ticks 0, 10, 20 ...
+        for id in 1..=3 {
+            for client in 0..10 {
+                let entry = Affinity { tick: client * 10, ..Affinity::default() };
+                raw.insert(AffinityKey::of_namespace(client.into(), id), entry, 0).expect("written");
+            }
+        }
+        let left = |maps: &PinnedMaps| {
+            let mut left = [0; 3];
+            for entry in maps.affinity().iter() {
+                left[entry.expect("read").0.service as usize - 1] += 1;
+            }
+            left
+        };
+        // A sweep in small steps comes round.
+        let mut sweep = AffinitySweep::default();
+        let mut round = |maps: &PinnedMaps, now| -> usize {
+            (0..200).map(|_| maps.affinity().sweep(&mut sweep, now, 1).expect("swept")).sum()
+        };
+        assert_eq!(round(&maps, 95), 9 + 10);
+        assert_eq!(left(&maps), [1, 10, 0]);
+        assert_eq!(round(&maps, 121), 1 + 3);
+        assert_eq!(left(&maps), [0, 7, 0]);
+        // A timeout that was lengthened counts, and so does affinity that was switched off.
+        put(&mut maps, 2, 1000);
+        assert_eq!(round(&maps, 900), 0);
+        put(&mut maps, 2, 0);
+        assert_eq!(round(&maps, 900), 7);
+        assert_eq!(maps.affinity().fill().expect("counted").entries, 0);
     });
 }

@@ -5,8 +5,8 @@ use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer, ReasonCount, Scratch,
-    Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 
 /// [`lb_common::NetworkKey`] without its first field, which the library adds.
@@ -57,6 +57,8 @@ pub(super) static NODE_PORTS: HashMap<ServiceKey, Peer> =
     HashMap::with_max_entries(size(maps::NODE_PORTS), NO_PREALLOC);
 #[map]
 pub(super) static SOCKETS: LruHashMap<SocketKey, Peer> = LruHashMap::with_max_entries(size(maps::SOCKETS), 0);
+#[map]
+pub(super) static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(size(maps::AFFINITY), 0);
 #[map]
 pub(super) static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(size(maps::DEVICES), NO_PREALLOC);
 #[map]

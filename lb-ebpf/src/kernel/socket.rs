@@ -9,6 +9,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::{Peer, Reason, ServiceKey, SocketKey};
 use lb_ebpf::InsertError;
+use lb_ebpf::env::{Clock, Step};
 use lb_ebpf::socket::{self, Socket, SocketTables};
 
 /// What a program of these types returns: the call goes on, or fails.
@@ -24,6 +25,18 @@ impl<const VERSION: u8> Call<'_, VERSION> {
     #[inline(always)]
     fn context(&self) -> *mut bpf_sock_addr {
         self.0.sock_addr
+    }
+}
+
+impl<const VERSION: u8> Clock for Call<'_, VERSION> {
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        super::tick()
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        super::repeat(times, body);
     }
 }
 

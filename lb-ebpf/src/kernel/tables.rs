@@ -1,15 +1,16 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4, NETWORKS6,
-    NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4,
+    NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS,
+    SLOTS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason, Scratch, Service, ServiceKey,
-    Settings, Slot,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason, Scratch,
+    Service, ServiceKey, Settings, Slot,
 };
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
@@ -142,6 +143,18 @@ impl Tables for KernelTables {
     fn budget(&self) -> Option<&mut Budget> {
         // SAFETY: as for the working memory.
         BUDGETS.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<&mut Affinity> {
+        // SAFETY: as for flows. An element that is given to another client at this moment reads as that one's, and at worst
+        // sends one connection to a backend of the same Service.
+        AFFINITY.get_ptr_mut(key).map(|affinity| unsafe { &mut *affinity })
+    }
+
+    #[inline(always)]
+    fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        let _ = AFFINITY.insert(key, affinity, 0);
     }
 
     #[inline(always)]

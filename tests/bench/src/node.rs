@@ -94,7 +94,7 @@ impl Node {
             ("--interface", "eth0=xdp"),
             ("--interface", "eth1=xdp"),
             ("--interface", "veth*"),
-            ("--service-cidr", "10.96.0.0/11"),
+            ("--service-cidr", "10.96.0.0/12"),
             ("--service-cidr", "fd00:10:96::/112"),
         ] {
             command.args([flag, value]);

@@ -206,6 +206,12 @@ impl Node {
         if missing.is_zero() { Ok(()) } else { self.move_clock(self.clock.ahead + missing) }
     }
 
+    /// Lets a change wait for longer than a healthy proxy makes it wait.
+    pub fn lag(&mut self) -> anyhow::Result<()> {
+        let patience = self.daemon.stall();
+        self.move_clock(self.clock.ahead + patience * 2)
+    }
+
     fn move_clock(&mut self, ahead: Duration) -> anyhow::Result<()> {
         self.clock.ahead = ahead;
         self.daemon.set_ahead(ahead).map_err(|why| anyhow!("time cannot be moved: {why}"))

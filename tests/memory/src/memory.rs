@@ -4,8 +4,8 @@ use crate::Image;
 use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch, Service, ServiceKey,
-    Settings, Slot, Traffic,
+    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
@@ -145,7 +145,26 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         hop: lb_common::NextHop::default(),
         zero: [0; 8],
     };
-    Scratch { flow, mirror: flow, mirror_key: key, revalidated: tick, zero: [0; 4] }
+    let service = Service {
+        backends: BackendSet::EMPTY,
+        id: 0,
+        target_port: [0; 2],
+        flags: 0,
+        affinity_ticks: 0,
+        affinity_id: 0,
+    };
+    let client = AffinityKey::default();
+    Scratch {
+        flow,
+        mirror: flow,
+        mirror_key: key,
+        revalidated: tick,
+        place: 0,
+        client,
+        service,
+        client_flags: 0,
+        zero: 0,
+    }
 }
 
 /// The flow tables of one family.
@@ -201,6 +220,26 @@ impl<A: Ord + Copy> Flows<A> {
     }
 }
 
+/// Which backend clients had last.
+#[derive(Debug, Default)]
+pub struct Affinities {
+    /// Each value lives until the process ends, as in the kernel it lives until a program ends.
+    entries: RefCell<BTreeMap<AffinityKey, &'static UnsafeCell<Affinity>>>,
+}
+
+impl Affinities {
+    /// The entries.
+    pub fn contents(&self) -> BTreeMap<AffinityKey, Affinity> {
+        // SAFETY: nobody holds a reference between packets.
+        self.entries.borrow().iter().map(|(key, affinity)| (*key, unsafe { *affinity.get() })).collect()
+    }
+
+    /// Loses everything, as an LRU does under pressure.
+    pub fn lose(&self) {
+        self.entries.borrow_mut().clear();
+    }
+}
+
 /// All tables.
 #[derive(Debug)]
 pub struct Memory {
@@ -212,6 +251,8 @@ pub struct Memory {
     pub flows6: Flows<[u8; 16]>,
     /// Whom sockets asked for.
     pub sockets: Sockets,
+    /// Which backend clients had last.
+    pub affinity: Affinities,
     /// Counters by reason.
     pub reasons: RefCell<BTreeMap<Reason, ReasonCount>>,
     /// Counters by service port id.
@@ -237,6 +278,7 @@ impl Memory {
             flows4: Flows::new([0; 4]),
             flows6: Flows::new([0; 16]),
             sockets: Sockets::default(),
+            affinity: Affinities::default(),
             reasons: RefCell::default(),
             services: RefCell::default(),
             backends: RefCell::default(),
@@ -332,6 +374,15 @@ impl Tables for Memory {
     fn budget(&self) -> Option<&mut Budget> {
         // SAFETY: one packet at a time, as on a CPU.
         Some(unsafe { &mut *self.budget.get() })
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<&mut Affinity> {
+        // SAFETY: leaked, so it lives; the core holds no two references to one entry at a time.
+        self.affinity.entries.borrow().get(key).map(|affinity| unsafe { &mut *affinity.get() })
+    }
+
+    fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.entries.borrow_mut().insert(*key, Box::leak(Box::new(UnsafeCell::new(*affinity))));
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

@@ -185,6 +185,8 @@ pub fn image(uplink: u32, inside: u32) -> Image {
                 id: family.id(id),
                 target_port: TARGET_PORT.to_be_bytes(),
                 flags: 0,
+                affinity_ticks: 0,
+                affinity_id: 0,
             };
             let key = ServiceKey::new(address, port, protocol, family.version());
             image.services.insert(key, service);

@@ -2,6 +2,7 @@
 
 use crate::memory::Memory;
 use lb_common::{Peer, Reason, ServiceKey, SocketKey};
+use lb_ebpf::env::{Clock, Step};
 use lb_ebpf::socket::{Socket, SocketTables};
 use lb_ebpf::{InsertError, Tables};
 use std::cell::{Cell, RefCell};
@@ -87,6 +88,18 @@ pub struct Call<const VERSION: u8> {
     pub namespace: u64,
     /// Whether the socket has a peer.
     pub connected: bool,
+    /// The tick.
+    pub tick: u32,
+}
+
+impl<const VERSION: u8> Clock for Call<VERSION> {
+    fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    fn repeat<S: Step>(&self, times: u32, body: &mut S) {
+        let _ = (0..times).all(|index| body.step(index));
+    }
 }
 
 impl<const VERSION: u8> Socket for Call<VERSION> {

@@ -328,7 +328,7 @@ impl Trial {
             Action::Drop => Fate::Dropped,
             Action::Redirect => Fate::Sent(verdict.ifindex),
             Action::RedirectNeighbour => Fate::SentByKernel(verdict.ifindex),
-            Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
+            Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
                 return Err(Fault("the core kept the packet to itself".to_owned()));
             }
         };
