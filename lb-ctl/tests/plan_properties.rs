@@ -155,7 +155,8 @@ fn wanted(views: &Views) -> Paths {
     let mut paths = Paths::new();
     for port in views.values().flat_map(|view| &view.ports) {
         for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
-            let backends = port.chosen(frontend.family, frontend.policy).map(|endpoint| (endpoint.address, endpoint.port));
+            let backends =
+                port.chosen(frontend.family, frontend.policy).map(|endpoint| (endpoint.address, endpoint.port));
             let backends: Vec<_> = backends.collect();
             for address in &frontend.addresses {
                 let address = if frontend.kind == FrontendKind::NodePort { &node(*address) } else { address };

@@ -54,8 +54,8 @@ impl Renderer {
     pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
         let mut reserved = self.reserve(&fragment)?;
-        for (address, locality) in &fragment.backends.0 {
-            self.backends.acquire(*address, *locality);
+        for (address, usage) in &fragment.backends.0 {
+            self.backends.acquire(*address, *usage);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
         let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
@@ -79,8 +79,8 @@ impl Renderer {
 
     /// Gives back what a Service had, until the end of the render for itself or another to take.
     pub(super) fn release(&mut self, service: &Key, bound: Bound) -> Released {
-        for (address, locality) in &bound.fragment.backends.0 {
-            self.backends.release(*address, *locality);
+        for (address, usage) in &bound.fragment.backends.0 {
+            self.backends.release(*address, *usage);
         }
         for (entry, (key, slots)) in bound.fragment.entries.iter().zip(&bound.entries) {
             if let Place::Address(address) = entry.place {
@@ -204,6 +204,16 @@ impl Renderer {
         self.touch(|touched| touched.services.insert(key));
         self.set_networks(id, entry.sources.clone());
         (key, slots)
+    }
+
+    /// Whether the Service that has this record still has this endpoint among those that serve.
+    pub(super) fn serves(&self, record: ServiceKey, endpoint: SocketAddr) -> bool {
+        let bound = self.records.owner(record).and_then(|owner| self.bound.get(owner));
+        bound.is_some_and(|bound| {
+            let mut entries = bound.fragment.entries.iter().zip(&bound.entries);
+            let entry = entries.find(|(_, (key, _))| *key == record);
+            entry.is_some_and(|(entry, _)| bound.fragment.serving.contains(&(entry.service_port, endpoint)))
+        })
     }
 
     /// Says by which address of its own the Service port behind a UDP node port is reached.

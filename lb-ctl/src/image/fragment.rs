@@ -15,24 +15,40 @@ pub(super) struct Fragment {
     pub(super) entries: Vec<Entry>,
     /// For how many seconds clients keep their backends, if they do.
     pub(super) affinity_seconds: Option<u32>,
-    /// The addresses that the entries' members name.
+    /// The addresses of its endpoints that serve.
     pub(super) backends: Backends,
+    /// What of these UDP flows may stay with, by Service port.
+    pub(super) serving: BTreeSet<(usize, SocketAddr)>,
 }
 
-/// Backends by address, with what is said about where each is.
+/// Backends by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Backends(pub(super) BTreeMap<IpAddr, Locality>);
+pub(super) struct Backends(pub(super) BTreeMap<IpAddr, Use>);
+
+/// What one Service makes of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    /// What is said about where it is.
+    pub(super) locality: Locality,
+    /// Whether new connections go there, and not only those that are open.
+    pub(super) is_chosen: bool,
+}
 
 impl Backends {
-    /// The member of a set that an endpoint is, whose backend is noted.
-    fn member(&mut self, endpoint: &EndpointView) -> Member {
+    /// Notes the backend of an endpoint.
+    fn note(&mut self, endpoint: &EndpointView, is_chosen: bool) {
         let locality = match endpoint.local {
             None => Locality::Unknown,
             Some(true) => Locality::Local,
             Some(false) => Locality::Remote,
         };
-        let known = self.0.entry(endpoint.address).or_insert(locality);
-        *known = locality.max(*known);
+        let known = self.0.entry(endpoint.address).or_insert(Use { locality, is_chosen });
+        *known = Use { locality: locality.max(known.locality), is_chosen: is_chosen || known.is_chosen };
+    }
+
+    /// The member of a set that an endpoint is, whose backend is noted.
+    fn member(&mut self, endpoint: &EndpointView) -> Member {
+        self.note(endpoint, true);
         Member { address: endpoint.address, port: endpoint.port }
     }
 }
@@ -145,6 +161,14 @@ impl Fragment {
                         members,
                     },
                 ));
+            }
+            let families: BTreeSet<IpFamily> = served().map(|frontend| frontend.family).collect();
+            let serves = |endpoint: &&EndpointView| endpoint.serving && families.contains(&endpoint.family());
+            for endpoint in port.endpoints.iter().filter(serves) {
+                fragment.backends.note(endpoint, false);
+                if port.protocol == Protocol::UDP {
+                    fragment.serving.insert((service_port, SocketAddr::new(endpoint.address, endpoint.port)));
+                }
             }
         }
         fragment

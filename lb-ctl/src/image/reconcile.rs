@@ -88,7 +88,8 @@ impl Reconciler {
         // Whatever became of the rest: flows to these must not stay.
         let now = withdrawn::endpoints(&self.realized, ops);
         let gone = before.into_iter().filter(|endpoint| !now.contains(endpoint));
-        self.withdrawn.extend(gone.filter(|endpoint| withdrawn::is_alive(&self.realized, endpoint)));
+        let stranded = gone.filter(|gone| withdrawn::is_stranded(&self.renderer, &self.realized, gone));
+        self.withdrawn.extend(stranded.map(|(_, endpoint)| endpoint));
         self.is_sure = applied.is_ok();
         applied
     }
