@@ -102,6 +102,12 @@ fn text(service: &ServiceDescription) -> String {
     if !service.external_ips.is_empty() {
         report.line("External IPs", list(&service.external_ips));
     }
+    if !service.load_balancer_addresses.is_empty() {
+        report.line("LoadBalancer Ingress", list(&service.load_balancer_addresses));
+    }
+    if !service.load_balancer_source_ranges.is_empty() {
+        report.line("LoadBalancer Sources", list(&service.load_balancer_source_ranges));
+    }
     if service.ports.iter().any(|port| port.node_port.is_some()) {
         report.line("Node Addresses", list(&service.node_addresses));
     }
@@ -145,8 +151,17 @@ fn traffic(counters: &Counters) -> String {
 }
 
 fn endpoints(port: &crate::api::PortDescription) -> Table {
-    let mut table =
-        Table::new(vec!["ADDRESS", "POD/SLICE", "NODE", "READY", "LOCAL", "ADDRESS CONNECTIONS", "PACKETS", "BYTES"]);
+    let mut table = Table::new(vec![
+        "ADDRESS",
+        "POD/SLICE",
+        "NODE",
+        "READY",
+        "LOCAL",
+        "CHOSEN FOR",
+        "ADDRESS CONNECTIONS",
+        "PACKETS",
+        "BYTES",
+    ]);
     for endpoint in &port.endpoints {
         let behind = match (&endpoint.pod, &endpoint.slice) {
             (Some(pod), Some(slice)) => format!("pod/{pod} (slice/{slice})"),
@@ -162,6 +177,7 @@ fn endpoints(port: &crate::api::PortDescription) -> Table {
             endpoint.node.clone().unwrap_or_else(|| "<unknown>".to_owned()),
             yes(endpoint.ready),
             yes(endpoint.local),
+            list(endpoint.chosen_for.iter().map(|policy| format!("{policy:?}"))),
             counters.connections.to_string(),
             (counters.packets + counters.reply_packets).to_string(),
             (counters.bytes + counters.reply_bytes).to_string(),
@@ -185,15 +201,16 @@ mod tests {
         };
         let description = json!({
             "name": "web", "namespace": "default", "labels": {"app": "web", "tier": "front"}, "annotations": {},
-            "selector": {"app": "web"}, "type": "NodePort", "ipFamilyPolicy": "PreferDualStack",
+            "selector": {"app": "web"}, "type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack",
             "ipFamilies": ["IPv4", "IPv6"], "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": [],
-            "nodeAddresses": ["192.0.2.10"], "sessionAffinity": "None", "externalTrafficPolicy": "Cluster",
+            "nodeAddresses": ["192.0.2.10"],
+            "loadBalancerAddresses": ["203.0.113.1"], "loadBalancerSourceRanges": ["198.51.100.0/24"], "sessionAffinity": "None", "externalTrafficPolicy": "Cluster",
             "internalTrafficPolicy": "Cluster", "source": "file:/etc/lb-ctl/manifests/web.yaml",
             "endpointsFrom": "Pods",
             "ports": [
                 with(json!({"name": "http", "protocol": "TCP", "port": 80, "targetPort": "web", "nodePort": 30080,
                     "endpoints": [
-                        with(json!({"address": "10.244.0.5", "port": 8080, "ready": true, "pod": "a", "node": "n1", "local": true})),
+                        with(json!({"address": "10.244.0.5", "port": 8080, "ready": true, "pod": "a", "node": "n1", "local": true, "chosenFor": ["Cluster", "Local"]})),
                         with(json!({"address": "fd00::5", "port": 8080, "ready": false, "slice": "web-1", "local": false}))]})),
                 with(json!({"name": "", "protocol": "UDP", "port": 53, "targetPort": "53", "endpoints": []}))],
             "problems": [{"subject": "service default/web", "message": "no pod is ready"}],

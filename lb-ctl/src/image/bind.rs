@@ -147,6 +147,9 @@ impl Renderer {
         if let Some(map) = self.addresses.is_full_for(&new_addresses) {
             return refuse(map);
         }
+        if let Some(map) = self.networks.is_full_for(&fragment.entries) {
+            return refuse(map);
+        }
         self.records.is_full_for(new_records.len()).map_or(Ok(()), refuse)
     }
 

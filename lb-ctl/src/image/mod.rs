@@ -18,6 +18,7 @@ mod dangling;
 mod fragment;
 mod host;
 mod ids;
+mod networks;
 mod plan;
 mod ranges;
 mod reconcile;

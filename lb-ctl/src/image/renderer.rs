@@ -9,6 +9,7 @@ use super::addresses::Addresses;
 use super::backends::Backends;
 use super::bind::Bound;
 use super::fragment::Fragment;
+use super::networks::Networks;
 use super::plan::{plan, plan_touched};
 use super::records::Records;
 use super::sets::{Sets, Slots};
@@ -66,6 +67,7 @@ pub struct Renderer {
     pub(super) records: Records,
     pub(super) sets: Sets,
     pub(super) backends: Backends,
+    pub(super) networks: Networks,
     /// Sets that may have lost their last user.
     pub(super) unused_sets: Vec<Slots>,
     /// What may differ from the maps; `None`: anything.
@@ -170,9 +172,11 @@ impl Renderer {
 
     /// The networks of a group are these.
     pub(super) fn set_networks(&mut self, group: u32, networks: BTreeSet<IpNet>) {
-        if self.image.networks.get(&group).map_or(networks.is_empty(), |held| *held == networks) {
+        let held = self.image.networks.get(&group).cloned().unwrap_or_default();
+        if held == networks {
             return;
         }
+        self.networks.replace(&held, &networks);
         if networks.is_empty() {
             self.image.networks.remove(&group);
         } else {

@@ -6,6 +6,7 @@
 
 use super::addresses::Addresses;
 use super::backends::Backends;
+use super::networks::Networks;
 use super::records::Records;
 use super::renderer::Renderer;
 use super::sets::{Sets, Slots, run};
@@ -54,6 +55,7 @@ impl Renderer {
             unused_sets: sets.keys().cloned().collect(),
             sets: Sets::new(capacity, sets, &published),
             backends,
+            networks: Networks::new(maps),
             touched: None,
         }
     }
