@@ -9,7 +9,7 @@ use crate::record;
 pub struct NetworkKey<A> {
     /// Length of the prefix in bits, counted from the group on.
     pub prefix: u32,
-    /// [`PODS`], or the id of the service port that only these networks may use ([`crate::Service::RANGED`]).
+    /// [`PODS`], [`KEPT`], or the id of the service port that only these networks may use ([`crate::Service::RANGED`]).
     pub group: u32,
     /// The address of the network.
     pub address: A,
@@ -17,6 +17,10 @@ pub struct NetworkKey<A> {
 
 /// The group of the networks in which the pods of the cluster are.
 pub const PODS: u32 = u32::MAX;
+
+/// The group of the networks whose clients keep their address at ClusterIPs, towards backends of other nodes too
+/// ([`crate::Service::INTERNAL`]).
+pub const KEPT: u32 = u32::MAX - 1;
 
 /// Bits of the group.
 const GROUP_BITS: u32 = u32::BITS;

@@ -140,6 +140,8 @@ impl Service {
     pub const RANGED: u16 = 0x200;
     /// There are backends, but none on this node, and connections must stay here: they are dropped in silence.
     pub const ELSEWHERE: u16 = 0x400;
+    /// A ClusterIP's: clients in the networks of the group [`crate::network::KEPT`] keep their address.
+    pub const INTERNAL: u16 = 0x800;
 }
 
 /// One member of a backend set: the value of the map [`crate::maps::SLOTS`].

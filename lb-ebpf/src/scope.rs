@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::packet::Packet;
 use crate::tables::{AddressTables, Tables};
 use crate::verdict::{Action, Verdict};
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Device, FlowKey, Owned, Reason, Scratch, Service, ServiceKey};
 
 /// Looks up what the first packet of a flow asks for. What is found stands in the working memory: the record that counts
@@ -61,7 +61,8 @@ where
         | flag(source.is_some(), Scratch::<A>::OWN)
         | flag(is_here, Scratch::<A>::KEEPS_ADDRESS);
     scratch.service = *service;
-    if service.flags & (Service::RANGED | Service::SCOPED) == 0 {
+    let asks = Service::RANGED | Service::SCOPED | if is_here { 0 } else { Service::INTERNAL };
+    if service.flags & asks == 0 {
         return CHOOSE;
     }
     narrow(tables, &asked, key)
@@ -84,6 +85,9 @@ where
         return Verdict::drop(Reason::SourceRange);
     }
     if flags & Service::SCOPED == 0 {
+        if flags & Service::INTERNAL != 0 && tables.is_in(KEPT, &key.src) {
+            scratch.client_flags |= Scratch::<A>::KEEPS_ADDRESS;
+        }
         return CHOOSE;
     }
     if scratch.client_flags & Scratch::<A>::OWN == 0 {

@@ -1,6 +1,6 @@
 //! Which clients a Service serves, and by which backends, on the core with tables in memory.
 
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Owned, Reason, Service, ServiceKey, TCP};
 use lb_ebpf::Action;
 use lb_tests::frames::{self, Flags};
@@ -40,6 +40,22 @@ fn clients_of_the_cluster_have_a_record_of_their_own_where_the_policy_is_local()
         let (seen, backend) = node.forwarded(UPLINK, &syn(client(family, 1002), to));
         assert_eq!(backend.ip(), family.backend(REMOTE), "a pod of another node is sent anywhere");
         assert_eq!(seen, client(family, 1002), "and keeps its address");
+    }
+}
+
+#[test]
+fn whom_the_daemon_names_keeps_its_address_at_a_cluster_ip() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let to = family.cluster(FAR, 80);
+        record(&mut node, family, FAR).1.flags = Service::INTERNAL;
+        let (seen, _) = node.forwarded(UPLINK, &syn(client(family, 1001), to));
+        assert_eq!(seen.ip(), family.node(), "its replies would miss the node");
+        node.tables.image.networks.insert(KEPT, [ipnet::IpNet::from(family.client())].into());
+        assert_eq!(node.forwarded(UPLINK, &syn(client(family, 1002), to)).0, client(family, 1002));
+        record(&mut node, family, FAR).1.flags = 0;
+        let (seen, _) = node.forwarded(UPLINK, &syn(client(family, 1003), to));
+        assert_eq!(seen.ip(), family.node(), "at other addresses it does not");
     }
 }
 

@@ -179,7 +179,7 @@ const MUTATIONS: [Mutation; 24] = [
         name: "draining-udp",
         breaks: "a UDP client loses a backend that still serves",
         file: "lb-ebpf/src/conntrack.rs",
-        original: "if opens { backend.is_alive() } else { backend.is_serving() }",
+        original: "backend.is_serving()",
         mutated: "backend.is_alive()",
     },
     Mutation {

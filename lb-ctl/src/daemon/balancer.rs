@@ -41,6 +41,8 @@ pub(super) struct Inputs {
     pub(super) path: PathMode,
     /// What tells pods from clients outside, and the networks of the cluster's pods.
     pub(super) pods: (DetectLocal, Vec<IpNet>),
+    /// No client of a ClusterIP keeps its address where the reply would not come back through this node by itself.
+    pub(super) masquerade_all: bool,
     /// Which of the node's addresses serve node ports; none named: all.
     pub(super) nodeport_addresses: Vec<NodePortAddresses>,
     /// Node ports are not served on loopback.
@@ -118,6 +120,7 @@ impl Balancer {
         let (serving, silent) = node::nodeport_addresses(&addresses, &inputs.nodeport_addresses, manifest);
         self.facts.silent_addresses = silent.iter().copied().collect();
         self.facts.pods = node::pod_networks(&inputs.pods, manifest);
+        self.facts.kept = node::kept_networks(inputs.pods.0, &self.facts.pods, inputs.masquerade_all);
         let node =
             NodeView { name: self.node_name.clone(), addresses: serving, silent, zones: node::zones(&inputs.objects) };
         let before = self.model.views().clone();

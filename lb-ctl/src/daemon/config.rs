@@ -51,6 +51,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// What tells pods from clients outside.
     pub detect_local: DetectLocal,
+    /// Whether no client of a ClusterIP keeps its address where the reply would not come back through this node by itself.
+    pub masquerade_all: bool,
     /// Which of the node's addresses serve node ports: those that any of these means.
     pub nodeport_addresses: Vec<NodePortAddresses>,
     /// Whether node ports are served on loopback, to sockets.
@@ -183,6 +185,7 @@ impl Config {
             service_cidrs,
             cluster_cidrs: options.cluster_cidrs,
             detect_local: options.detect_local.unwrap_or(detected),
+            masquerade_all: options.masquerade_all.unwrap_or(false),
             nodeport_addresses,
             localhost_nodeports: options.localhost_nodeports.unwrap_or(true),
             snat_addresses: options.snat_addresses,
@@ -213,6 +216,7 @@ impl Config {
             ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("clusterCIDRs", self.cluster_cidrs != new.cluster_cidrs),
             ("detectLocal", self.detect_local != new.detect_local),
+            ("masqueradeAll", self.masquerade_all != new.masquerade_all),
             ("nodeportAddresses", self.nodeport_addresses != new.nodeport_addresses),
             ("localhostNodeports", self.localhost_nodeports != new.localhost_nodeports),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
@@ -408,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

@@ -317,6 +317,7 @@ impl Engine {
             pair: self.host_clients.settings(),
             path: self.config.path,
             pods: (self.config.detect_local, self.config.cluster_cidrs.clone()),
+            masquerade_all: self.config.masquerade_all,
             nodeport_addresses: self.config.nodeport_addresses.clone(),
             no_loopback: !self.config.localhost_nodeports,
         };

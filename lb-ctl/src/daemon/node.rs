@@ -15,6 +15,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
+/// All addresses.
+const EVERYBODY: [IpNet; 2] =
+    [IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
+
 /// The addresses on which node ports are served: all global addresses of interfaces that are not loopbacks.
 pub(super) fn addresses(host: &HostView) -> Vec<IpAddr> {
     let of_links = host
@@ -61,6 +65,16 @@ pub(super) fn pod_networks((how, cluster): &(DetectLocal, Vec<IpNet>), manifest:
         DetectLocal::None => Vec::new(),
     };
     networks.iter().map(IpNet::trunc).collect()
+}
+
+/// The networks whose clients keep their address at ClusterIPs, as kube-proxy has it: the pods, or everybody where nothing tells
+/// these from others.
+pub(super) fn kept_networks(how: DetectLocal, pods: &BTreeSet<IpNet>, masquerade_all: bool) -> BTreeSet<IpNet> {
+    match how {
+        _ if masquerade_all => BTreeSet::new(),
+        DetectLocal::None => EVERYBODY.into(),
+        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => pods.clone(),
+    }
 }
 
 /// The zones of the nodes whose manifests say one, by the node's name.
@@ -288,6 +302,10 @@ mod tests {
         assert_eq!(networks(DetectLocal::ClusterCidr), cluster);
         assert_eq!(networks(DetectLocal::NodeCidr), node.spec.pod_cidrs);
         assert_eq!(networks(DetectLocal::None), []);
+        let pods = BTreeSet::from_iter(cluster.clone());
+        assert_eq!(kept_networks(DetectLocal::ClusterCidr, &pods, false), pods);
+        assert_eq!(kept_networks(DetectLocal::None, &BTreeSet::new(), false), EVERYBODY.into());
+        assert_eq!(kept_networks(DetectLocal::None, &BTreeSet::new(), true), BTreeSet::new());
     }
 
     fn lent(objects: &Objects, routes: &[(&str, &str)], managed: &[u32]) -> (Option<String>, Option<String>) {

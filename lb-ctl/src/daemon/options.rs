@@ -54,6 +54,10 @@ pub struct Options {
     /// its own pods, or nothing [default: cluster-cidr where one is given, else node-cidr]
     #[arg(long, value_name = "HOW")]
     pub detect_local: Option<DetectLocal>,
+    /// Clients of ClusterIPs that are of the cluster keep their address, as by kube-proxy, also where the backend is on another
+    /// node and its reply goes past this one; with this they do not [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub masquerade_all: Option<bool>,
     /// Which of this node's addresses serve node ports; repeatable. `primary`: those that its Node manifest calls InternalIP,
     /// or, in a family of which it names none, all [default: primary]
     #[arg(long = "nodeport-addresses", value_name = "primary|all|CIDR", value_delimiter = ',')]
@@ -118,6 +122,7 @@ impl Options {
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             cluster_cidrs: list(self.cluster_cidrs, weaker.cluster_cidrs),
             detect_local: self.detect_local.or(weaker.detect_local),
+            masquerade_all: self.masquerade_all.or(weaker.masquerade_all),
             nodeport_addresses: if self.nodeport_addresses.is_empty() {
                 weaker.nodeport_addresses
             } else {

@@ -130,7 +130,9 @@ impl Fragment {
                 let is_scoped = frontend.policy == Policy::Local && frontend.kind != FrontendKind::ClusterIP;
                 let is_elsewhere = everybodys.1.is_empty() && !set(Policy::Cluster).1.is_empty();
                 let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
-                let everybodys_flags = flag(is_scoped, Service::SCOPED)
+                let is_internal = frontend.kind == FrontendKind::ClusterIP;
+                let everybodys_flags = flag(is_internal, Service::INTERNAL)
+                    | flag(is_scoped, Service::SCOPED)
                     | flag(is_elsewhere, Service::ELSEWHERE)
                     | flag(!frontend.sources.is_empty(), Service::RANGED);
                 let mut records = vec![(false, everybodys, everybodys_flags, frontend.sources.clone())];

@@ -21,6 +21,8 @@ pub struct HostFacts {
     pub silent_addresses: BTreeSet<IpAddr>,
     /// Networks of the cluster's pods.
     pub pods: BTreeSet<IpNet>,
+    /// Networks whose clients keep their address at ClusterIPs, towards backends of other nodes too.
+    pub kept: BTreeSet<IpNet>,
     /// Whether addresses are behind this node; asked for endpoints whose node nobody named.
     pub routes: Routes,
     /// Interfaces by ifindex.

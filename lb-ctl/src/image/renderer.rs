@@ -18,7 +18,7 @@ use crate::maps::{Image, MapOp};
 use crate::model::{Frontend, Place, Views};
 use crate::objects::{Key, differences};
 use ipnet::IpNet;
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Owned, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -202,6 +202,7 @@ impl Renderer {
         });
         self.addresses.set_node(&host.node_addresses, &host.silent_addresses);
         self.set_networks(PODS, host.pods.clone());
+        self.set_networks(KEPT, host.kept.clone());
         match last {
             Some(last) if last.node_addresses == host.node_addresses => {
                 self.backends.routes_changed(last.routes.differences(&host.routes));

@@ -3,7 +3,7 @@
 use super::backends::{backend_address, peer_address};
 use crate::maps::{Image, MapOp};
 use ipnet::IpNet;
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Backend, Device, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
 use std::collections::HashMap;
 use std::fmt;
@@ -101,7 +101,11 @@ fn owned(address: IpAddr, owned: Owned) -> String {
 }
 
 fn network(group: u32, network: IpNet) -> String {
-    if group == PODS { format!("network pods {network}") } else { format!("network service {group} {network}") }
+    match group {
+        PODS => format!("network pods {network}"),
+        KEPT => format!("network kept {network}"),
+        service => format!("network service {service} {network}"),
+    }
 }
 
 /// The address of a service record, as far as its key tells.

@@ -304,7 +304,7 @@ impl Node {
     }
 }
 
-/// The daemon's settings in an environment. What it has no setting for is not in them: that every source is rewritten.
+/// The daemon's settings in an environment.
 fn settings(bpffs: &Path, process: Option<&Process>, environment: Option<&Environment>) -> anyhow::Result<Options> {
     Ok(Options {
         interfaces: vec![format!("{UPLINK}=xdp").parse()?, format!("{PODS}=tcx").parse()?],
@@ -317,6 +317,7 @@ fn settings(bpffs: &Path, process: Option<&Process>, environment: Option<&Enviro
             environment::LocalDetect::NodeCidr => DetectLocal::NodeCidr,
             environment::LocalDetect::None => DetectLocal::None,
         }),
+        masquerade_all: environment.map(|environment| environment.masquerade_all),
         nodeport_addresses: environment.map(nodeport_addresses).unwrap_or_default(),
         localhost_nodeports: environment.map(|environment| environment.localhost_nodeports),
         service_cidrs: environment.map(|environment| environment.service_cidrs.clone()).unwrap_or_default(),

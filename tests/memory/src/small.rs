@@ -3,7 +3,7 @@
 use crate::Image;
 use crate::memory::Surroundings;
 use ipnet::IpNet;
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{
     Backend, BackendSet, Device, NextHop, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP,
 };
@@ -212,6 +212,7 @@ pub fn set_policies(image: &mut Image) {
         let network = |text: &str| text.parse::<IpNet>().expect("a network");
         image.networks.entry(PODS).or_default().insert(network(pods));
         image.networks.insert(family.id(TWIN), [network(clients)].into());
+        image.networks.entry(KEPT).or_default().insert(network(clients));
         let remote = Slot { backend: family.id(REMOTE), port: [0; 2], generation: 1 };
         image.slots.insert(family.id(SINGLE) * 8 + 1, remote);
         let is_scoped = |id: u32| [WEB, WEB_NODE_PORT, FAR, SINGLE].map(|service| family.id(service)).contains(&id);
@@ -220,6 +221,9 @@ pub fn set_policies(image: &mut Image) {
         for (key, mut service) in records {
             if service.id == family.id(TWIN) {
                 service.flags = Service::RANGED;
+            }
+            if service.id == family.id(SIGNAL_FAR) {
+                service.flags = Service::INTERNAL;
             }
             if is_scoped(service.id) {
                 let count = if service.id == family.id(SINGLE) { 2 } else { service.backends.count() };

@@ -5,7 +5,7 @@ use crate::generator::{Case, Complaint, REPLACEMENT, Recipe, Shape, Step, Transp
 use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small::{self, Family, LOCAL_1, LOCAL_2, V6};
 use ipnet::IpNet;
-use lb_common::network::PODS;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Backend, BackendSet, Budget, Device, Flow, FlowKey, Reason, SCTP, Service, Settings, TCP, UDP};
 use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
 use lb_oracle::Fault;
@@ -118,6 +118,7 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
     let plain = |network: &IpNet| Network(network.addr(), network.prefix_len());
     let networks = |group: u32| image.networks.get(&group).into_iter().flatten().map(plain).collect::<Vec<_>>();
     node.pods = networks(PODS);
+    node.kept = networks(KEPT);
     let draining = image.backends.values().filter(|backend| !backend.is_alive() && backend.is_serving());
     node.draining = draining.map(|backend| address(backend.address, backend.family)).collect();
     for (key, service) in image.services.iter().filter(|(key, _)| !key.is_within()) {
@@ -125,7 +126,8 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
         let set = image.services.get(&key.within()).unwrap_or(service).backends;
         let is_local = service.flags & Service::SCOPED != 0;
         let sources = if service.flags & Service::RANGED == 0 { Vec::new() } else { networks(service.id) };
-        let policy = Policy { is_local, sources };
+        let is_internal = service.flags & Service::INTERNAL != 0;
+        let policy = Policy { is_local, sources, is_internal };
         let slots = (set.base()..set.base() + u32::from(set.count())).map(|index| image.slots[&index]);
         let members: Vec<Member> = slots
             .map(|slot| {

@@ -77,6 +77,8 @@ pub struct Policy {
     pub is_local: bool,
     /// Only clients in one of these networks are served, if there are any.
     pub sources: Vec<Network>,
+    /// Clients in the networks [`Node::kept`] keep their address.
+    pub is_internal: bool,
 }
 
 /// An interface.
@@ -108,6 +110,8 @@ pub struct Node {
     pub policies: BTreeMap<(SocketAddr, u8), Policy>,
     /// Where the pods of the cluster are.
     pub pods: Vec<Network>,
+    /// Whose address is kept at internal Service ports, wherever the backend is.
+    pub kept: Vec<Network>,
     /// Addresses of backends that keep their UDP clients and get no new ones.
     pub draining: BTreeSet<IpAddr>,
     /// Addresses of Services, every port of which is ours.
@@ -670,12 +674,13 @@ impl Ledger {
             promise.answers.push(Answer::Refused);
         }
         let is_split = policy.is_some_and(|policy| policy.is_local);
+        let is_kept = is_split || (policy.is_some_and(|policy| policy.is_internal) && is_in(&node.kept));
         let is_outside = is_split && !is_in(&node.pods);
         // There are backends, but none for this client: it is to try another node.
         promise.dropped = is_outside && !members.is_empty() && members.iter().all(|member| !member.is_local);
         for member in members.iter().filter(|member| member.is_local || !is_outside) {
             let is_hairpin = member.address.ip() == from.ip();
-            let lends = is_hairpin || (!member.is_local && !device.has_local_clients && !is_split);
+            let lends = is_hairpin || (!member.is_local && !device.has_local_clients && !is_kept);
             let mut connection = Connection::new(packet.protocol, (from, to), member.address, now);
             connection.stack = node.stack && !lends && !node.own.contains(&member.address.ip());
             let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now));
