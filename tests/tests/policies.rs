@@ -1,11 +1,11 @@
 //! Which clients a Service serves, and by which backends, on the core with tables in memory.
 
 use lb_common::network::{KEPT, PODS};
-use lb_common::{Owned, Reason, Service, ServiceKey, TCP};
+use lb_common::{Backend, BackendSet, Owned, Reason, Service, ServiceKey, TCP, UDP};
 use lb_ebpf::Action;
 use lb_tests::frames::{self, Flags};
 use lb_tests::node::{INSIDE, Node, UPLINK};
-use lb_tests::small::{EMPTY, FAR, Family, LOCAL_1, NODE_PORT, REMOTE, SINGLE};
+use lb_tests::small::{DNS, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, REMOTE, SINGLE, V6};
 use std::net::{IpAddr, SocketAddr};
 
 fn syn(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
@@ -103,5 +103,33 @@ fn silent_addresses_of_the_node_serve_no_node_port() {
         assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::NotOurs));
         let forged = node.ingress(UPLINK, &syn(SocketAddr::new(address, 1003), family.cluster(SINGLE, 80))).0;
         assert_eq!(forged.reason, Reason::MartianSource, "it is the node's own all the same");
+    }
+}
+
+#[test]
+fn datagrams_stay_with_what_serves_and_with_a_port_that_is_gone() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let (from, to) = (client(family, 2001), family.cluster(DNS, 53));
+        let datagram = frames::udp(from, to, b"query");
+        let (_, backend) = node.forwarded(UPLINK, &datagram);
+        let id = if backend.ip() == family.backend(LOCAL_1) { LOCAL_1 } else { LOCAL_2 };
+        let id = if family == Family::V4 { id } else { id + V6 };
+        let flags = |node: &mut Node, flags| node.tables.image.backends.get_mut(&id).expect("a backend").flags = flags;
+        flags(&mut node, Backend::SERVING | Backend::LOCAL);
+        assert_eq!(node.forwarded(UPLINK, &datagram).1, backend, "it still serves");
+        flags(&mut node, Backend::LOCAL);
+        let services = node.tables.image.services.clone();
+        node.tables.image.services.retain(|key, _| key.protocol != UDP);
+        assert_eq!(node.forwarded(UPLINK, &datagram).1, backend, "no Service has the port");
+        let verdict = node.ingress(UPLINK, &frames::udp(client(family, 2002), to, b"query")).0;
+        assert_eq!(verdict.reason, Reason::NoServicePort, "a new one is refused");
+        node.tables.image.services = services;
+        node.tables.image.services.values_mut().for_each(|service| service.backends = BackendSet::EMPTY);
+        assert_eq!(
+            node.ingress(UPLINK, &datagram).0.reason,
+            Reason::NoBackend,
+            "a Service has it again, and nobody behind it"
+        );
     }
 }
