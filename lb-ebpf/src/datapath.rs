@@ -9,7 +9,8 @@ use crate::verdict::{Action, Verdict};
 use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat};
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, Backend, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, Settings, Slot,
+    Affinity, Backend, BackendSet, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, Settings,
+    Slot,
 };
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
@@ -282,15 +283,17 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let hash = pick::hash(settings.seed, key);
     let Some(Scratch { flow, revalidated, place, client, service, client_flags, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
     let is = |flag| *client_flags & flag != 0;
     let is_host = is(Scratch::<A>::HOST);
-    let set = service.backends;
+    // What is this node's own business goes by its own seed, whatever the Service's backends go by.
+    let hash = pick::hash(settings.seed, key);
+    let seed = pick::seed(settings, service);
+    let mut set = service.backends;
+    let mut chosen = pick::place(if seed == settings.seed { hash } else { pick::hash(seed, key) }, set.count());
     *place = Affinity::NO_PLACE;
-    let mut chosen = pick::place(hash, u32::from(set.count()));
     if affinity::is_kept(service) {
         // The node is one client, by whichever of its addresses, and at its sockets too.
         if is(Scratch::<A>::NODE) {
@@ -298,13 +301,15 @@ where
         } else {
             affinity::write_client(service, &key.src, client);
         }
-        chosen = affinity::place(tables, env, set, service, client);
+        chosen = affinity::place(tables, env, service, client);
         if chosen == Affinity::NO_PLACE {
-            chosen = pick::place(pick::of_client(settings.seed, client), u32::from(set.count()));
+            chosen = pick::place(pick::of_client(seed, client), set.count());
+        } else {
+            set = service.members;
         }
         *place = chosen;
     }
-    let (slot, backend, address) = match backend_at::<A, T>(tables, service, chosen) {
+    let (slot, backend, address) = match backend_at::<A, T>(tables, service.flags, set, chosen) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
     };
@@ -380,6 +385,7 @@ where
     let (key, keeps_port) = (&wire.key, is_sctp_fragment(wire));
     let hash = pick::hash(settings.seed, key);
     let reason = match snat::lend(tables, env, settings, A::lent_count(settings), key, flow, hash, keeps_port) {
+        Ok(false) if conntrack::is_midway(wire) => Reason::ForwardedMidway,
         Ok(false) => Reason::Forwarded,
         Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),
@@ -411,8 +417,7 @@ where
             tick: flow.tick,
             generation: flow.generation,
             port: flow.dst_port,
-            place: *place as u16,
-            zero: [0; 2],
+            place: *place,
         };
         affinity::note(tables, client, &kept);
     }
@@ -421,14 +426,13 @@ where
 
 /// The backend at a place of a set, and its address.
 #[inline(always)]
-fn backend_at<'t, A, T>(tables: &'t T, service: &Service, place: u32) -> Result<(&'t Slot, &'t Backend, A), Reason>
+fn backend_at<A, T>(tables: &T, flags: u16, set: BackendSet, place: u32) -> Result<(&Slot, &Backend, A), Reason>
 where
     A: Address,
     T: Tables,
 {
-    let set = service.backends;
     if set.count() == 0 {
-        return Err(if service.flags & Service::ELSEWHERE != 0 { Reason::NoLocalBackend } else { Reason::NoBackend });
+        return Err(if flags & Service::ELSEWHERE != 0 { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
     let slot = tables.slot(set.base() + place).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;

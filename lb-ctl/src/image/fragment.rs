@@ -1,6 +1,7 @@
 //! What one Service contributes to the image, before ids: pure, and comparable, so that only fragments that changed
 //! are bound and diffed.
 
+use super::layout::{Member, Pool};
 use crate::model::{EndpointView, FrontendKind, Place, Policy, ServiceView};
 use crate::objects::{IpFamily, Protocol};
 use ipnet::IpNet;
@@ -49,12 +50,23 @@ impl Backends {
     /// The member of a set that an endpoint is, whose backend is noted.
     fn member(&mut self, endpoint: &EndpointView) -> Member {
         self.note(endpoint, true);
-        Member { address: endpoint.address, port: endpoint.port }
+        Member { address: endpoint.address, port: endpoint.port, weight: endpoint.weight }
     }
 }
 
-/// The port that all members share, or zero, and the members.
-type Set = (u16, Arc<[Member]>);
+/// Where the connections of some frontends go.
+#[derive(Clone)]
+struct Set {
+    target_port: u16,
+    pool: Arc<Pool>,
+    kept: Arc<Pool>,
+}
+
+impl Set {
+    fn is_empty(&self) -> bool {
+        self.pool.members.is_empty()
+    }
+}
 
 /// One service record: a frontend and its backend set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +87,10 @@ pub(super) struct Entry {
     pub(super) target_port: u16,
     /// Of a UDP node port: where the same Service port is reached by an address of its own.
     pub(super) cluster: Option<SocketAddr>,
-    /// In order of address and port.
-    pub(super) members: Arc<[Member]>,
+    /// Its backends.
+    pub(super) pool: Arc<Pool>,
+    /// Those that clients keep: none where they do not.
+    pub(super) kept: Arc<Pool>,
 }
 
 impl Entry {
@@ -85,14 +99,11 @@ impl Entry {
         let key = ServiceKey::new(address, self.port, self.protocol, self.family.version());
         if self.is_within { key.within() } else { key }
     }
-}
 
-/// One member of a backend set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Member {
-    pub(super) address: IpAddr,
-    /// Zero for [`Entry::target_port`].
-    pub(super) port: u16,
+    /// The pools behind [`lb_common::Service::sets`].
+    pub(super) fn pools(&self) -> [&Arc<Pool>; 2] {
+        [&self.pool, &self.kept]
+    }
 }
 
 /// What is said about where a backend is. Where sayings differ the greater wins: taking a local backend for a remote
@@ -122,13 +133,17 @@ impl Fragment {
                 let family = frontend.family;
                 let mut set = |policy| {
                     let set = sets.entry((family, policy)).or_insert_with(|| {
-                        members(port.chosen(family, policy).map(|endpoint| fragment.backends.member(endpoint)))
+                        let chosen = port.chosen(family, policy);
+                        let (target_port, members) = members(chosen.map(|endpoint| fragment.backends.member(endpoint)));
+                        let pool = Pool { members, table_size: view.balancing.table_size() };
+                        let kept = if view.affinity_seconds.is_some() { pool.each_once() } else { Pool::default() };
+                        Set { target_port, pool: Arc::new(pool), kept: Arc::new(kept) }
                     });
-                    (set.0, Arc::clone(&set.1))
+                    set.clone()
                 };
                 let everybodys = set(frontend.policy);
                 let is_scoped = frontend.policy == Policy::Local && frontend.kind != FrontendKind::ClusterIP;
-                let is_elsewhere = everybodys.1.is_empty() && !set(Policy::Cluster).1.is_empty();
+                let is_elsewhere = everybodys.is_empty() && !set(Policy::Cluster).is_empty();
                 let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
                 let is_internal = frontend.kind == FrontendKind::ClusterIP;
                 let everybodys_flags = flag(is_internal, Service::INTERNAL)
@@ -149,7 +164,7 @@ impl Fragment {
                     Place::Node => None,
                 });
                 fragment.entries.extend(records.into_iter().map(
-                    |(is_within, (target_port, members), flags, sources)| Entry {
+                    |(is_within, Set { target_port, pool, kept }, flags, sources)| Entry {
                         place: frontend.place(),
                         service_port,
                         port: frontend.port,
@@ -160,12 +175,16 @@ impl Fragment {
                         sources,
                         target_port,
                         cluster: cluster.filter(|_| !is_within),
-                        members,
+                        pool,
+                        kept,
                     },
                 ));
             }
             let families: BTreeSet<IpFamily> = served().map(|frontend| frontend.family).collect();
-            let serves = |endpoint: &&EndpointView| endpoint.serving && families.contains(&endpoint.family());
+            let serves = |endpoint: &&EndpointView| {
+                let stays = endpoint.serving || endpoint.chosen || endpoint.chosen_here;
+                stays && families.contains(&endpoint.family())
+            };
             for endpoint in port.endpoints.iter().filter(serves) {
                 fragment.backends.note(endpoint, false);
                 if port.protocol == Protocol::UDP {
@@ -174,6 +193,14 @@ impl Fragment {
             }
         }
         fragment
+    }
+
+    /// The endpoints that UDP flows of an entry may stay with.
+    pub(super) fn serving_of<'f>(&'f self, entry: &Entry) -> impl Iterator<Item = SocketAddr> + use<'f> {
+        let (service_port, is_v4) = (entry.service_port, entry.family == IpFamily::IPv4);
+        let of_port =
+            self.serving.iter().filter(move |(port, endpoint)| *port == service_port && endpoint.is_ipv4() == is_v4);
+        of_port.map(|(_, endpoint)| *endpoint)
     }
 
     /// Whether it has an entry on this address and port.
@@ -185,14 +212,14 @@ impl Fragment {
 
 /// The members of a set and the port they share. A shared port is taken out of the members, so that sets that differ
 /// in nothing else are one.
-fn members(members: impl Iterator<Item = Member>) -> Set {
+fn members(members: impl Iterator<Item = Member>) -> (u16, Vec<Member>) {
     let mut members: Vec<Member> = members.collect();
     let first = members.first().map_or(0, |member| member.port);
     if members.iter().any(|member| member.port != first) {
-        return (0, members.into());
+        return (0, members);
     }
     for member in &mut members {
         member.port = 0;
     }
-    (first, members.into())
+    (first, members)
 }

@@ -83,7 +83,8 @@ impl Reconciler {
 
     fn perform(&mut self, maps: &mut dyn LbMaps, ops: &[MapOp]) -> Result<(), MapError> {
         self.is_sure = false;
-        let before = withdrawn::endpoints(&self.realized, ops);
+        let mut before = withdrawn::endpoints(&self.realized, ops);
+        before.extend(std::mem::take(&mut self.renderer.released));
         let applied = apply(maps, ops, self.renderer.image(), &mut self.realized);
         // Whatever became of the rest: flows to these must not stay.
         let now = withdrawn::endpoints(&self.realized, ops);

@@ -152,6 +152,7 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         flags: 0,
         affinity_ticks: 0,
         affinity_id: 0,
+        members: BackendSet::EMPTY,
     };
     let client = AffinityKey::default();
     Scratch {
