@@ -226,10 +226,12 @@ mod tests {
                                   tier=front
         Annotations:              <none>
         Selector:                 app=web
-        Type:                     NodePort
+        Type:                     LoadBalancer
         IP Family Policy:         PreferDualStack
         IP Families:              IPv4,IPv6
         IPs:                      10.96.0.1,fd00::1
+        LoadBalancer Ingress:     203.0.113.1
+        LoadBalancer Sources:     198.51.100.0/24
         Node Addresses:           192.0.2.10
         Algorithm:                random
         Session Affinity:         None
@@ -242,9 +244,9 @@ mod tests {
         NodePort:                 http  30080/TCP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out
         Endpoints:
-          ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   ADDRESS CONNECTIONS   PACKETS   BYTES
-          10.244.0.5:8080   pod/a         n1          yes     1        yes     3                     21        2100
-          [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      3                     21        2100
+          ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   CHOSEN FOR      ADDRESS CONNECTIONS   PACKETS   BYTES
+          10.244.0.5:8080   pod/a         n1          yes     1        yes     Cluster,Local   3                     21        2100
+          [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      <none>          3                     21        2100
         Port:                     <unset>  53/UDP
         TargetPort:               53/UDP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out
