@@ -100,6 +100,7 @@ fn start_with(
     ])));
     let hooks = FakeHooks::default();
     let attached = Arc::clone(&hooks.attached);
+    let dns = crate::dns::Dns::new(config.dns.clone(), tokio::runtime::Handle::current());
     let parts = Parts {
         config,
         origin: config::Origin { flags: options, file: Some("/dev/null".into()) },
@@ -109,6 +110,7 @@ fn start_with(
         host: host_receiver,
         host_clients: super::host_clients::HostClients::off(),
         health: crate::health::Health::new(tokio::runtime::Handle::current()),
+        dns,
         route_to: |_| None,
         sources,
         updates,

@@ -60,6 +60,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         affinity_seconds: None,
         source: EndpointSource::Pods,
         ports: vec![port],
+        hosts: Vec::new(),
         problems: Vec::new(),
         key,
     }

@@ -8,6 +8,7 @@ mod choice;
 mod collision;
 mod endpoint;
 mod frontend;
+mod host;
 mod pods;
 mod problem;
 mod slices;
@@ -16,6 +17,7 @@ mod view;
 
 pub use endpoint::{EndpointSource, EndpointView};
 pub use frontend::{Frontend, FrontendKind, Place};
+pub use host::{Host, HostPort};
 pub use view::{PortView, ServiceView};
 
 use crate::objects::{Key, Objects, Table};
