@@ -176,6 +176,8 @@ mod tests {
         Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
         Datapath:       taken over from an earlier daemon
         Socket hooks:   off (the node's own ports are not served)
+        DNS:            cluster.local on 10.244.0.1:53, others from 192.0.2.53:53
+        DNS messages:   22 (2 by TCP): 15 answered, 6 forwarded (3 failed), 1 refused
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE

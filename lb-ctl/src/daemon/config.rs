@@ -328,7 +328,7 @@ fn check_dns(addresses: &[NameServer]) -> Result<Vec<SocketAddr>, ConfigError> {
 fn check_domain(text: &str) -> Result<dns::Domain, ConfigError> {
     let is_name = names::dns_subdomain(text.strip_suffix('.').unwrap_or(text)).is_ok();
     dns::Domain::parse(text).filter(|_| is_name).ok_or_else(|| {
-        let message = format!("`{text}` is no domain of a cluster: write a DNS name such as cluster.local, of at most 119 characters");
+        let message = format!("`{text}` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
         invalid("--cluster-domain (clusterDomain)", message)
     })
 }
@@ -430,11 +430,11 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
-        insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"");
+        insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"config.yaml:1:1: `here` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
     }
 
@@ -470,10 +470,10 @@ mod tests {
     #[test]
     fn a_dns_server_that_cannot_be_is_refused() {
         let refuse = |text: &str| Config::resolve(file(text).unwrap().or(minimal())).unwrap_err().to_string();
-        insta::assert_snapshot!(refuse("dns: 0.0.0.0"), @"");
-        insta::assert_snapshot!(refuse("dns: [10.0.0.1, '10.0.0.1:53']"), @"");
-        insta::assert_snapshot!(refuse("clusterDomain: a..b"), @"");
-        insta::assert_snapshot!(refuse("clusterDomain: Cluster"), @"");
+        insta::assert_snapshot!(refuse("dns: 0.0.0.0"), @"--dns (dns): 0.0.0.0:53 stands for all addresses, and answers would come from another one than was asked: name each address that is to be asked");
+        insta::assert_snapshot!(refuse("dns: [10.0.0.1, '10.0.0.1:53']"), @"--dns (dns): 10.0.0.1:53 is named twice: name it once");
+        insta::assert_snapshot!(refuse("clusterDomain: a..b"), @"--cluster-domain (clusterDomain): `a..b` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
+        insta::assert_snapshot!(refuse("clusterDomain: Cluster"), @"--cluster-domain (clusterDomain): `Cluster` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
     }
 
     #[test]

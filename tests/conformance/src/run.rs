@@ -5,7 +5,7 @@ use crate::judge::{self, Judgement, Memory, Met};
 use crate::node::{Node, Under};
 use crate::report::Report;
 use crate::schema::{Case, File, Level, Read, Reference, StepView};
-use crate::{entry, probe};
+use crate::{entry, names, probe};
 use anyhow::{Context, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -85,6 +85,7 @@ impl Run<'_> {
                     self.case(&name, &file, case);
                 }
             }
+            Ok(Read::Names(file)) => names::run(&file, &name, &mut self.report),
             Ok(Read::NotYet(schema, count)) => {
                 self.report.skip(count, format!("{name}: schema {schema} is not supported yet"));
             }
