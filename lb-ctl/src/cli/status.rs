@@ -52,7 +52,9 @@ fn text(status: &Status) -> String {
         line("DNS", &format_args!("{} on {}, others from {}", dns.domain, list(&dns.addresses), list(&dns.upstream)));
         line(
             "DNS messages",
-            &format_args!("{asked} ({tcp} by TCP): {own} answered, {forwarded} forwarded ({failed} failed), {refused} refused"),
+            &format_args!(
+                "{asked} ({tcp} by TCP): {own} answered, {forwarded} forwarded ({failed} failed), {refused} refused"
+            ),
         );
     }
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));

@@ -314,8 +314,10 @@ fn check_dns(addresses: &[NameServer]) -> Result<Vec<SocketAddr>, ConfigError> {
     let setting = "--dns (dns)";
     for (index, address) in addresses.iter().enumerate() {
         if address.0.ip().is_unspecified() {
-            let message = format!("{address} stands for all addresses, and answers would come from another one than was \
-                                   asked: name each address that is to be asked");
+            let message = format!(
+                "{address} stands for all addresses, and answers would come from another one than was \
+                                   asked: name each address that is to be asked"
+            );
             return Err(invalid(setting, message));
         }
         if addresses[..index].contains(address) {

@@ -68,7 +68,8 @@ fn follow(names: &Names, zone: &Path, asked: Path, request: &Request, mut reply:
             add_answers(&mut reply, names, &path, &name, &fitting);
             return Answer::Whole(reply);
         }
-        let Some(target) = known.iter().find_map(|data| if let Data::Alias(target) = data { Some(target) } else { None })
+        let Some(target) =
+            known.iter().find_map(|data| if let Data::Alias(target) = data { Some(target) } else { None })
         else {
             reply.add_authority(authority(names, zone, zone.name()));
             return Answer::Whole(reply);

@@ -112,9 +112,7 @@ async fn serve(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {
         let reply = match responder.begin(&bytes, Transport::Tcp) {
             Outcome::Nothing => return Ok(()),
             Outcome::Reply(reply) => reply,
-            Outcome::Waits(request, pending) => {
-                responder.finish(&bytes, &request, pending, Transport::Tcp).await
-            }
+            Outcome::Waits(request, pending) => responder.finish(&bytes, &request, pending, Transport::Tcp).await,
         };
         timeout(PATIENCE, upstream::write(&mut stream, &reply)).await??;
     }

@@ -89,9 +89,10 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.replace(&Key::new("n", "one"), text("a.b.c"));
         let found = |ledger: &Ledger, name| ledger.names.look_up(&path(name)).map(|data| data.len());
-        assert_eq!(["a.b.c", "b.c", "c", "x.b.c", "x.a.b.c", "d", "ab.c"].map(|name| found(&ledger, name)), [
-            Some(1), Some(0), Some(0), None, None, None, None
-        ]);
+        assert_eq!(
+            ["a.b.c", "b.c", "c", "x.b.c", "x.a.b.c", "d", "ab.c"].map(|name| found(&ledger, name)),
+            [Some(1), Some(0), Some(0), None, None, None, None]
+        );
         ledger.replace(&Key::new("n", "one"), Records::new());
         assert_eq!(["a.b.c", "b.c", "c"].map(|name| found(&ledger, name)), [None; 3]);
         assert!(ledger.dump().is_empty() && ledger.given.is_empty());

@@ -153,10 +153,7 @@ mod tests {
         assert_eq!(Path::reverse("10.96.200.4".parse().unwrap()).to_string(), "4.200.96.10.in-addr.arpa.");
         assert_eq!(Path::reverse_zone("10.96.0.0".parse().unwrap(), 2).to_string(), "96.10.in-addr.arpa.");
         let six = Path::reverse("fd00:244:0:1::21".parse().unwrap());
-        assert_eq!(
-            six.to_string(),
-            "1.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.4.4.2.0.0.0.d.f.ip6.arpa."
-        );
+        assert_eq!(six.to_string(), "1.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.4.4.2.0.0.0.d.f.ip6.arpa.");
     }
 
     #[test]

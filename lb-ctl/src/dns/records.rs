@@ -210,7 +210,8 @@ mod tests {
         let elsewhere = pod("b", "spec: {hostname: db-1, subdomain: other}, status: {podIP: 'fd00::2'}");
         let ill = pod("c", "status: {podIP: 10.1.0.3, conditions: [{type: Ready, status: 'False'}]}");
         let found = records(HEADLESS, &[], &[&named, &elsewhere, &ill]);
-        let names: BTreeSet<&str> = found.iter().filter_map(|record| record.strip_suffix(" Address(10.1.0.1)")).collect();
+        let names: BTreeSet<&str> =
+            found.iter().filter_map(|record| record.strip_suffix(" Address(10.1.0.1)")).collect();
         assert_eq!(names, ["db-0.h.n.svc.k.", "h.n.svc.k."].into());
         assert!(found.contains(&"fd00--2.h.n.svc.k. Address(fd00::2)".to_owned()), "{found:?}");
         assert!(!found.iter().any(|record| record.contains("10.1.0.3")), "{found:?}");

@@ -71,7 +71,13 @@ impl Responder {
     }
 
     /// What had to wait for others. `bytes` are those of the request.
-    pub(super) async fn finish(&self, bytes: &[u8], request: &Request, pending: Pending, transport: Transport) -> Vec<u8> {
+    pub(super) async fn finish(
+        &self,
+        bytes: &[u8],
+        request: &Request,
+        pending: Pending,
+        transport: Transport,
+    ) -> Vec<u8> {
         self.counters.forwarded.count();
         let finished = match pending {
             Pending::Question => self.upstream.ask(bytes, transport).await,

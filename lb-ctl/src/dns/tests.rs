@@ -47,10 +47,10 @@ fn follow(dns: &mut Dns, objects: &Objects) {
     dns.follow(&objects.namespaces, &services(objects, &NodeView::default()));
 }
 
-const WEB: &str = "{metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}}";
+const WEB: &str =
+    "{metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}}";
 const OUT: &str = "{metadata: {name: out, namespace: shop}, spec: {type: ExternalName, externalName: www.example.com}}";
-const CIRCLE: &str =
-    "{metadata: {name: circle, namespace: shop}, spec: {type: ExternalName, externalName: circle.shop.svc.cluster.local}}";
+const CIRCLE: &str = "{metadata: {name: circle, namespace: shop}, spec: {type: ExternalName, externalName: circle.shop.svc.cluster.local}}";
 
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
@@ -389,8 +389,13 @@ fn whoever_asks_meanwhile_sees_one_version_or_the_other() {
 
 #[test]
 fn the_outcome_of_changes_is_that_of_beginning_anew() {
-    let texts = [WEB, OUT, CIRCLE, "{metadata: {name: web, namespace: shop}, spec: {clusterIP: None}}", 
-        "{metadata: {name: web, namespace: shop}, spec: {type: ExternalName, externalName: a.b}}"];
+    let texts = [
+        WEB,
+        OUT,
+        CIRCLE,
+        "{metadata: {name: web, namespace: shop}, spec: {clusterIP: None}}",
+        "{metadata: {name: web, namespace: shop}, spec: {type: ExternalName, externalName: a.b}}",
+    ];
     let (_runtime, mut dns, _) = server(&[]);
     for number in 0..1_u32 << texts.len() {
         // Each subset after the one before; of two with the same name the later counts.

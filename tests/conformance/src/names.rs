@@ -2,6 +2,7 @@
 
 use crate::judge::{Judgement, Met};
 use crate::report::Report;
+use crate::run::Names;
 use crate::schema::{Level, Reference};
 use anyhow::{Context, anyhow, bail, ensure};
 use hickory_proto::op::{Edns, Message, OpCode, Query as Question, ResponseCode};
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use serde_yaml::Value;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::thread;
@@ -46,7 +47,7 @@ pub struct File {
     /// What a kubelet writes for pods, which is not ours to do.
     resolv_conf: Option<Value>,
     /// What a pod's resolver asks for the names that a process gives it.
-    search_expansion: Option<Expansion>,
+    pub search_expansion: Option<Expansion>,
 }
 
 /// A case.
@@ -176,25 +177,29 @@ enum Expected {
 /// See [`File`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Expansion {
-    #[serde(rename = "searches")]
-    _searches: Vec<String>,
+pub struct Expansion {
+    /// Domains that are appended, in order.
+    pub searches: Vec<String>,
     #[serde(rename = "note")]
     _note: Option<String>,
-    cases: Vec<Lookup>,
+    /// Names.
+    pub cases: Vec<Lookup>,
 }
 
 /// What is asked until there is an answer.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Lookup {
-    lookup: String,
+pub struct Lookup {
+    /// The name that a process gives.
+    pub lookup: String,
     #[serde(rename = "from_namespace")]
     _namespace: String,
-    ndots: u32,
+    /// A name with so many dots is tried as it is before anything is appended.
+    pub ndots: u32,
     queries_in_order: Vec<String>,
+    /// The address that is found, or `SRV`.
     #[serde(rename = "final")]
-    found: String,
+    pub found: String,
 }
 
 /// An answer as it came.
@@ -240,14 +245,16 @@ impl Group {
             report.skip(count, format!("{name}: it requires names of pods"));
             return Ok(());
         }
-        let mut server = Server::start(self)?;
-        let ask = |server: &Server, name: &str, queries: &[Query], report: &mut Report| {
+        let mut server = Server::start(self, LOCAL)?;
+        let mut names = Names::default();
+        let mut ask = |server: &Server, name: &str, queries: &[Query], report: &mut Report| {
             for query in queries {
                 let (asked, kind) = &query.q;
                 let judged = judge(query, |name, kind| server.ask(name, kind));
                 let level = self.level.filter(|level| *level != Level::Must).or(query.level).unwrap_or(Level::Must);
-                let judged = judged.map_or_else(|why| Judgement::Missed(format!("{why:#}")), |()| Judgement::Met(Met::Exactly));
-                report.add(format!("{name}: {asked} {kind}"), level, judged);
+                let judged =
+                    judged.map_or_else(|why| Judgement::Missed(format!("{why:#}")), |()| Judgement::Met(Met::Exactly));
+                report.add(names.unique(format!("{name}: {asked} {kind}")), level, judged);
             }
         };
         server.change(&[], &self.manifests)?;
@@ -328,6 +335,17 @@ fn same_name(one: &str, other: &str) -> bool {
     one.trim_end_matches('.').eq_ignore_ascii_case(other.trim_end_matches('.'))
 }
 
+impl Expect {
+    /// The addresses that a process gets which looks the name up; none where an answer is no address.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let addresses = self
+            .answers
+            .iter()
+            .filter_map(|answer| if let Expected::Text(text) = answer { text.parse().ok() } else { None });
+        addresses.collect()
+    }
+}
+
 impl Expected {
     fn is(
         &self,
@@ -365,12 +383,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one that knows of no object yet.
-    pub fn start(group: &Group) -> anyhow::Result<Self> {
+    /// Starts one on this address that knows of no object yet.
+    pub fn start(group: &Group, address: &str) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let networks = group.reverse_zones.iter().map(|zone| Ok(Name::from_ascii(zone)?.append_domain(&Name::root())?.parse_arpa_name()?));
+        let networks = group
+            .reverse_zones
+            .iter()
+            .map(|zone| Ok(Name::from_ascii(zone)?.append_domain(&Name::root())?.parse_arpa_name()?));
         let settings = Settings {
-            addresses: vec![LOCAL.parse()?],
+            addresses: vec![address.parse()?],
             domain: Domain::parse(&group.zone).with_context(|| format!("zone: {} is no domain", group.zone))?,
             upstream: vec![others(group.upstream.clone())?],
             networks: networks.collect::<anyhow::Result<Vec<IpNet>>>()?,
@@ -387,7 +408,7 @@ impl Server {
     }
 
     /// Deletes and applies objects.
-    fn change(&mut self, delete: &[Reference], apply: &[Value]) -> anyhow::Result<()> {
+    pub fn change(&mut self, delete: &[Reference], apply: &[Value]) -> anyhow::Result<()> {
         let now = jiff::Timestamp::now();
         let gone = delete.iter().map(Reference::id).collect::<anyhow::Result<Vec<_>>>()?;
         if !gone.is_empty() {
@@ -405,6 +426,11 @@ impl Server {
             self.dns.follow(&objects.namespaces, &services(&objects, &NodeView::default()));
         }
         Ok(())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Asks by UDP, and by TCP what does not fit.
@@ -447,9 +473,8 @@ fn receive(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 
 impl Seen {
     fn of(message: &Message) -> Self {
-        let whole = |record: &Record| {
-            [record.name.to_string(), record.record_type().to_string(), record.data.to_string()]
-        };
+        let whole =
+            |record: &Record| [record.name.to_string(), record.record_type().to_string(), record.data.to_string()];
         let code = match message.metadata.response_code {
             ResponseCode::NoError => "NOERROR".to_owned(),
             ResponseCode::NXDomain => "NXDOMAIN".to_owned(),

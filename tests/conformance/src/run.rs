@@ -216,10 +216,10 @@ struct Course {
 
 /// Tells things of the same name apart.
 #[derive(Default)]
-struct Names(BTreeMap<String, usize>);
+pub(crate) struct Names(BTreeMap<String, usize>);
 
 impl Names {
-    fn unique(&mut self, name: String) -> String {
+    pub(crate) fn unique(&mut self, name: String) -> String {
         let count = self.0.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
         if *count == 1 { name } else { format!("{name} ({count})") }
     }
