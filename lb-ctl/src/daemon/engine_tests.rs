@@ -3,6 +3,7 @@
 use super::control::Handle;
 use super::engine::{Engine, Parts};
 use super::fakes::{Attached, FakeHooks, SharedMaps, network};
+use super::name_server::NameServer;
 use super::options::HealthzAddress;
 use super::sources::Sources;
 use super::{Config, Options, config};
@@ -14,6 +15,8 @@ use crate::host::HostView;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
 use crate::objects::{Key, Kind};
 use crate::store::{self, Store};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,6 +176,42 @@ fn a_cgroup_that_refuses_is_told_and_tried_again() {
         running.attached.lock().unwrap().refuses_sockets = false;
         running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
         assert!(running.handle.status().await.unwrap().ready);
+    });
+}
+
+#[test]
+fn what_is_applied_has_a_name_and_what_is_deleted_has_none() {
+    on_one_thread(async {
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let options =
+            Options { dns: vec![NameServer(free)], dns_upstream: vec![NameServer(free)], ..Options::default() };
+        // Maps that take nothing: names do not wait for them.
+        let maps = FaultyMaps::new(FakeMaps::default(), |_| Fault::Lost);
+        let running = start_with(maps, &directory(), None, &["eth0"], options);
+        let ask = async || {
+            let mut question = Message::query();
+            let name = Name::from_ascii("web.default.svc.cluster.local.").unwrap();
+            question.add_query(Query::query(name, RecordType::A));
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.send_to(&question.to_vec().unwrap(), free).await.unwrap();
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).await.unwrap();
+            let answer = Message::from_vec(&buffer[..length]).unwrap();
+            (answer.metadata.response_code, answer.answers.first().map(|record| record.data.to_string()))
+        };
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let address = running.handle.describe(Key::new("default", "web")).await.unwrap().cluster_ips[0].clone();
+        assert_eq!(ask().await, (ResponseCode::NoError, Some(address)));
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        assert_eq!(ask().await, (ResponseCode::NXDomain, None));
+        let status = running.handle.status().await.unwrap();
+        let dns = status.dns.unwrap();
+        assert_eq!((dns.addresses, dns.counters.own), (vec![free], 2));
+        assert!(
+            status.problems.iter().any(|problem| problem.subject == "dns"),
+            "it asks nobody: {:?}",
+            status.problems
+        );
     });
 }
 

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use listener::Listener;
 use names::Ledger;
 use path::Path;
-use responder::{Outcome, Responder};
+use responder::{Outcome, Pending, Responder, joined};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -217,11 +217,15 @@ impl Dns {
         })
     }
 
-    /// What is answered at once to a message, as far as others need not be asked: for tests of what comes from outside.
-    pub fn answer_at_once(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    /// What is answered to a message where others, if they are asked, answer this: for tests of what comes from outside.
+    pub fn answer_with(&self, message: &[u8], transport: Transport, others: &[u8]) -> Option<Vec<u8>> {
         match self.responder.begin(message, transport) {
+            Outcome::Nothing => None,
             Outcome::Reply(reply) => Some(reply),
-            Outcome::Nothing | Outcome::Waits(..) => None,
+            Outcome::Waits(request, Pending::Alias(reply, _)) => {
+                Some(joined(&request, reply, hickory_proto::op::Message::from_vec(others).ok()?))
+            }
+            Outcome::Waits(_, Pending::Question) => Some(others.to_vec()),
         }
     }
 }

@@ -90,7 +90,7 @@ impl Responder {
     }
 
     /// Adds what others say of the name that an answer ends with. The code is that of the last name (RFC 6604, 3).
-    async fn go_on(&self, request: &Request, mut reply: Message, name: Name) -> Option<Vec<u8>> {
+    async fn go_on(&self, request: &Request, reply: Message, name: Name) -> Option<Vec<u8>> {
         let mut question = Message::query();
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(name, request.query.query_type));
@@ -102,9 +102,14 @@ impl Responder {
         if found.metadata.truncation {
             found = Message::from_vec(&self.upstream.ask(&question, Transport::Tcp).await?).ok()?;
         }
-        reply.metadata.response_code = found.metadata.response_code;
-        reply.add_answers(found.answers);
-        reply.add_authorities(found.authorities);
-        Some(request.encode(reply))
+        Some(joined(request, reply, found))
     }
+}
+
+/// An answer that ends with an alias, and what others say of that.
+pub(super) fn joined(request: &Request, mut reply: Message, found: Message) -> Vec<u8> {
+    reply.metadata.response_code = found.metadata.response_code;
+    reply.add_answers(found.answers);
+    reply.add_authorities(found.authorities);
+    request.encode(reply)
 }
