@@ -75,10 +75,10 @@ async fn datagrams(socket: Arc<UdpSocket>, responder: Arc<Responder>) {
             Outcome::Nothing => {}
             // A client that cannot be reached asks again, or has gone.
             Outcome::Reply(reply) => drop(socket.send_to(&reply, client).await),
-            Outcome::Waits(request, pending) => {
+            Outcome::Waits(waiting) => {
                 let (socket, responder, bytes) = (Arc::clone(&socket), Arc::clone(&responder), bytes.to_vec());
                 tokio::spawn(async move {
-                    let reply = responder.finish(&bytes, &request, pending, Transport::Udp).await;
+                    let reply = responder.finish(&bytes, *waiting, Transport::Udp).await;
                     drop(socket.send_to(&reply, client).await);
                 });
             }
@@ -112,7 +112,7 @@ async fn serve(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {
         let reply = match responder.begin(&bytes, Transport::Tcp) {
             Outcome::Nothing => return Ok(()),
             Outcome::Reply(reply) => reply,
-            Outcome::Waits(request, pending) => responder.finish(&bytes, &request, pending, Transport::Tcp).await,
+            Outcome::Waits(waiting) => responder.finish(&bytes, *waiting, Transport::Tcp).await,
         };
         timeout(PATIENCE, upstream::write(&mut stream, &reply)).await??;
     }

@@ -10,6 +10,9 @@ const PLAIN: u16 = 512;
 /// The largest datagram that is sent, so that it is fragmented nowhere (RFC 9715, 3.1).
 pub(super) const LARGEST: u16 = 1232;
 
+/// Bytes of the shortest record: more than fit so need not be tried.
+const SHORTEST: usize = 12;
+
 /// How a message comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -117,17 +120,22 @@ impl Request {
 /// ask by TCP (RFC 2181, 9).
 fn encode(message: &mut Message, limit: usize) -> Vec<u8> {
     let fitting = |message: &Message| message.to_vec().ok().filter(|bytes| bytes.len() <= limit);
-    if let Some(bytes) = fitting(message) {
-        return bytes;
-    }
-    message.additionals.clear();
-    if let Some(bytes) = fitting(message) {
-        return bytes;
+    let most = limit / SHORTEST;
+    if message.answers.len() <= most {
+        if let Some(bytes) = fitting(message) {
+            return bytes;
+        }
+        message.additionals.clear();
+        if let Some(bytes) = fitting(message) {
+            return bytes;
+        }
     }
     message.metadata.truncation = true;
+    message.additionals.clear();
     message.authorities.clear();
     // As many answers as fit: some clients make do with them.
-    let all = std::mem::take(&mut message.answers);
+    let mut all = std::mem::take(&mut message.answers);
+    all.truncate(most);
     let (mut fit, mut too_many, mut best) = (0, all.len() + 1, Vec::new());
     while fit + 1 < too_many {
         let count = usize::midpoint(fit, too_many);

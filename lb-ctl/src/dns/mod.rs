@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use listener::Listener;
 use names::Ledger;
 use path::Path;
-use responder::{Outcome, Pending, Responder, joined};
+use responder::{Outcome, Responder, joined};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -222,10 +222,12 @@ impl Dns {
         match self.responder.begin(message, transport) {
             Outcome::Nothing => None,
             Outcome::Reply(reply) => Some(reply),
-            Outcome::Waits(request, Pending::Alias(reply, _)) => {
-                Some(joined(&request, reply, hickory_proto::op::Message::from_vec(others).ok()?))
-            }
-            Outcome::Waits(_, Pending::Question) => Some(others.to_vec()),
+            Outcome::Waits(waiting) => match waiting.alias {
+                None => Some(others.to_vec()),
+                Some((reply, _)) => {
+                    Some(joined(&waiting.request, reply, hickory_proto::op::Message::from_vec(others).ok()?))
+                }
+            },
         }
     }
 }

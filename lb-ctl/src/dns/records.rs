@@ -31,7 +31,7 @@ pub(super) enum Data {
 /// Records by name. A name without records exists all the same.
 pub(super) type Records = BTreeMap<Path, BTreeSet<Data>>;
 
-/// The name of this server, as CoreDNS has it.
+/// The name of this server, as `CoreDNS` has it.
 pub(super) fn server(domain: &Path) -> Path {
     domain.child("dns").child("ns")
 }
@@ -100,7 +100,7 @@ pub(super) fn of_service(domain: &Path, service: &ServiceView) -> Records {
     records
 }
 
-/// A named port of a Service, under the port's name and, as CoreDNS has it, under the Service's own.
+/// A named port of a Service, under the port's name and, as `CoreDNS` has it, under the Service's own.
 fn serve(service: &Path, port: &str, protocol: Protocol, data: Data, add: &mut impl FnMut(&Path, Data)) {
     let protocol = match protocol {
         Protocol::TCP => "_tcp",
@@ -111,7 +111,7 @@ fn serve(service: &Path, port: &str, protocol: Protocol, data: Data, add: &mut i
     add(service, data);
 }
 
-/// The name of an endpoint below its Service's: the one it was given, else one made of its address, as CoreDNS does.
+/// The name of an endpoint below its Service's: the one it was given, else one made of its address, as `CoreDNS` does.
 fn label(host: &Host) -> String {
     host.name.clone().unwrap_or_else(|| host.address.to_string().replace(['.', ':'], "-"))
 }
@@ -133,10 +133,12 @@ mod tests {
     fn records(service: &str, slices: &[&str], pods: &[&str]) -> Vec<String> {
         let mut objects = Objects::default();
         objects.insert(Object::Service(Arc::new(serde_yaml::from_str(service).unwrap())));
-        slices.iter().for_each(|slice| {
+        for slice in slices {
             objects.insert(Object::EndpointSlice(Arc::new(serde_yaml::from_str(slice).unwrap())));
-        });
-        pods.iter().for_each(|pod| objects.insert(Object::Pod(Arc::new(serde_yaml::from_str(pod).unwrap()))));
+        }
+        for pod in pods {
+            objects.insert(Object::Pod(Arc::new(serde_yaml::from_str(pod).unwrap())));
+        }
         let views = services(&objects, &NodeView::default());
         let (_, view) = views.iter().next().unwrap();
         let domain = Path::parse("k").unwrap();
@@ -210,9 +212,9 @@ mod tests {
         let elsewhere = pod("b", "spec: {hostname: db-1, subdomain: other}, status: {podIP: 'fd00::2'}");
         let ill = pod("c", "status: {podIP: 10.1.0.3, conditions: [{type: Ready, status: 'False'}]}");
         let found = records(HEADLESS, &[], &[&named, &elsewhere, &ill]);
-        let names: BTreeSet<&str> =
+        let of_it: BTreeSet<&str> =
             found.iter().filter_map(|record| record.strip_suffix(" Address(10.1.0.1)")).collect();
-        assert_eq!(names, ["db-0.h.n.svc.k.", "h.n.svc.k."].into());
+        assert_eq!(of_it, ["db-0.h.n.svc.k.", "h.n.svc.k."].into());
         assert!(found.contains(&"fd00--2.h.n.svc.k. Address(fd00::2)".to_owned()), "{found:?}");
         assert!(!found.iter().any(|record| record.contains("10.1.0.3")), "{found:?}");
         assert!(found.contains(&"_p._tcp.h.n.svc.k. Service(8080, db-0.h.n.svc.k.)".to_owned()), "{found:?}");

@@ -25,16 +25,15 @@ pub(super) enum Outcome {
     /// This is sent back.
     Reply(Vec<u8>),
     /// Others are asked first.
-    Waits(Box<Request>, Pending),
+    Waits(Box<Waiting>),
 }
 
-/// Of what others know.
+/// A question of which others know.
 #[derive(Debug)]
-pub(super) enum Pending {
-    /// The question itself.
-    Question,
-    /// How an answer goes on that ends with an alias.
-    Alias(Message, Name),
+pub(super) struct Waiting {
+    pub(super) request: Request,
+    /// The answer so far, if it ends with an alias to this name; `None`: others are asked the question itself.
+    pub(super) alias: Option<(Message, Name)>,
 }
 
 impl Responder {
@@ -59,29 +58,24 @@ impl Responder {
                 };
             }
         };
-        let pending = match answer(&self.names.load(), &request) {
+        let alias = match answer(&self.names.load(), &request) {
             Answer::Whole(reply) => {
                 self.counters.own.count();
                 return Outcome::Reply(request.encode(reply));
             }
-            Answer::Continued(reply, name) => Pending::Alias(reply, name),
-            Answer::Elsewhere => Pending::Question,
+            Answer::Continued(reply, name) => Some((reply, name)),
+            Answer::Elsewhere => None,
         };
-        Outcome::Waits(Box::new(request), pending)
+        Outcome::Waits(Box::new(Waiting { request, alias }))
     }
 
-    /// What had to wait for others. `bytes` are those of the request.
-    pub(super) async fn finish(
-        &self,
-        bytes: &[u8],
-        request: &Request,
-        pending: Pending,
-        transport: Transport,
-    ) -> Vec<u8> {
+    /// What had to wait for others. `bytes` are those of the question.
+    pub(super) async fn finish(&self, bytes: &[u8], waiting: Waiting, transport: Transport) -> Vec<u8> {
         self.counters.forwarded.count();
-        let finished = match pending {
-            Pending::Question => self.upstream.ask(bytes, transport).await,
-            Pending::Alias(reply, name) => self.go_on(request, reply, name).await,
+        let Waiting { request, alias } = waiting;
+        let finished = match alias {
+            None => self.upstream.ask(bytes, transport).await,
+            Some((reply, name)) => self.go_on(&request, reply, name).await,
         };
         finished.unwrap_or_else(|| {
             self.counters.failed.count();

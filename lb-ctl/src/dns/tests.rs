@@ -63,7 +63,7 @@ fn by_udp(server: SocketAddr, question: &Message) -> Message {
     let socket = UdpSocket::bind(LOCAL).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
     socket.send_to(&question.to_vec().unwrap(), server).unwrap();
-    let mut buffer = [0; 65_535];
+    let mut buffer = vec![0; 65_535];
     let (length, from) = socket.recv_from(&mut buffer).expect("an answer");
     assert_eq!(from, server);
     let answer = Message::from_vec(&buffer[..length]).unwrap();

@@ -445,7 +445,7 @@ impl Server {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(self.address)?;
         socket.send(&bytes)?;
-        let mut buffer = [0; 65_535];
+        let mut buffer = vec![0; 65_535];
         let length = socket.recv(&mut buffer).context("no answer")?;
         let mut answer = Message::from_vec(&buffer[..length])?;
         if answer.metadata.truncation {

@@ -65,7 +65,7 @@ fn dig(server: &Server, name: &str, kind: &str) -> anyhow::Result<Seen> {
     let mut section = "";
     for line in text.lines() {
         if let Some((_, rest)) = line.split_once("status: ") {
-            seen.code = rest.split(',').next().unwrap_or_default().to_owned();
+            rest.split(',').next().unwrap_or_default().clone_into(&mut seen.code);
         } else if let Some(name) = line.strip_prefix(";; ") {
             section = name;
         } else if !line.is_empty() && !line.starts_with(';') {
