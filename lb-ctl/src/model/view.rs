@@ -4,7 +4,7 @@ use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
 use super::host::Host;
-use super::{choice, pods, problem, slices};
+use super::{Balancing, balancing, choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -38,6 +38,9 @@ pub struct ServiceView {
     pub affinity_seconds: Option<u32>,
     /// Which objects gave the endpoints.
     pub source: EndpointSource,
+    /// How connections are given to endpoints.
+    #[serde(default)]
+    pub balancing: Balancing,
     /// Its ports.
     pub ports: Vec<PortView>,
     /// Its published endpoints, as far as they have names: all of a headless Service, else those that were given one.
@@ -75,6 +78,12 @@ impl PortView {
     pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
         self.endpoints.iter().filter(move |endpoint| endpoint.chosen && endpoint.family() == family)
     }
+
+    /// Whether endpoints are in use, and all of them have the weight 0.
+    fn is_without_weight(&self) -> bool {
+        let mut used = self.endpoints.iter().filter(|endpoint| endpoint.chosen).peekable();
+        used.peek().is_some() && used.all(|endpoint| endpoint.weight == 0)
+    }
 }
 
 /// The view of `service`, of which these are the slices and the pods, before Services are compared with each other.
@@ -109,9 +118,15 @@ pub(super) fn view(
             let name = problem::port(port);
             problems.push(format!("{name}: no ready endpoint has an address of family {family:?}"));
         }
+        if view.is_without_weight() {
+            let name = problem::port(port);
+            problems.push(format!("{name}: every endpoint in use has the weight 0, so new connections are refused"));
+        }
         ports.push(view);
     }
     problems.extend(problem::left_to_others(service));
+    problems.extend(balancing::bad_weights(slices, pods));
+    let balancing = node.balancing.of(service, &mut problems);
     problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
@@ -123,6 +138,7 @@ pub(super) fn view(
         external_name: spec.external_name.clone(),
         affinity_seconds: service.affinity_seconds(),
         source: gathered.source,
+        balancing,
         ports,
         hosts: gathered.hosts,
         problems,
@@ -135,7 +151,7 @@ fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pod
     let is_headless = service.is_headless();
     let slices: Vec<_> = slices.iter().filter(|slice| is_headless || !slice.is_left_to_others()).collect();
     if !slices.is_empty() {
-        return slices::gather(service, &slices, node);
+        return slices::gather(service, &slices, pods, node);
     }
     match &service.spec.selector {
         Some(selector) if !selector.is_empty() => pods::gather(service, selector, pods, &families(service), node),
