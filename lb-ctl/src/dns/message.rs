@@ -106,13 +106,14 @@ impl Request {
         self.encode(reply)
     }
 
-    /// Whether this is an answer, from a server that was asked the same.
+    /// Whether this is an answer, from a server that was asked the same. Only one that failed need not say what it was asked.
     pub(super) fn is_answered_by(&self, answer: &Message) -> bool {
         let same = |query: &Query| {
             (&query.name, query.query_type, query.query_class)
                 == (&self.query.name, self.query.query_type, self.query.query_class)
         };
-        answer.metadata.message_type == MessageType::Response && answer.queries.first().is_none_or(same)
+        let has_failed = !matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
+        answer.metadata.message_type == MessageType::Response && answer.queries.first().map_or(has_failed, same)
     }
 }
 

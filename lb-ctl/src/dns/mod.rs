@@ -174,6 +174,9 @@ impl Dns {
 
     /// Reads the node's resolv.conf again, if it counts: it is another one in another network.
     pub fn find_upstream(&mut self) {
+        if self.settings.addresses.is_empty() {
+            return;
+        }
         let named = if self.settings.upstream.is_empty() {
             resolv_conf::servers(&fs::read_to_string(resolv_conf::PATH).unwrap_or_default())
         } else {
