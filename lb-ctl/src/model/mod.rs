@@ -18,7 +18,7 @@ mod view;
 
 pub use balancing::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 pub use endpoint::{EndpointSource, EndpointView};
-pub use frontend::{Frontend, FrontendKind, Place};
+pub use frontend::{Frontend, FrontendKind, Place, Policy};
 pub use host::{Host, HostPort};
 pub use view::{PortView, ServiceView};
 
