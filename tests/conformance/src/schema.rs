@@ -1,6 +1,6 @@
-//! Cases as files hold them: `flows/v1`, `probes/v1` and `conntrack/v1`. Strict, so that no word of a case is overlooked.
+//! Cases as files hold them: `flows/v1`, `probes/v1` and `conntrack/v1`; those of `dns/v1` are in [`crate::names`]. Strict, so that no word of a case is overlooked.
 
-use crate::validation;
+use crate::{names, validation};
 use anyhow::{Context, bail, ensure};
 use lb_ctl::objects::{Key, Kind, ObjectId};
 use serde::Deserialize;
@@ -12,8 +12,8 @@ use std::path::Path;
 
 /// The schemas that are run. They share their cases' layout, and differ in what they ask.
 const SCHEMAS: [&str; 3] = ["flows/v1", "probes/v1", "conntrack/v1"];
-/// Schemas of parts that are not there yet, with the name of their lists of questions.
-const NOT_YET: [(&str, &[&str]); 1] = [("dns/v1", &["queries"])];
+/// The schema of questions to the DNS server.
+const NAMES: &str = "dns/v1";
 
 /// A file of cases.
 #[derive(Debug, Deserialize)]
@@ -50,8 +50,8 @@ pub enum Read {
     Cases(File),
     /// Cases of admission, which need no node.
     Validation(validation::File),
-    /// A schema that is not supported yet, and how much the file asks.
-    NotYet(&'static str, usize),
+    /// Cases of names.
+    Names(names::File),
 }
 
 /// One case.
@@ -415,29 +415,14 @@ impl Read {
         let text = std::fs::read_to_string(path)?;
         let root: Value = serde_yaml::from_str(&text)?;
         let schema = root.get("schema").and_then(Value::as_str).context("it names no `schema`")?;
-        if let Some((schema, lists)) = NOT_YET.iter().find(|(name, _)| *name == schema) {
-            return Ok(Self::NotYet(schema, count(&root, lists)));
+        if schema == NAMES {
+            return Ok(Self::Names(serde_yaml::from_value(root)?));
         }
         if schema == validation::SCHEMA {
             return Ok(Self::Validation(serde_yaml::from_value(root)?));
         }
-        ensure!(SCHEMAS.contains(&schema), "its schema {schema} is not known: {} are", SCHEMAS.join(", "));
+        ensure!(SCHEMAS.contains(&schema), "its schema {schema} is not known: {} and {NAMES} are", SCHEMAS.join(", "));
         Ok(Self::Cases(serde_yaml::from_value(root)?))
-    }
-}
-
-/// How many questions a file asks: the members of all lists of these names.
-fn count(value: &Value, lists: &[&str]) -> usize {
-    match value {
-        Value::Mapping(fields) => {
-            let of_field = |(name, value): (&Value, &Value)| match (name.as_str(), value) {
-                (Some(name), Value::Sequence(members)) if lists.contains(&name) => members.len(),
-                _ => count(value, lists),
-            };
-            fields.iter().map(of_field).sum()
-        }
-        Value::Sequence(members) => members.iter().map(|member| count(member, lists)).sum(),
-        _ => 0,
     }
 }
 
@@ -597,11 +582,5 @@ mod tests {
         let case = case(&format!("id: x\nlevel: informative\nflows:\n- {FLOW}\n  expect: {{verdict: drop}}")).unwrap();
         assert_eq!(case.steps().map(|step| step.flows.len()).collect::<Vec<_>>(), [1]);
         assert_eq!(case.level_of(Some(Level::Must)), Level::Informative);
-    }
-
-    #[test]
-    fn what_is_not_supported_yet_is_counted() {
-        let dns = serde_yaml::from_str("groups: [{queries: [1, 2]}, {steps: [{queries: [3]}]}]").unwrap();
-        assert_eq!(count(&dns, &["queries"]), 3);
     }
 }

@@ -70,7 +70,14 @@ fn programs_that_pass_everything_fail_everything_else() {
     let (mut met, mut all) = (0, 0);
     for file in run::files(&[here("fixtures")]).expect("fixtures") {
         let file: Value = serde_yaml::from_str(&fs::read_to_string(file).expect("a file")).expect("YAML");
-        let cases = file["cases"].as_sequence().expect("cases");
+        // Questions are answered by the daemon, whatever the programs do.
+        let names = file["groups"].as_sequence().into_iter().flatten();
+        let queries = names.flat_map(|group| group["steps"].as_sequence().into_iter().flatten().chain([group]));
+        let queries = queries.flat_map(|step| step["queries"].as_sequence().into_iter().flatten());
+        let musts = queries.filter(|query| query["level"] == "must").count();
+        let lookups = file["search_expansion"]["cases"].as_sequence().map_or(0, Vec::len);
+        (met, all) = (met + musts + lookups, all + musts + lookups);
+        let cases = file["cases"].as_sequence().cloned().unwrap_or_default();
         if file["schema"] == validation::SCHEMA {
             let count = cases.iter().filter(|case| case["level"].is_null()).count();
             (met, all) = (met + count, all + count);
@@ -102,12 +109,11 @@ fn a_word_that_is_not_of_the_schema_is_named_and_spoils_its_case_alone() {
     let bad = good.replace("good", "bad").replace("port: 1", "prot: 1");
     let text = format!("{{schema: flows/v1, defaults: {{env: {env}}}, cases: [{bad}, {good}]}}");
     fs::write(&path, text).expect("a file");
-    fs::write(directory.path().join("later.yaml"), "{schema: dns/v1, queries: [{}, {}]}").expect("a file");
     let files = run::files(&[directory.path().to_owned()]).expect("files");
     let report = run::run(&files, binary(), Under::Test).expect("a node");
     assert_eq!(report.passed, ["odd.yaml good: n"]);
     let (name, why) = report.failed.first_key_value().expect("a failure");
-    assert_eq!((name.as_str(), report.failed.len(), report.skipped), ("odd.yaml bad", 1, 2));
+    assert_eq!((name.as_str(), report.failed.len(), report.skipped), ("odd.yaml bad", 1, 0));
     assert!(why.contains("unknown field `prot`"), "{why}");
 }
 
