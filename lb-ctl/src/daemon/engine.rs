@@ -386,8 +386,9 @@ impl Engine {
                     warn!(setting, "changed in the configuration, but takes effect only with a restart");
                 }
                 if self.config.load_balancer_pools != new.load_balancer_pools {
-                    let messages = self.store.offer(new.load_balancer_pools.clone());
-                    messages.iter().for_each(|message| warn!("{message}"));
+                    for message in self.store.offer(new.load_balancer_pools.clone()) {
+                        warn!("{message}");
+                    }
                     self.config.load_balancer_pools = new.load_balancer_pools;
                 }
                 self.interfaces.set_specs(new.interfaces.clone());

@@ -107,7 +107,9 @@ impl Readiness {
             if plans.is_empty() && refused.is_empty() {
                 self.watches.remove(key);
             } else if self.watches.get(key).is_none_or(|watch| watch.plans != plans || watch.refused != refused) {
-                refused.iter().for_each(|why| warn!("pod {key}: {why}"));
+                for why in &refused {
+                    warn!("pod {key}: {why}");
+                }
                 let watch = self.watch(key, plans, refused);
                 self.watches.insert(key.clone(), watch);
             }

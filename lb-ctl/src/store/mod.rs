@@ -144,12 +144,13 @@ impl Store {
                 continue;
             }
             let key = service.metadata.key();
-            let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let joined =
+                |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let now = match service.load_balancer_addresses().as_slice() {
                 [] => "it waits for another".to_owned(),
-                addresses => format!("it has {} now", list(addresses)),
+                addresses => format!("it has {} now", joined(addresses)),
             };
-            let lost = list(&lost);
+            let lost = joined(&lost);
             messages.push(format!("service/{key} gave up {lost}, which its address pools do not have any more: {now}"));
             let object = Object::Service(Arc::new(service));
             self.waiting.extend(waits(&object));
