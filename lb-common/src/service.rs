@@ -15,6 +15,8 @@ pub struct Owned {
 impl Owned {
     /// The id shared by all addresses of the node itself, where only allocated node ports are ours.
     pub const NODE_ID: u32 = 0;
+    /// In place of an id: the address is not ours.
+    pub const NOBODY: u32 = u32::MAX;
 
     /// The record of an address with this id.
     pub const fn new(id: u32) -> Self {

@@ -69,7 +69,7 @@ where
         Ok(mut wire) => {
             let mut verdict = look_up(packet, tables, env, &mut wire);
             if verdict.action == Action::Open {
-                verdict = open_flow(packet, tables, env, &wire);
+                verdict = open_flow(packet, tables, env, &wire, verdict.ifindex);
             }
             if verdict.action == Action::Lend {
                 verdict = lend_source(tables, env, &wire);
@@ -169,17 +169,28 @@ pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
     leaves_translated == (E::HOOK == Hook::Egress)
 }
 
-/// Whether a packet between these addresses can be of a flow, or open one ([`lb_common::gate`]).
+/// Whether the address can be ours, or a backend's ([`lb_common::gate`]).
 #[inline(always)]
-fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
-    let is_open = |address: &A| {
-        let Place { word, bit } = Place::of(address.words());
-        tables.gate(word) & bit != 0
-    };
-    is_open(&key.dst) || is_open(&key.src)
+fn is_open<A: Address, T: Tables>(tables: &T, address: &A) -> bool {
+    let Place { word, bit } = Place::of(address.words());
+    tables.gate(word) & bit != 0
 }
 
-/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
+/// Whether a packet between these addresses can be of a flow, or open one.
+#[inline(always)]
+fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
+    is_open(tables, &key.dst) || is_open(tables, &key.src)
+}
+
+/// The id of a client's address if that is ours, else [`Owned::NOBODY`]. The gate is closed for nearly every client, and it is
+/// small; the table costs a look into memory for each of them. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn owner<A: Address, T: Tables + AddressTables<A>>(tables: &T, address: &A) -> u32 {
+    if is_open(tables, address) { tables.owned(address).unwrap_or(Owned::NOBODY) } else { Owned::NOBODY }
+}
+
+/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us, for
+/// the owned address whose id stands in place of the interface.
 #[inline(always)]
 fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &mut Wire<A>) -> Verdict
 where
@@ -213,10 +224,12 @@ where
     if wire.is_later() {
         return leave::<A, P, T, E>(packet, tables, env, Reason::Fragment);
     }
-    if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
-        return Verdict::pass(Reason::NotOurs);
+    match tables.owned(&wire.key.dst) {
+        Some(owned) if E::HOOK != Hook::Egress => {
+            Verdict { ifindex: owned, action: Action::Open, reason: Reason::NotOurs }
+        }
+        _ => Verdict::pass(Reason::NotOurs),
     }
-    Verdict { ifindex: 0, action: Action::Open, reason: Reason::NotOurs }
 }
 
 /// A packet of a flow that is known and stands.
@@ -267,9 +280,10 @@ where
     finish(packet, tables, env, wire, flow, asks, reason)
 }
 
-/// The first packet of a flow, to an address of ours: who gets it, and by which way. What is decided stands in the working memory.
+/// The first packet of a flow, to the address of ours that has the id `owned`: who gets it, and by which way. What is decided
+/// stands in the working memory.
 #[inline(never)]
-fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>) -> Verdict
+fn open_flow<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &Wire<A>, owned: u32) -> Verdict
 where
     P: Packet,
     A: Address + packet::Wire,
@@ -281,9 +295,6 @@ where
         return Verdict::pass(Reason::NotOurs);
     }
     let key = &wire.key;
-    let Some(owned) = tables.owned(&key.dst) else {
-        return Verdict::pass(Reason::NotOurs);
-    };
     let service_key = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
     let Some(service) = tables.service(&service_key) else {
         // On an address of the node itself, every other port is the host's.
@@ -296,8 +307,8 @@ where
     // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
     // the node's own addresses.
     let is_host = device.flags & Device::HOST != 0;
-    let source = tables.owned(&key.src);
-    let may_be = source.is_none() || (is_host && source == Some(Owned::NODE_ID));
+    let source = owner(tables, &key.src);
+    let may_be = source == Owned::NOBODY || (is_host && source == Owned::NODE_ID);
     if key.src.is_martian() || !may_be {
         return Verdict::drop(Reason::MartianSource);
     }
@@ -313,7 +324,7 @@ where
     let mut chosen = pick::place(hash, u32::from(set.count()));
     if affinity::is_kept(service) {
         // The node is one client, by whichever of its addresses, and at its sockets too.
-        if source == Some(Owned::NODE_ID) {
+        if source == Owned::NODE_ID {
             affinity::write_namespace(service, settings.netns_cookie, client);
         } else {
             affinity::write_client(service, &key.src, client);
@@ -340,12 +351,11 @@ where
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
-    flow.hop = NextHop::default();
-    flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
+    flow.hop.renew(0, packet.load(MAC_END_OFFSET).unwrap_or_default());
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
     // forwards to a Service for others.
-    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source.is_some());
+    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source != Owned::NOBODY);
     if is_host {
         flow.hop.flags = NextHop::HOST;
     }
@@ -474,10 +484,10 @@ where
     if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
-    flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
+    flow.hop.renew(fixed, came_to);
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
-    let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
-    if fixed & NextHop::HOST != 0 && is_home {
+    let is_home = || flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
+    if fixed & NextHop::HOST != 0 && is_home() {
         flow.hop.flags |= NextHop::PAIR;
         return match tables.settings() {
             Some(Settings { host, .. }) if host.ifindex != 0 => {

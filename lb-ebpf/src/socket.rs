@@ -130,7 +130,7 @@ fn conclude<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer, re
 #[inline(always)]
 fn to_backend<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Peer, connects: bool) -> Reason {
     let owned = owner(socket, tables, asked);
-    if owned == NOBODY {
+    if owned == Owned::NOBODY {
         return Reason::NotOurs;
     }
     let Some(service) = tables.service(&service_key(owned, asked)) else {
@@ -168,9 +168,6 @@ fn to_cluster_address<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, as
     }
 }
 
-/// The id of an address that is not ours.
-const NOBODY: u32 = u32::MAX;
-
 /// The id of the address asked for. Loopback is the node's, for the node's own processes.
 #[inline(always)]
 fn owner<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer) -> u32 {
@@ -180,7 +177,11 @@ fn owner<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer) -> u3
         return Owned::NODE_ID;
     }
     // Resolved where it is found: the verifier does not follow an `Option` that is carried further.
-    if is_v4 { tables.owned(&asked.v4()).unwrap_or(NOBODY) } else { tables.owned(&asked.address).unwrap_or(NOBODY) }
+    if is_v4 {
+        tables.owned(&asked.v4()).unwrap_or(Owned::NOBODY)
+    } else {
+        tables.owned(&asked.address).unwrap_or(Owned::NOBODY)
+    }
 }
 
 /// `127.0.0.0/8`; and the unspecified address, by which Linux also understands the machine itself.

@@ -3,13 +3,17 @@
 mod check;
 mod control;
 mod document;
+mod established;
+mod flood;
 mod manifests;
 mod measure;
 mod node;
+mod opening;
 mod packets;
 mod path;
 mod plot;
 mod report;
+mod scale;
 mod statistics;
 mod targets;
 mod wrapper;
@@ -36,8 +40,6 @@ pub(crate) struct Extent {
     pub(crate) flows: Vec<u32>,
     /// Numbers of Services.
     pub(crate) services: Vec<u32>,
-    /// Flows that the maps are made for.
-    pub(crate) max_flows: u32,
     /// Numbers of Services for the control plane.
     pub(crate) control: Vec<u32>,
     /// Numbers of Services for the whole path.
@@ -75,7 +77,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_parser = flows)]
     flows: Vec<u32>,
     /// Measure only this part.
-    #[arg(long, value_parser = ["packet", "path", "control"])]
+    #[arg(long, value_parser = ["established", "opening", "flood", "scale", "path", "control"])]
     only: Vec<String>,
 }
 
@@ -115,9 +117,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         extent.flows.clone_from(&args.flows);
     }
     let mut report = Report::new(extent.name);
-    if args.wants("packet") {
-        packets(args, &extent, &mut report)?;
-    }
+    packets(args, &extent, &mut report)?;
     if args.wants("control") {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
         control::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
@@ -139,9 +139,21 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 }
 
 fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    // As many entries as the table of confirmed flows has.
-    let wrapper = Wrapper::load(&args.yardsticks, extent.max_flows * 2)?;
-    Bench { wrapper, extent, datapath: args.datapath.as_deref() }.all(&args.lb_ctl, report)
+    let bench =
+        Bench { lb_ctl: &args.lb_ctl, yardsticks: &args.yardsticks, extent, datapath: args.datapath.as_deref() };
+    if args.wants("established") {
+        established::all(&bench, report)?;
+    }
+    if args.wants("opening") {
+        opening::all(&bench, report)?;
+    }
+    if args.wants("flood") {
+        flood::all(&bench, report)?;
+    }
+    if args.wants("scale") && extent.services.len() > 1 {
+        scale::all(&bench, report)?;
+    }
+    Ok(())
 }
 
 /// Measures twice and compares with the committed figures.
@@ -167,10 +179,6 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
 }
 
 impl Extent {
-    /// So that the table of confirmed flows has 2.5 entries for each of the most flows. The same in every run: the size of a
-    /// table shows in the figures.
-    const MAX_FLOWS: u32 = 5 << 17;
-
     fn quick() -> Self {
         Self {
             name: "quick",
@@ -178,7 +186,6 @@ impl Extent {
             packets: 131_072,
             flows: vec![1, 1024, 65_536],
             services: vec![10, 10_000],
-            max_flows: Self::MAX_FLOWS,
             control: vec![0, 1000, 10_000],
             path: vec![10],
             changes: 40,
@@ -192,7 +199,6 @@ impl Extent {
             packets: 262_144,
             flows: vec![1, 1024, 65_536, 524_288],
             services: vec![10, 1000, 10_000, 100_000],
-            max_flows: Self::MAX_FLOWS,
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
             changes: 300,

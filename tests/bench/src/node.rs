@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{io::Write, thread};
 
-use crate::manifests;
+use crate::manifests::{self, BACKEND4, BACKEND6};
 use crate::wrapper::Hook;
 
 /// How long the daemon may take for what it is told.
@@ -75,6 +75,14 @@ impl Node {
         let (uplink, inside) = (links.index("eth0")?, links.index("eth1")?);
         let socket = playground.directory().join("bench.sock");
         Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, inside, playground })
+    }
+
+    /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
+    /// by the other interface.
+    pub(crate) fn route_hot(&self, back: bool) -> anyhow::Result<()> {
+        let (gateway, device) = if back { (CLIENT, "eth0") } else { (NODE2, "eth1") };
+        ip(self.space(), &format!("route replace {BACKEND4}/32 via {} dev {device}", gateway.v4))?;
+        ip(self.space(), &format!("-6 route replace {BACKEND6}/128 via {} dev {device}", gateway.v6))
     }
 
     fn start_daemon(&mut self, max_flows: u32) -> anyhow::Result<()> {
