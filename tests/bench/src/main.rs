@@ -1,5 +1,6 @@
 //! The bench: what lb-ctl costs against yardsticks and peers, in one run on one machine. Run by `cargo xtask bench`.
 
+mod applications;
 mod check;
 mod control;
 mod document;
@@ -13,9 +14,11 @@ mod packets;
 mod path;
 mod plot;
 mod report;
+mod rules;
 mod scale;
 mod statistics;
 mod targets;
+mod tools;
 mod wrapper;
 
 use anyhow::{Context, ensure};
@@ -26,6 +29,7 @@ use std::{fmt, fs};
 
 use crate::packets::Bench;
 use crate::report::Report;
+use crate::tools::Tools;
 use crate::wrapper::Wrapper;
 
 /// How much is measured.
@@ -46,6 +50,8 @@ pub(crate) struct Extent {
     pub(crate) path: Vec<u32>,
     /// How often an endpoint is changed.
     pub(crate) changes: u32,
+    /// Rounds of a second for each application and who is between.
+    pub(crate) application_rounds: u32,
 }
 
 #[derive(Parser)]
@@ -77,7 +83,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_parser = flows)]
     flows: Vec<u32>,
     /// Measure only this part.
-    #[arg(long, value_parser = ["established", "opening", "flood", "scale", "path", "control"])]
+    #[arg(long, value_parser = ["established", "opening", "flood", "scale", "control", "path", "applications"])]
     only: Vec<String>,
 }
 
@@ -117,6 +123,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         extent.flows.clone_from(&args.flows);
     }
     let mut report = Report::new(extent.name);
+    let tools = Tools::of(&args.workspace);
     packets(args, &extent, &mut report)?;
     if args.wants("control") {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
@@ -124,7 +131,10 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     if args.wants("path") {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
-        path::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
+        path::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &mut report)?;
+    }
+    if args.wants("applications") {
+        applications::all(&args.lb_ctl, &tools, &extent, &mut report)?;
     }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
@@ -189,6 +199,7 @@ impl Extent {
             control: vec![0, 1000, 10_000],
             path: vec![10],
             changes: 40,
+            application_rounds: 1,
         }
     }
 
@@ -202,6 +213,7 @@ impl Extent {
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
             changes: 300,
+            application_rounds: 7,
         }
     }
 
