@@ -6,6 +6,7 @@ mod control;
 mod document;
 mod established;
 mod flood;
+mod maglev;
 mod manifests;
 mod measure;
 mod node;
