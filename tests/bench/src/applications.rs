@@ -64,8 +64,8 @@ impl Who {
     }
 }
 
-/// What is measured: its name and unit, and whether `wrk` or `iperf3` does it.
-const WORK: [(&str, &str); 3] =
+/// What is measured, and its unit: the first two by `wrk`, the third by `iperf3`.
+pub(crate) const WORK: [(&str, &str); 3] =
     [("connections", "conn/s"), ("keep-alive requests", "req/s"), ("bulk", "Mbit/s")];
 
 /// Measures all of it.

@@ -22,6 +22,9 @@ const MAX_FLOWS: u32 = 5 << 17;
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     // TCP and UDP share tables, so each has a stage of its own.
     for kinds in [[Kind::Tcp4, Kind::Tcp6], [Kind::Udp4, Kind::Udp6]] {
+        if !kinds[0].is_tcp() && !bench.extent.udp {
+            continue;
+        }
         let mut stage = bench.stage(MAX_FLOWS, 10)?;
         let mut done = 0;
         for flows in bench.extent.flows.clone() {
@@ -87,7 +90,28 @@ fn at(
     let rounds = if flows > 1 << 17 { bench.extent.rounds.div_ceil(3) } else { bench.extent.rounds };
     let measured = measure::rounds(wrapper, &mut members, rounds)?;
     packets::record(&members, &measured, flows, 10, report);
-    Ok(())
+    drop(members);
+    if flows == 1 && is_tcp && hook == Hook::Xdp { two_arms(bench, stage, count, report) } else { Ok(()) }
+}
+
+/// The same packet where it leaves by another interface than it came in by, which takes a call of the kernel's.
+fn two_arms(bench: &Bench<'_>, stage: &mut Stage, count: u32, report: &mut Report) -> anyhow::Result<()> {
+    let Stage { node, wrapper } = stage;
+    node.route_hot(false)?;
+    let (ifindex, hook, packets) = (node.uplink(), Hook::Xdp, Kind::Tcp4.requests(1, Flags::Ack));
+    let yardstick = wrapper.yardstick(hook, "full")?;
+    let verdict = Expected::Verdict(XDP_TX);
+    let full = Member { name: "full", node, hook, program: yardstick, ifindex, packets, count, expected: verdict };
+    let (program, expected) = (node.program(hook, ifindex)?, Expected::All(Reason::Forwarded));
+    let name = "TCP/IPv4 forward, to another interface";
+    let packets = Kind::Tcp4.requests(1, Flags::Ack);
+    let own = Member { name, node, hook, program, ifindex, packets, count, expected };
+    let mut members = [full, own];
+    let measured = measure::rounds(wrapper, &mut members, bench.extent.rounds)?;
+    packets::record(&members, &measured, 1, 10, report);
+    // The first row of this name stands.
+    report.rows.remove(report.rows.len() - 2);
+    node.route_hot(true)
 }
 
 const fn names(kind: Kind) -> [&'static str; 2] {

@@ -43,6 +43,8 @@ pub(crate) struct Extent {
     pub(crate) packets: u32,
     /// Numbers of flows, each a power of two.
     pub(crate) flows: Vec<u32>,
+    /// Whether UDP is measured too.
+    pub(crate) udp: bool,
     /// Numbers of Services.
     pub(crate) services: Vec<u32>,
     /// Numbers of Services for the control plane.
@@ -196,6 +198,7 @@ impl Extent {
             rounds: 5,
             packets: 131_072,
             flows: vec![1, 1024, 65_536],
+            udp: false,
             services: vec![10, 10_000],
             control: vec![0, 1000, 10_000],
             path: vec![10],
@@ -210,6 +213,7 @@ impl Extent {
             rounds: 15,
             packets: 262_144,
             flows: vec![1, 1024, 65_536, 524_288],
+            udp: true,
             services: vec![10, 1000, 10_000, 100_000],
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
@@ -219,7 +223,7 @@ impl Extent {
     }
 
     fn check() -> Self {
-        Self { name: "check", services: vec![10], ..Self::quick() }
+        Self { name: "check", flows: vec![1, 65_536], services: vec![10], ..Self::quick() }
     }
 }
 

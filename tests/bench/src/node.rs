@@ -39,7 +39,6 @@ pub(crate) struct Node {
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
-    inside: u32,
 }
 
 impl Node {
@@ -72,9 +71,9 @@ impl Node {
                 ip(space, &format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent"))?;
             }
         }
-        let (uplink, inside) = (links.index("eth0")?, links.index("eth1")?);
+        let uplink = links.index("eth0")?;
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, inside, playground })
+        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, playground })
     }
 
     /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
@@ -167,11 +166,6 @@ impl Node {
     /// The interface that clients come in by.
     pub(crate) fn uplink(&self) -> u32 {
         self.uplink
-    }
-
-    /// The interface that backends answer by.
-    pub(crate) fn inside(&self) -> u32 {
-        self.inside
     }
 
     /// Runs the CLI.

@@ -17,7 +17,7 @@ use crate::wrapper::{Hook, Packets};
 const FLOWS: u32 = 1024;
 /// What the tables are made for, beside few Services too: their size shows in the figures. The tables of Services have half as
 /// many entries.
-const MAX_FLOWS: u32 = 1 << 18;
+const MAX_FLOWS: u32 = 3 << 17;
 
 /// Measures all numbers of Services, round by round.
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
