@@ -258,7 +258,8 @@ fn http() -> String {
 }
 
 fn stream(endpoint: Ipv4Addr) -> String {
-    let servers = PORTS.map(|port| format!("server {{ listen {port} backlog=4096; proxy_pass {endpoint}:{port}; }}")).join(" ");
+    let servers =
+        PORTS.map(|port| format!("server {{ listen {port} backlog=4096; proxy_pass {endpoint}:{port}; }}")).join(" ");
     format!("stream {{ {servers} }}")
 }
 

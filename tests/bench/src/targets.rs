@@ -113,7 +113,7 @@ fn established(report: &Report, targets: &mut Targets) {
     let tc = |name: &str, flows| report.find(Part::Packet, "TC", name, flows, 10);
     targets.ratio(
         "yardstick against one lookup in an LRU hash, 1 flow (else the run says nothing)",
-        1.9,
+        crate::established::YARDSTICK_LIMIT,
         against(xdp("full", 1), xdp("lru", 1)),
     );
     for (name, what) in [("TCP/IPv4 forward", "forward"), ("TCP/IPv4 reply", "reply")] {
@@ -122,7 +122,9 @@ fn established(report: &Report, targets: &mut Targets) {
             targets.ratio(figure, 1.05, compared(xdp(name, flows)));
             if flows > 1 {
                 let pairs = compared(xdp("pairs", flows));
-                targets.bounded(pairs.map(|(text, ratio)| format!("{text}{ratio:.2} x with two entries of our size a flow")));
+                targets.bounded(
+                    pairs.map(|(text, ratio)| format!("{text}{ratio:.2} x with two entries of our size a flow")),
+                );
             }
         }
     }
