@@ -11,7 +11,6 @@ use crate::{setup, workspace};
 
 /// Flags of `cargo xtask bench`.
 #[derive(clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// Take a minute or two: fewer flows, Services and rounds.
     #[arg(long)]

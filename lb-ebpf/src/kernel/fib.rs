@@ -87,12 +87,10 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
         // SAFETY: this CPU's own copy.
         let neighbour = unsafe { &mut *neighbour };
         neighbour.family = (lookup.head & 0xff) as u32;
-        let address = (&raw mut neighbour.address).cast::<u64>();
-        // SAFETY: the field has room for two words, at any address.
-        unsafe {
-            address.write_unaligned(lookup.destination[0]);
-            address.add(1).write_unaligned(lookup.destination[1]);
-        }
+        // In words, as all of this.
+        let [first, second] = lookup.destination.map(u64::to_ne_bytes);
+        neighbour.address[..8].copy_from_slice(&first);
+        neighbour.address[8..].copy_from_slice(&second);
     }
     match answer {
         // BPF_FIB_LKUP_RET_SUCCESS, _NO_NEIGH (the MACs are then zero)

@@ -148,13 +148,13 @@ impl Contender {
             nginx(tools, server.space(), &directory, "server", &http())?,
             tools.serve(server.space(), "iperf3", &["--server", "--port", &BULK.to_string()])?,
         ];
-        let served = || PORTS.map(|port| served(port, endpoint));
+        let ports = || PORTS.map(|port| served(port, endpoint));
         match who {
             Who::Routing => {}
             Who::Ours => drop(node.cli(&["apply", "-f", "-"], &manifest(endpoint))?),
-            Who::Nftables => tools.feed(node.space(), "nft", &["-f", "-"], &rules::nftables(&served()))?,
+            Who::Nftables => tools.feed(node.space(), "nft", &["-f", "-"], &rules::nftables(&ports()))?,
             Who::Iptables => {
-                tools.feed(node.space(), "iptables-legacy-restore", &[], &rules::iptables(&served()))?;
+                tools.feed(node.space(), "iptables-legacy-restore", &[], &rules::iptables(&ports()))?;
             }
             Who::Haproxy => {
                 let config = directory.join("haproxy.cfg");
@@ -264,13 +264,9 @@ fn stream(endpoint: Ipv4Addr) -> String {
 }
 
 fn haproxy(endpoint: Ipv4Addr) -> String {
-    let mut text = String::from(
-        "global\n maxconn 4096\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n",
-    );
-    for port in PORTS {
-        text += &format!("listen l{port}\n bind :{port}\n server s {endpoint}:{port}\n");
-    }
-    text
+    let defaults = "mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s";
+    let listens = PORTS.map(|port| format!("listen l{port}\n bind :{port}\n server s {endpoint}:{port}\n"));
+    format!("global\n maxconn 4096\ndefaults\n {defaults}\n{}", listens.concat())
 }
 
 /// The Service for us.

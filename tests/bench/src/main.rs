@@ -218,7 +218,7 @@ impl Extent {
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
             changes: 300,
-            application_rounds: 7,
+            application_rounds: 5,
         }
     }
 

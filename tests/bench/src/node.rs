@@ -189,8 +189,8 @@ impl Node {
 
     /// Applies the hot Service and `services` others with `endpoints` endpoints each, and waits until they are in the maps.
     pub(crate) fn fill(&mut self, services: u32, endpoints: u32) -> anyhow::Result<()> {
-        /// A request has a largest size.
-        const AT_ONCE: u32 = 20_000;
+        /// A request has a largest size, and half a minute.
+        const AT_ONCE: u32 = 5_000;
         self.cli(&["apply", "-f", "-"], &manifests::hot())?;
         for first in (0..services).step_by(AT_ONCE as usize) {
             let text = manifests::services(first..(first + AT_ONCE).min(services), endpoints);
