@@ -21,9 +21,9 @@ const MAX_FLOWS: u32 = 3 << 17;
 
 /// Measures all numbers of Services, round by round.
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
-    say(format_args!("Services: {:?}", bench.extent.services));
     let mut stages = Vec::new();
     for services in &bench.extent.services {
+        say(format_args!("a node with {services} Services"));
         let mut stage = bench.stage(MAX_FLOWS, *services)?;
         stage.establish(Kind::Tcp4, 0, FLOWS)?;
         stages.push((*services, stage));
@@ -50,9 +50,10 @@ pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> 
         }
     }
     let mut wrapper = crate::wrapper::Wrapper::load(bench.yardsticks, 1024)?;
+    say("the same packets beside few Services and beside many");
     // Fills the tables of new flows, so that all of them evict.
     measure::rounds(&mut wrapper, &mut members, 1)?;
-    let measured = measure::rounds(&mut wrapper, &mut members, bench.extent.rounds)?;
+    let measured = measure::rounds(&mut wrapper, &mut members, bench.extent.rounds.div_ceil(2))?;
     for ((member, own), services) in members.iter().zip(&measured).zip(numbers) {
         // The first of this name is the one with the fewest Services.
         let fewest = members.iter().position(|other| other.name == member.name).map(|index| &measured[index]);
