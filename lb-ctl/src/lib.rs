@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 mod embedded;
 mod health;
 pub mod host;

@@ -15,6 +15,13 @@ pub fn has_datapath() -> bool {
     is_root() && (lb_ctl::OBJECT.is_some() || left_out("the BPF object is not built: `cargo xtask build` makes it"))
 }
 
+/// Whether a program is installed.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+        || left_out(&format!("`{name}` is not installed: `cargo xtask setup` does that"))
+}
+
 fn left_out(missing: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     assert!(std::env::var_os(REQUIRE_ROOT).is_none(), "{test} cannot do its work: {missing}");

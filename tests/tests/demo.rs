@@ -78,7 +78,16 @@ fn the_demo_passes_and_removes_all_it_made() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("All as promised."), "{said}");
-    for way in ["ClusterIP", "NodePort", "10.96.", "[fd00:96::", "192.0.2.1:30080", "[2001:db8:1::1]:30080"] {
+    for way in [
+        "ClusterIP",
+        "NodePort",
+        "by name",
+        "http://numbers-api/",
+        "10.96.",
+        "[fd00:96::",
+        "192.0.2.1:30080",
+        "[2001:db8:1::1]:30080",
+    ] {
         assert!(said.contains(way), "the table does not show {way}:\n{said}");
     }
     assert_eq!(leftovers(pid), [""; 0]);

@@ -11,7 +11,7 @@ use crate::{build, setup, workspace};
 /// Flags of `cargo xtask conformance`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Files of cases, and directories of such: schemas flows/v1, probes/v1 and conntrack/v1.
+    /// Files of cases, and directories of such: schemas flows/v1, probes/v1, conntrack/v1 and dns/v1.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 }

@@ -29,7 +29,9 @@ pub use catalogue::{Catalogue, Resource};
 pub use client::{Client, ClientError};
 pub use description::{EndpointDescription, PortDescription, ServiceDescription};
 pub use server::{Control, ServeError, Server};
-pub use status::{CounterLine, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status};
+pub use status::{
+    CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
+};
 pub use types::{
     Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Version,

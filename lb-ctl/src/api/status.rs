@@ -36,6 +36,9 @@ pub struct Status {
     /// Sockets of processes.
     #[serde(default)]
     pub socket_lb: SocketStatus,
+    /// The DNS server; absent: it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsStatus>,
     /// Interfaces, managed and waited for.
     pub interfaces: Vec<InterfaceStatus>,
     /// Sources of objects.
@@ -58,6 +61,37 @@ pub struct SocketStatus {
     pub cgroup: Option<String>,
     /// What processes of the node do not reach; empty: they reach everything.
     pub note: String,
+}
+
+/// The DNS server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsStatus {
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// The cluster's domain.
+    pub domain: String,
+    /// Whom it asks for other names.
+    pub upstream: Vec<SocketAddr>,
+    /// What it was asked.
+    pub counters: DnsCounters,
+}
+
+/// Messages and answers of the DNS server since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsCounters {
+    /// Messages by UDP.
+    pub udp: u64,
+    /// Messages by TCP.
+    pub tcp: u64,
+    /// Of all messages, those that ask nothing that can be answered.
+    pub refused: u64,
+    /// Answers from the cluster's own names.
+    pub own: u64,
+    /// Questions for which others were asked.
+    pub forwarded: u64,
+    /// Of these, those that nobody answered.
+    pub failed: u64,
 }
 
 /// One interface.

@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, LentPorts, Status};
+use crate::api::{Client, DnsCounters, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -46,6 +46,17 @@ fn text(status: &Status) -> String {
     let sockets = &status.socket_lb;
     let note = if sockets.note.is_empty() { String::new() } else { format!(" ({})", sockets.note) };
     line("Socket hooks", &format_args!("{}{note}", sockets.cgroup.as_deref().unwrap_or("off")));
+    if let Some(dns) = &status.dns {
+        let DnsCounters { udp, tcp, refused, own, forwarded, failed } = dns.counters;
+        let asked = udp + tcp;
+        line("DNS", &format_args!("{} on {}, others from {}", dns.domain, list(&dns.addresses), list(&dns.upstream)));
+        line(
+            "DNS messages",
+            &format_args!(
+                "{asked} ({tcp} by TCP): {own} answered, {forwarded} forwarded ({failed} failed), {refused} refused"
+            ),
+        );
+    }
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
@@ -97,7 +108,7 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CounterLine, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
+    use crate::api::{CounterLine, DnsStatus, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
 
     #[test]
     fn the_report_says_what_is_attached_and_why_not_better() {
@@ -121,6 +132,12 @@ mod tests {
             path: "direct".to_owned(),
             host_clients: "by lbh0: 10.96.0.0/12 from 192.0.2.10".to_owned(),
             socket_lb: SocketStatus { cgroup: None, note: "the node's own ports are not served".to_owned() },
+            dns: Some(DnsStatus {
+                addresses: vec!["10.244.0.1:53".parse().unwrap()],
+                domain: "cluster.local".to_owned(),
+                upstream: vec!["192.0.2.53:53".parse().unwrap()],
+                counters: DnsCounters { udp: 20, tcp: 2, refused: 1, own: 15, forwarded: 6, failed: 3 },
+            }),
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -161,6 +178,8 @@ mod tests {
         Host clients:   by lbh0: 10.96.0.0/12 from 192.0.2.10
         Datapath:       taken over from an earlier daemon
         Socket hooks:   off (the node's own ports are not served)
+        DNS:            cluster.local on 10.244.0.1:53, others from 192.0.2.53:53
+        DNS messages:   22 (2 by TCP): 15 answered, 6 forwarded (3 failed), 1 refused
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE

@@ -12,6 +12,7 @@ use super::{Config, Error, config, flows};
 use crate::api::{Catalogue, Failure};
 use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
+use crate::dns::Dns;
 use crate::health::{self, Health};
 use crate::host::{self, HostView};
 use crate::image::Withdrawn;
@@ -58,6 +59,7 @@ impl ByHand {
         let (_, commands) = mpsc::channel(1);
         let (withdrawn, withdrawn_receiver) = mpsc::unbounded_channel();
         let (catalogue, _) = watch::channel(Catalogue::default());
+        let dns = Dns::new(config.dns.clone(), runtime.handle().clone());
         let parts = Parts {
             config,
             origin: config::Origin::default(),
@@ -67,6 +69,7 @@ impl ByHand {
             host: host_receiver,
             host_clients,
             health: Health::new(runtime.handle().clone()),
+            dns,
             route_to: |address| host::route_to(address).unwrap_or_default(),
             sources,
             updates,

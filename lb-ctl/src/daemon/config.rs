@@ -1,11 +1,14 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
+use super::name_server::NameServer;
 use super::options::{
     DetectLocal, HealthzAddress, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange,
 };
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::dns;
 use crate::image::maglev;
+use crate::manifest::rules::names;
 use crate::model::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 use crate::objects::Algorithm;
 use ipnet::IpNet;
@@ -13,7 +16,7 @@ use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +79,8 @@ pub struct Config {
     pub snat_addresses: Vec<IpAddr>,
     /// Where the proxy's own health is told.
     pub healthz_address: HealthzAddress,
+    /// The DNS server.
+    pub dns: dns::Settings,
     /// Where the bpf file system is.
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
@@ -182,6 +187,12 @@ impl Config {
             options.nodeport_addresses
         };
         check_snat_addresses(&options.snat_addresses)?;
+        let dns = dns::Settings {
+            addresses: check_dns(&options.dns)?,
+            domain: options.cluster_domain.as_deref().map_or_else(|| Ok(dns::Domain::default()), check_domain)?,
+            upstream: options.dns_upstream.iter().map(|server| server.0).collect(),
+            networks: service_cidrs.clone(),
+        };
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
             interfaces: options.interfaces,
@@ -203,6 +214,7 @@ impl Config {
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             healthz_address: options.healthz_address.unwrap_or_default(),
+            dns,
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
             state_file: state_dir.join(format!("{instance}.json")),
@@ -233,6 +245,9 @@ impl Config {
             ("path", self.path != new.path),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
+            ("dns", self.dns.addresses != new.dns.addresses),
+            ("clusterDomain", self.dns.domain != new.dns.domain),
+            ("dnsUpstream", self.dns.upstream != new.dns.upstream),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
             ("stateDir", self.state_file != new.state_file),
@@ -272,6 +287,14 @@ impl fmt::Display for Config {
             writeln!(f, "snatAddresses: {addresses}")?;
         }
         writeln!(f, "healthzAddress: {}", self.healthz_address)?;
+        let servers = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !self.dns.addresses.is_empty() {
+            writeln!(f, "dns:           {}", servers(&self.dns.addresses))?;
+            writeln!(f, "clusterDomain: {}", self.dns.domain)?;
+        }
+        if !self.dns.upstream.is_empty() {
+            writeln!(f, "dnsUpstream:   {}", servers(&self.dns.upstream))?;
+        }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
         write!(f, "state file:    {}", self.state_file.display())
@@ -339,6 +362,31 @@ fn check_snat_addresses(addresses: &[IpAddr]) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+fn check_dns(addresses: &[NameServer]) -> Result<Vec<SocketAddr>, ConfigError> {
+    let setting = "--dns (dns)";
+    for (index, address) in addresses.iter().enumerate() {
+        if address.0.ip().is_unspecified() {
+            let message = format!(
+                "{address} stands for all addresses, and answers would come from another one than was \
+                                   asked: name each address that is to be asked"
+            );
+            return Err(invalid(setting, message));
+        }
+        if addresses[..index].contains(address) {
+            return Err(invalid(setting, format!("{address} is named twice: name it once")));
+        }
+    }
+    Ok(addresses.iter().map(|address| address.0).collect())
+}
+
+fn check_domain(text: &str) -> Result<dns::Domain, ConfigError> {
+    let is_name = names::dns_subdomain(text.strip_suffix('.').unwrap_or(text)).is_ok();
+    dns::Domain::parse(text).filter(|_| is_name).ok_or_else(|| {
+        let message = format!("`{text}` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
+        invalid("--cluster-domain (clusterDomain)", message)
+    })
 }
 
 fn read(path: &Path) -> Result<Options, ConfigError> {
@@ -416,13 +464,16 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nbpffs: /b\nmaxFlows: 2048\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
              stateDir: /d\nlogLevel: debug\nlogFormat: json\n",
         )
         .unwrap();
         assert_eq!(options.node_port_range, Some(PortRange { first: 1, last: 2 }));
         let config = Config::resolve(options).unwrap();
         assert_eq!(config.snat_addresses.len(), 2);
+        assert_eq!(config.dns.addresses, ["10.0.0.1:53".parse().unwrap()]);
+        assert_eq!(config.dns.domain.to_string(), "k8s.example");
+        assert_eq!(config.dns.upstream, ["192.0.2.1:5353", "[fd00::1]:53"].map(|text| text.parse().unwrap()));
         assert_eq!(config.manifests, Some(PathBuf::from("/m")));
         assert_eq!(config.socket_lb, Some(PathBuf::from("/c")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
@@ -447,10 +498,11 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
+        insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"config.yaml:1:1: `here` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
     }
 
@@ -481,6 +533,15 @@ mod tests {
         insta::assert_snapshot!(
             refuse(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "192.0.2.4", "192.0.2.5"]),
             @"--snat-address (snatAddresses): 192.0.2.5 is one too many: at most 4 of each family are lent");
+    }
+
+    #[test]
+    fn a_dns_server_that_cannot_be_is_refused() {
+        let refuse = |text: &str| Config::resolve(file(text).unwrap().or(minimal())).unwrap_err().to_string();
+        insta::assert_snapshot!(refuse("dns: 0.0.0.0"), @"--dns (dns): 0.0.0.0:53 stands for all addresses, and answers would come from another one than was asked: name each address that is to be asked");
+        insta::assert_snapshot!(refuse("dns: [10.0.0.1, '10.0.0.1:53']"), @"--dns (dns): 10.0.0.1:53 is named twice: name it once");
+        insta::assert_snapshot!(refuse("clusterDomain: a..b"), @"--cluster-domain (clusterDomain): `a..b` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
+        insta::assert_snapshot!(refuse("clusterDomain: Cluster"), @"--cluster-domain (clusterDomain): `Cluster` is no domain of a cluster: write a lower-case DNS name such as cluster.local, of at most 119 characters");
     }
 
     #[test]

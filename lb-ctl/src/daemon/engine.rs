@@ -12,6 +12,7 @@ use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
 use super::{Config, Error, config, memory, notify};
 use crate::api::Catalogue;
+use crate::dns::Dns;
 use crate::health::Health;
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
@@ -49,6 +50,8 @@ pub(super) struct Parts {
     pub(super) host_clients: HostClients,
     /// What load balancers and supervisors ask.
     pub(super) health: Health,
+    /// Tells the names of Services.
+    pub(super) dns: Dns,
     /// Asks the kernel for the route to an address.
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -68,6 +71,7 @@ pub(super) struct Engine {
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
+    pub(super) dns: Dns,
     route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
@@ -121,6 +125,7 @@ impl Engine {
             host,
             host_clients,
             health,
+            dns,
             route_to,
             sources,
             updates,
@@ -138,6 +143,7 @@ impl Engine {
             host,
             host_clients,
             health,
+            dns,
             route_to,
             sources,
             updates,
@@ -198,7 +204,8 @@ impl Engine {
     fn next_wake(&self) -> Instant {
         let retry = self.progress.retry.map(|(when, _)| when);
         let retries = [retry, self.interfaces.next_retry(), self.host_clients.next_retry(), self.health.next_retry()];
-        let times = retries.into_iter().chain([self.progress.next_look, self.balancer.next_expiry()]);
+        let retries = retries.into_iter().chain([self.dns.next_retry()]);
+        let times = retries.chain([self.progress.next_look, self.balancer.next_expiry()]);
         let soonest = times.flatten().min().unwrap_or_else(|| Instant::now() + REGULAR);
         // Whatever is due already is done now, but never without a breath in between.
         soonest.max(Instant::now() + Duration::from_millis(10))
@@ -212,6 +219,7 @@ impl Engine {
             self.progress.next_look = Some(now + REGULAR);
             self.balancer.forget_routes();
             self.host_clients.look_again();
+            self.dns.find_upstream();
             self.sources.look_after();
             self.store.save_again();
         }
@@ -232,6 +240,7 @@ impl Engine {
         let now = self.now();
         self.health.waits(now);
         self.health.answer_at(self.config.healthz_address.0, now);
+        self.dns.listen(now);
         let own_node = self.store.snapshot().nodes.get(&Key::new("", &self.config.node_name)).cloned();
         self.health.set_leaving(own_node.is_some_and(|node| node.is_leaving()));
         let host = Arc::clone(&self.host.borrow_and_update());
@@ -253,7 +262,10 @@ impl Engine {
         if !self.store.is_synced() {
             return self.health.is_starting();
         }
-        if let Err(error) = self.fill() {
+        let filled = self.fill();
+        // Names come after what they lead to; but maps that cannot be filled do not hold them up.
+        self.dns.follow(&self.store.snapshot().namespaces, self.balancer.views());
+        if let Err(error) = filled {
             return self.failed(&error);
         }
         let services = &self.store.snapshot().services;

@@ -19,6 +19,7 @@ mod host_clients;
 mod interfaces;
 pub mod logging;
 mod memory;
+pub mod name_server;
 mod node;
 mod notify;
 pub mod options;
@@ -33,6 +34,7 @@ pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 
 use crate::api::{ServeError, Server};
 use crate::datapath::{self, Datapath};
+use crate::dns::Dns;
 use crate::health::Health;
 use crate::maps::MapError;
 use crate::{host, source, store};
@@ -142,6 +144,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
+    let dns = Dns::new(config.dns.clone(), runtime::Handle::current());
     let parts = Parts {
         config,
         origin,
@@ -151,6 +154,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         host,
         host_clients,
         health: Health::new(runtime::Handle::current()),
+        dns,
         route_to: |address| host::route_to(address).unwrap_or_default(),
         sources,
         updates,

@@ -1,6 +1,7 @@
 //! The daemon's settings as typed: on the command line, or in the configuration file. One struct for both, so that a
 //! setting is declared once. What they mean together is [`super::Config`].
 
+use super::name_server::{NameServer, one_or_more};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use crate::objects::Algorithm;
@@ -101,6 +102,18 @@ pub struct Options {
     /// Where the proxy's own health is told by HTTP, on /healthz and /livez; empty: nowhere [default: 127.0.0.1:10256]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub healthz_address: Option<HealthzAddress>,
+    /// Address on which names of Services are told by DNS, port 53 unless given; repeatable [default: none]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub dns: Vec<NameServer>,
+    /// Domain of these names [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Server that is asked for all other names; repeatable, the first that answers counts
+    /// [default: those in /etc/resolv.conf]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub dns_upstream: Vec<NameServer>,
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -150,6 +163,9 @@ impl Options {
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),
             healthz_address: self.healthz_address.or(weaker.healthz_address),
+            dns: if self.dns.is_empty() { weaker.dns } else { self.dns },
+            cluster_domain: self.cluster_domain.or(weaker.cluster_domain),
+            dns_upstream: if self.dns_upstream.is_empty() { weaker.dns_upstream } else { self.dns_upstream },
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),
             state_dir: self.state_dir.or(weaker.state_dir),

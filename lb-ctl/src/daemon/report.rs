@@ -28,6 +28,7 @@ impl Engine {
         }
         problems.extend(self.balancer.problems());
         problems.extend(self.health.problems());
+        problems.extend(self.dns.problems());
         let counters = match self.balancer.maps().reasons() {
             Ok(counts) => counts
                 .iter()
@@ -65,6 +66,7 @@ impl Engine {
             socket_lb: self.socket_lb(),
             // Told with the fullness of the flow tables, by others too.
             lent_ports: None,
+            dns: self.dns.status(),
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),

@@ -64,6 +64,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         source: EndpointSource::Pods,
         balancing: Balancing::default(),
         ports: vec![port],
+        hosts: Vec::new(),
         problems: Vec::new(),
         key,
     }

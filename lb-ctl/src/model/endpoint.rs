@@ -1,5 +1,6 @@
 //! An endpoint: one address and port behind a service port, and where it was learned from.
 
+use super::host::Host;
 use crate::objects::{DEFAULT_WEIGHT, IpFamily, ObjectId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -106,6 +107,8 @@ pub(super) struct Gathered {
     pub(super) source: EndpointSource,
     /// One list for each port of the Service, in the order of its ports.
     pub(super) ports: Vec<Vec<EndpointView>>,
+    /// Published endpoints, as far as they have names: those of a headless Service, and those that were given one.
+    pub(super) hosts: Vec<Host>,
     /// What a person should know.
     pub(super) problems: Vec<String>,
 }

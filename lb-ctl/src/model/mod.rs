@@ -9,6 +9,7 @@ mod choice;
 mod collision;
 mod endpoint;
 mod frontend;
+mod host;
 mod pods;
 mod problem;
 mod slices;
@@ -18,6 +19,7 @@ mod view;
 pub use balancing::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 pub use endpoint::{EndpointSource, EndpointView};
 pub use frontend::{Frontend, FrontendKind, Place, Policy};
+pub use host::{Host, HostPort};
 pub use view::{PortView, ServiceView};
 
 use crate::objects::{Key, Objects, Table};

@@ -1,6 +1,7 @@
 //! Endpoints from Pods that match the Service's selector, as Kubernetes' endpoint slice controller makes them.
 
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
+use super::host::{Host, HostPort};
 use super::problem;
 use super::{NodeView, balancing};
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Pod, Service, ServicePort};
@@ -18,6 +19,7 @@ pub(super) fn gather(
     let publish_not_ready = service.spec.publish_not_ready_addresses == Some(true);
     let mut sets: Vec<EndpointSet> = service.spec.ports.iter().map(|_| EndpointSet::default()).collect();
     let mut unusable = Unusable::new(service.spec.ports.len());
+    let mut hosts = Vec::new();
     let mut ready_pods = 0;
     for pod in pods {
         let state = State::of(pod, publish_not_ready);
@@ -33,6 +35,9 @@ pub(super) fn gather(
             unusable.no_address.push(pod.metadata.name.clone());
         }
         addresses.retain(|address| families.contains(&IpFamily::of(*address)));
+        if state.ready {
+            hosts.extend(self::hosts(service, pod, &addresses));
+        }
         for (index, port) in service.spec.ports.iter().enumerate() {
             match target_port(port, pod) {
                 Some(number) => addresses.iter().for_each(|address| {
@@ -53,7 +58,23 @@ pub(super) fn gather(
     }
     unusable.tell(service, &mut problems);
     let ports = sets.into_iter().map(EndpointSet::into_endpoints).collect();
-    Gathered { source: EndpointSource::Pods, ports, problems }
+    Gathered { source: EndpointSource::Pods, ports, hosts, problems }
+}
+
+/// A published pod as DNS names it. Its name counts below the Service that it says, as the endpoint slice controller has it.
+fn hosts(service: &Service, pod: &Pod, addresses: &[IpAddr]) -> Vec<Host> {
+    let is_of_service = pod.spec.subdomain.as_ref() == Some(&service.metadata.name);
+    let name = pod.spec.hostname.clone().filter(|name| is_of_service && !name.is_empty());
+    if name.is_none() && !service.is_headless() {
+        return Vec::new();
+    }
+    let named = service.spec.ports.iter().filter_map(|port| {
+        let name = port.name.clone().filter(|name| !name.is_empty())?;
+        Some(HostPort { name, protocol: port.protocol, port: target_port(port, pod)? })
+    });
+    let ports: Arc<[HostPort]> = named.collect();
+    let host = |address: &IpAddr| Host { name: name.clone(), address: *address, ports: Arc::clone(&ports) };
+    addresses.iter().map(host).collect()
 }
 
 /// A pod's conditions as an endpoint's.

@@ -5,6 +5,7 @@
 //! not ready.
 
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
+use super::host::{Host, HostPort};
 use super::problem;
 use super::{NodeView, balancing};
 use crate::objects::{
@@ -14,7 +15,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The endpoints of `service` from its slices, of which there is at least one. `pods` are those that its selector matches.
-pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>], node: &NodeView) -> Gathered {
+pub(super) fn gather(
+    service: &Service,
+    slices: &[&Arc<EndpointSlice>],
+    pods: &[Arc<Pod>],
+    node: &NodeView,
+) -> Gathered {
     let mut problems = bad_addresses(slices);
     let mut ports = Vec::with_capacity(service.spec.ports.len());
     for port in &service.spec.ports {
@@ -45,7 +51,36 @@ pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], pods: &[A
         let endpoints = problem::counted(count, "endpoint");
         problems.push(format!("the EndpointSlices of the Service hold {endpoints}, but none is ready"));
     }
-    Gathered { source: EndpointSource::Slices, ports, problems }
+    let hosts = slices.iter().flat_map(|slice| hosts(service, slice)).collect();
+    Gathered { source: EndpointSource::Slices, ports, hosts, problems }
+}
+
+/// The published endpoints of a slice that have names, with all of their addresses.
+fn hosts(service: &Service, slice: &EndpointSlice) -> Vec<Host> {
+    let publish = service.spec.publish_not_ready_addresses == Some(true);
+    let has_name = |endpoint: &&Endpoint| service.is_headless() || endpoint.hostname.is_some();
+    let is_published = |endpoint: &&Endpoint| publish || endpoint.conditions.ready.unwrap_or(true);
+    let mut published = slice.endpoints.iter().filter(is_published).filter(has_name).peekable();
+    if published.peek().is_none() {
+        return Vec::new();
+    }
+    let named = slice.ports.iter().filter_map(|port| {
+        let (name, number) = (port.name.clone().filter(|name| !name.is_empty())?, port.port?);
+        Some(HostPort { name, protocol: port.protocol, port: u16::try_from(number).ok()? })
+    });
+    let ports: Arc<[HostPort]> = named.collect();
+    let of_type = |address: &IpAddr| address.is_ipv4() == (slice.address_type == AddressType::IPv4);
+    let host = |endpoint: &Endpoint, address| Host {
+        name: endpoint.hostname.clone().filter(|name| !name.is_empty()),
+        address,
+        ports: Arc::clone(&ports),
+    };
+    published
+        .flat_map(|endpoint| {
+            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse().ok()).filter(of_type);
+            addresses.map(|address| host(endpoint, address)).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// The number that the slice gives to a port of the Service.
@@ -62,7 +97,7 @@ fn address(address_type: AddressType, endpoint: &Endpoint) -> Option<IpAddr> {
     (address.is_ipv4() == (address_type == AddressType::IPv4)).then_some(address)
 }
 
-fn bad_addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
+fn bad_addresses(slices: &[&Arc<EndpointSlice>]) -> Vec<String> {
     let mut problems = Vec::new();
     for slice in slices {
         for endpoint in &slice.endpoints {

@@ -2,8 +2,7 @@
 //! is compared with every pod, nor anything with what has not changed.
 
 use crate::objects::{
-    AddressType, EndpointSlice, HEADLESS_LABEL, Key, Labels, Objects, PROXY_NAME_LABEL, Pod, SERVICE_NAME_LABEL,
-    Service, Table, differences,
+    AddressType, EndpointSlice, Key, Labels, Objects, Pod, SERVICE_NAME_LABEL, Service, Table, differences,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,8 +20,7 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// The Service's slices in order of name. Those of names (`addressType: FQDN`) and those labelled for another proxy
-    /// are left out.
+    /// The Service's slices in order of name. Those of names (`addressType: FQDN`) are left out.
     pub(super) fn slices(&self, service: &Key) -> &[Arc<EndpointSlice>] {
         self.slices.of(service)
     }
@@ -130,9 +128,7 @@ fn labels(namespace: &str, labels: &Labels) -> impl Iterator<Item = Label> {
 /// The Service that a slice is of, by its label.
 fn service_of(slice: &EndpointSlice) -> Option<Key> {
     let labels = &slice.metadata.labels;
-    let is_left_out = slice.address_type == AddressType::FQDN
-        || [PROXY_NAME_LABEL, HEADLESS_LABEL].iter().any(|label| labels.contains_key(*label));
-    let name = labels.get(SERVICE_NAME_LABEL).filter(|_| !is_left_out)?;
+    let name = labels.get(SERVICE_NAME_LABEL).filter(|_| slice.address_type != AddressType::FQDN)?;
     Some(Key::new(&slice.metadata.namespace, name))
 }
 

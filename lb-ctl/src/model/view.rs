@@ -3,6 +3,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, Policy, families, frontends};
+use super::host::Host;
 use super::{Balancing, balancing, choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct ServiceView {
     pub balancing: Balancing,
     /// Its ports.
     pub ports: Vec<PortView>,
+    /// Its published endpoints, as far as they have names: all of a headless Service, else those that were given one.
+    #[serde(skip)]
+    pub hosts: Vec<Host>,
     /// What keeps it, or a part of it, from being served: sentences for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -139,14 +143,18 @@ pub(super) fn view(
         source: gathered.source,
         balancing,
         ports,
+        hosts: gathered.hosts,
         problems,
     }
 }
 
 /// Slices win over Pods; an empty selector is as good as none.
 fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>]) -> Gathered {
+    // Slices of which another proxy makes endpoints are none of ours; a headless Service has no proxy.
+    let is_headless = service.is_headless();
+    let slices: Vec<_> = slices.iter().filter(|slice| is_headless || !slice.is_left_to_others()).collect();
     if !slices.is_empty() {
-        return slices::gather(service, slices, pods, node);
+        return slices::gather(service, &slices, pods, node);
     }
     match &service.spec.selector {
         Some(selector) if !selector.is_empty() => pods::gather(service, selector, pods, &families(service), node),

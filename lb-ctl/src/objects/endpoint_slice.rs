@@ -1,6 +1,6 @@
 //! `discovery.k8s.io/v1/EndpointSlice`.
 
-use super::{Labels, Metadata, Protocol};
+use super::{HEADLESS_LABEL, Labels, Metadata, PROXY_NAME_LABEL, Protocol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,6 +28,13 @@ pub struct EndpointSlice {
     /// Ports, the same for all endpoints of the slice.
     #[serde(default)]
     pub ports: Vec<EndpointPort>,
+}
+
+impl EndpointSlice {
+    /// Whether a label leaves it to another proxy, as kube-proxy has it.
+    pub fn is_left_to_others(&self) -> bool {
+        [PROXY_NAME_LABEL, HEADLESS_LABEL].iter().any(|label| self.metadata.labels.contains_key(*label))
+    }
 }
 
 /// Type of a slice's addresses.

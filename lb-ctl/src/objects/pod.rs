@@ -29,6 +29,12 @@ pub struct PodSpec {
     /// The node it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    /// Its name below the Service that [`Self::subdomain`] names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The Service below whose name it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subdomain: Option<String>,
     /// Shares the node's network: its addresses are the node's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_network: bool,

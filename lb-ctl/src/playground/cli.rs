@@ -1,7 +1,7 @@
 //! The playground's subcommands: `demo`, and the hidden ones that its processes run.
 
 use super::error::Error;
-use super::{Name, demo, echo, janitor};
+use super::{Name, by_name, demo, echo, janitor};
 use std::path::PathBuf;
 
 /// Arguments of `lb-ctl demo`.
@@ -31,6 +31,19 @@ pub enum HiddenCommand {
         /// TCP and UDP port
         #[arg(long)]
         port: u16,
+    },
+    /// Ask for a Service by its name
+    #[command(hide = true, name = by_name::SUBCOMMAND)]
+    Asker {
+        /// The name
+        #[arg(long)]
+        host: String,
+        /// TCP port
+        #[arg(long)]
+        port: u16,
+        /// How many times
+        #[arg(long)]
+        count: usize,
     },
     /// Remove a playground when standard input ends, or now
     #[command(hide = true, name = janitor::SUBCOMMAND)]
@@ -69,6 +82,9 @@ impl HiddenCommand {
     pub fn run(&self) -> u8 {
         match self {
             HiddenCommand::Server { name, port } => exit_code(echo::serve(name, *port), crate::cli::SUCCESS),
+            HiddenCommand::Asker { host, port, count } => {
+                exit_code(by_name::ask(host, *port, *count), crate::cli::SUCCESS)
+            }
             HiddenCommand::Janitor { name, now: true, exit_code: code } => {
                 exit_code(janitor::remove(name).map(drop), *code)
             }

@@ -113,7 +113,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn open(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
+    pub(super) fn open(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&to, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -168,7 +168,7 @@ impl Connection {
         done.doing(|| format!("POST http://{to}/sink"))
     }
 
-    fn request(&mut self, path: &str) -> io::Result<Answer> {
+    pub(super) fn request(&mut self, path: &str) -> io::Result<Answer> {
         self.send("GET", path, 0)?;
         self.json()
     }

@@ -3,10 +3,10 @@
 use super::daemon::{INTERFACES, NO_INTERFACE};
 use super::echo::Answer;
 use super::error::Error;
-use super::manifests::{self, ECHO, HTTP, NAMESPACE, SERVICE, is_backend};
+use super::manifests::{self, ECHO, HTTP, NAMESPACE, NUMBERS, SERVICE, is_backend};
 use super::tally::{Row, Tally};
 use super::topology::{CLIENT, Dual, NODE, NODE_PORT, NODE_PORT_UDP, Node, Place, SERVICE_PORT, SERVICE_PORT_UDP};
-use super::{Client, Name, Options, Playground, Pod, janitor, signals};
+use super::{Client, Name, Options, Playground, Pod, by_name, janitor, signals};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,11 +94,13 @@ struct Demo {
 impl Demo {
     fn play(&mut self, wishes: Wishes) -> Result<(), Error> {
         let interfaces: &[&str] = if wishes.without_hooks { &NO_INTERFACE } else { &INTERFACES };
+        let names = by_name::server();
         say(format_args!(
-            "starting `lb-ctl daemon` in the namespace of {}: --interface {}",
+            "starting `lb-ctl daemon` in the namespace of {}: --interface {} --dns {names}",
             Node::One.name(),
             interfaces.join(" --interface ")
         ));
+        self.playground.add_daemon_argument(&format!("--dns={names}"));
         self.playground.start_daemon(interfaces)?;
         for interface in self.playground.status()?.interfaces.iter().filter(|interface| !interface.attached.is_empty())
         {
@@ -119,7 +121,33 @@ impl Demo {
 
         self.replace_a_pod(cluster)?;
         println!("{}", self.tally.take_table());
-        self.check_counters()
+        self.check_counters()?;
+        self.ask_by_name()
+    }
+
+    /// A client that knows a Service's name and nothing else.
+    fn ask_by_name(&mut self) -> Result<(), Error> {
+        let (from, server) = ("visitor", by_name::server());
+        say(format_args!(
+            "a Service {NUMBERS} before the same pods; {from} asks http://{NUMBERS}/ and its resolv.conf {server}"
+        ));
+        self.playground.apply(&manifests::numbers())?;
+        let addresses = self.playground.cluster_address_of(NUMBERS)?.addresses();
+        let (resolv_conf, binary) = (self.playground.resolv_conf()?, &self.playground.options().binary);
+        let pod = self.playground.pod(from)?;
+        let found = pod.ask_by_name(binary, &resolv_conf, NUMBERS, SERVICE_PORT, CONNECTIONS)?;
+        for to in addresses.map(|address| SocketAddr::new(address, SERVICE_PORT)) {
+            let answers: Vec<Answer> =
+                found.iter().filter(|(found, _)| *found == to).map(|(_, answer)| answer.clone()).collect();
+            if !answers.is_empty() {
+                self.add(Row::new(from, "by name", HTTP, to, &answers))?;
+            }
+        }
+        if let Some((stranger, _)) = found.iter().find(|(to, _)| !addresses.contains(&to.ip())) {
+            return Err(Error::broken(format_args!("{NUMBERS} was found at {stranger}: it is at {addresses:?}")));
+        }
+        println!("{}", self.tally.take_table());
+        Ok(())
     }
 
     /// Every client over every way in; in each row every backend must answer.
@@ -253,10 +281,12 @@ impl Demo {
   ip netns exec {name}-client curl http://{cluster}/
   ip netns exec {name}-client curl 'http://[{v6}]:{NODE_PORT}/'
   ip netns exec {name}-web-1 curl http://{cluster}/
+  unshare --mount sh -c 'mount --bind {resolv_conf} /etc/resolv.conf && ip netns exec {name}-visitor curl http://{NUMBERS}/'
   ip netns exec {name}-{node} ip route
 Remove it with:
   {binary} demo --cleanup {name}",
             v6 = NODE.v6,
+            resolv_conf = self.playground.directory().join("resolv.conf").display(),
         )
     }
 }

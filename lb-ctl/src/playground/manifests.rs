@@ -6,6 +6,8 @@ use super::topology::{NODE_PORT, NODE_PORT_UDP, Node, POD_PORT, Place, SERVICE_P
 pub const NAMESPACE: &str = "playground";
 /// The Service in front of the `web-*` pods.
 pub const SERVICE: &str = "web";
+/// Another Service in front of the same pods, which the demo's clients know by name alone.
+pub const NUMBERS: &str = "numbers-api";
 /// Name of its HTTP port.
 pub const HTTP: &str = "http";
 /// Name of its UDP port.
@@ -64,6 +66,27 @@ spec:
     nodePort: {NODE_PORT_UDP}
 ",
         nodes.concat()
+    )
+}
+
+/// The Service [`NUMBERS`].
+pub fn numbers() -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata:
+  name: {NUMBERS}
+  namespace: {NAMESPACE}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector:
+    app: web
+    tier: front
+  ports:
+  - name: {HTTP}
+    port: {SERVICE_PORT}
+    targetPort: {HTTP}
+"
     )
 }
 

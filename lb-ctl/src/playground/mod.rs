@@ -4,6 +4,7 @@
 //! process ends in whatever way ([`janitor`]). Nothing outside its own namespaces and its own directory under `/run`
 //! is touched, so it runs beside a production daemon.
 
+pub mod by_name;
 pub mod cli;
 pub mod client;
 pub mod content;

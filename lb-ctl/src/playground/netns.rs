@@ -71,6 +71,19 @@ impl NetNs {
         self.run(|| command.spawn())?.doing(|| format!("start {program} in {}", self.name))
     }
 
+    /// Starts a process inside the namespace that sees `file` in place of `target`, as nobody else does.
+    pub fn spawn_seeing(&self, command: &mut Command, file: &Path, target: &Path) -> Result<Child, Error> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let spawned = self.run(|| -> io::Result<Child> {
+            // The thread's own mounts, and its child's: gone with both.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            mount(Some(file), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            command.spawn()
+        })?;
+        spawned.doing(|| format!("start {program} in {} with {} as {}", self.name, file.display(), target.display()))
+    }
+
     /// Writes a sysctl below `/proc/sys/net`, which shows the namespace of the thread that looks.
     pub fn sysctl(&self, name: &str, value: impl Display) -> Result<(), Error> {
         let path = Path::new("/proc/sys/net").join(name);

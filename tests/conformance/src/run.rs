@@ -5,7 +5,7 @@ use crate::judge::{self, Judgement, Memory, Met};
 use crate::node::{Node, Under};
 use crate::report::Report;
 use crate::schema::{Case, File, Level, Read, Reference, StepView};
-use crate::{entry, probe};
+use crate::{entry, names, probe};
 use anyhow::{Context, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -85,6 +85,7 @@ impl Run<'_> {
                     self.case(&name, &file, case);
                 }
             }
+            Ok(Read::Names(file)) => names::run(&file, &name, &mut self.report),
             Ok(Read::NotYet(schema, count)) => {
                 self.report.skip(count, format!("{name}: schema {schema} is not supported yet"));
             }
@@ -215,10 +216,10 @@ struct Course {
 
 /// Tells things of the same name apart.
 #[derive(Default)]
-struct Names(BTreeMap<String, usize>);
+pub(crate) struct Names(BTreeMap<String, usize>);
 
 impl Names {
-    fn unique(&mut self, name: String) -> String {
+    pub(crate) fn unique(&mut self, name: String) -> String {
         let count = self.0.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
         if *count == 1 { name } else { format!("{name} ({count})") }
     }

@@ -1,5 +1,6 @@
-//! Cases as files hold them: `flows/v1`, `probes/v1` and `conntrack/v1`. Strict, so that no word of a case is overlooked.
+//! Cases as files hold them: `flows/v1`, `probes/v1` and `conntrack/v1`; those of `dns/v1` are in [`crate::names`]. Strict, so that no word of a case is overlooked.
 
+use crate::names;
 use anyhow::{Context, bail, ensure};
 use lb_ctl::objects::{Key, Kind, ObjectId};
 use serde::Deserialize;
@@ -11,8 +12,10 @@ use std::path::Path;
 
 /// The schemas that are run. They share their cases' layout, and differ in what they ask.
 const SCHEMAS: [&str; 3] = ["flows/v1", "probes/v1", "conntrack/v1"];
+/// The schema of questions to the DNS server.
+const NAMES: &str = "dns/v1";
 /// Schemas of parts that are not there yet, with the name of their lists of questions.
-const NOT_YET: [(&str, &[&str]); 2] = [("validation/v1", &["cases"]), ("dns/v1", &["queries"])];
+const NOT_YET: [(&str, &[&str]); 1] = [("validation/v1", &["cases"])];
 
 /// A file of cases.
 #[derive(Debug, Deserialize)]
@@ -47,6 +50,8 @@ pub struct Defaults {
 pub enum Read {
     /// Cases to run.
     Cases(File),
+    /// Cases of names.
+    Names(names::File),
     /// A schema that is not supported yet, and how much the file asks.
     NotYet(&'static str, usize),
 }
@@ -415,7 +420,10 @@ impl Read {
         if let Some((schema, lists)) = NOT_YET.iter().find(|(name, _)| *name == schema) {
             return Ok(Self::NotYet(schema, count(&root, lists)));
         }
-        ensure!(SCHEMAS.contains(&schema), "its schema {schema} is not known: {} are", SCHEMAS.join(", "));
+        if schema == NAMES {
+            return Ok(Self::Names(serde_yaml::from_value(root)?));
+        }
+        ensure!(SCHEMAS.contains(&schema), "its schema {schema} is not known: {} and {NAMES} are", SCHEMAS.join(", "));
         Ok(Self::Cases(serde_yaml::from_value(root)?))
     }
 }
@@ -595,7 +603,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_yet_is_counted() {
-        let dns = serde_yaml::from_str("groups: [{queries: [1, 2]}, {steps: [{queries: [3]}]}]").unwrap();
-        assert_eq!(count(&dns, &["queries"]), 3);
+        let cases = serde_yaml::from_str("groups: [{cases: [1, 2]}, {steps: [{cases: [3]}]}]").unwrap();
+        assert_eq!(count(&cases, &["cases"]), 3);
     }
 }

@@ -69,7 +69,14 @@ fn programs_that_pass_everything_fail_everything_else() {
     let (mut met, mut all) = (0, 0);
     for file in run::files(&[here("fixtures")]).expect("fixtures") {
         let file: Value = serde_yaml::from_str(&fs::read_to_string(file).expect("a file")).expect("YAML");
-        let cases = file["cases"].as_sequence().expect("cases");
+        // Questions are answered by the daemon, whatever the programs do.
+        let names = file["groups"].as_sequence().into_iter().flatten();
+        let queries = names.flat_map(|group| group["steps"].as_sequence().into_iter().flatten().chain([group]));
+        let queries = queries.flat_map(|step| step["queries"].as_sequence().into_iter().flatten());
+        let musts = queries.filter(|query| query["level"] == "must").count();
+        let lookups = file["search_expansion"]["cases"].as_sequence().map_or(0, Vec::len);
+        (met, all) = (met + musts + lookups, all + musts + lookups);
+        let cases = file["cases"].as_sequence().cloned().unwrap_or_default();
         for case in cases.iter().filter(|case| case["level"].is_null()) {
             let steps = case["steps"].as_sequence().cloned().unwrap_or_default();
             for step in steps.iter().chain([case]) {

@@ -3,8 +3,14 @@
 //! Each function takes bytes and panics where a promise is broken. The targets in `fuzz_targets/` hand them what libFuzzer
 //! finds; the tests here hand them the seeds.
 
+use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use lb_ctl::api::{ApplyRequest, DeleteRequest};
+use lb_ctl::dns::{Dns, Settings, Transport};
 use lb_ctl::manifest;
+use lb_ctl::model::{NodeView, services};
+use lb_ctl::objects::{Object, Objects};
 use lb_ctl::store::{Options, Store};
 use lb_ebpf::Hook;
 use lb_memory::frames::{self, Flags};
@@ -16,6 +22,8 @@ use lb_oracle::ledger::Told;
 use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
 
 const INTERFACES: Interfaces = Interfaces { uplink: UPLINK, inside: INSIDE };
 
@@ -121,8 +129,92 @@ pub fn state(data: &[u8]) {
     let _ = serde_json::from_slice::<DeleteRequest>(data);
 }
 
-/// Seeds for [`frame`] and [`reply`]: names and inputs.
-pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 2] {
+/// The DNS server of [`name`], with a Service of each kind.
+fn name_server(runtime: &Runtime) -> Dns {
+    const SERVICES: [&str; 3] = [
+        "{metadata: {name: web, namespace: n}, spec: {clusterIP: 10.96.0.1, ports: [{name: p, port: 80}]}}",
+        "{metadata: {name: pods, namespace: n}, spec: {clusterIP: None, ports: [{name: p, port: 80}]}}",
+        "{metadata: {name: out, namespace: n}, spec: {type: ExternalName, externalName: a.b}}",
+    ];
+    let slice = (1..=100).map(|number| format!("{{addresses: [10.1.0.{number}]}}")).collect::<Vec<_>>().join(", ");
+    let slice = format!(
+        "{{metadata: {{name: pods, namespace: n, labels: {{kubernetes.io/service-name: pods}}}}, addressType: IPv4, \
+         ports: [{{name: p, port: 8080}}], endpoints: [{slice}]}}"
+    );
+    let mut objects = Objects::default();
+    for service in SERVICES {
+        objects.insert(Object::Service(Arc::new(serde_yaml::from_str(service).expect("a Service"))));
+    }
+    objects.insert(Object::EndpointSlice(Arc::new(serde_yaml::from_str(&slice).expect("a slice"))));
+    // It need not listen.
+    let settings = Settings { addresses: vec![SocketAddr::from(([127, 0, 0, 1], 53))], ..Settings::default() };
+    let mut dns = Dns::new(settings, runtime.handle().clone());
+    dns.follow(&objects.namespaces, &services(&objects, &NodeView::default()));
+    dns
+}
+
+/// How a message comes (one byte), its length (one byte), the message, and what other servers would answer.
+pub fn name(data: &[u8]) {
+    thread_local! {
+        static SERVER: (Runtime, Dns) = {
+            let runtime = Builder::new_current_thread().build().expect("a runtime");
+            let dns = name_server(&runtime);
+            (runtime, dns)
+        };
+    }
+    let [how, length, rest @ ..] = data else { return };
+    let (asked, others) = rest.split_at(rest.len().min(usize::from(*length)));
+    let transport = if how & 1 == 0 { Transport::Udp } else { Transport::Tcp };
+    SERVER.with(|(_, dns)| {
+        let Some(reply) = dns.answer_with(asked, transport, others) else { return };
+        if reply == others {
+            return;
+        }
+        assert_eq!(reply[..2], asked[..2], "an answer has the question's number");
+        assert!(asked[2] & 0x80 == 0 && reply[2] & 0x80 != 0, "questions are answered, and answers are not");
+        assert!(transport == Transport::Tcp || reply.len() <= 1232, "{} bytes are too many", reply.len());
+        let message = Message::from_vec(&reply).expect("others can read it");
+        assert!(message.queries.len() <= 1);
+        assert_eq!(dns.answer_with(&reply, transport, &[]), None, "nobody answers an answer");
+    });
+}
+
+/// Seeds for [`name`].
+fn names() -> Vec<Vec<u8>> {
+    let question = |name: &str, kind| {
+        let mut message = Message::query();
+        // By chance otherwise.
+        message.metadata.id = 7;
+        message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+        message
+    };
+    let with = |how: u8, message: Vec<u8>, others: &[u8]| {
+        [&[how, u8::try_from(message.len()).expect("short")], message.as_slice(), others].concat()
+    };
+    let mut seeds = Vec::new();
+    for (name, kind) in [
+        ("web.n.svc.cluster.local.", RecordType::A),
+        ("_p._tcp.pods.n.svc.cluster.local.", RecordType::SRV),
+        ("1.0.96.10.in-addr.arpa.", RecordType::PTR),
+        ("x.n.svc.cluster.local.", RecordType::ANY),
+        ("cluster.local.", RecordType::SOA),
+        ("dns-version.cluster.local.", RecordType::TXT),
+    ] {
+        let mut message = question(name, kind);
+        seeds.push(with(0, message.to_vec().expect("a message"), &[]));
+        message.set_edns(Edns::new());
+        seeds.push(with(1, message.to_vec().expect("a message"), &[]));
+    }
+    let mut answer = question("a.b.", RecordType::A).into_response();
+    let address = RData::A(A::new(192, 0, 2, 1));
+    answer.add_answer(Record::from_rdata(Name::from_ascii("a.b.").expect("a name"), 60, address));
+    let alias = question("out.n.svc.cluster.local.", RecordType::A).to_vec().expect("a message");
+    seeds.push(with(0, alias, &answer.to_vec().expect("a message")));
+    seeds
+}
+
+/// Seeds for [`frame`], [`reply`] and [`name`]: names and inputs.
+pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 3] {
     let with = |place: u8, frame: Vec<u8>| [vec![place], frame].concat();
     let (mut requests, mut replies) = (Vec::new(), Vec::new());
     for family in Family::BOTH {
@@ -137,7 +229,7 @@ pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 2] {
         replies.push(with(3, frames::tcp(SocketAddr::new(family.node(), 8080), client(3), Flags::Fin, b"")));
         replies.push(with(1, frames::tcp(client(2), family.cluster(SINGLE, 80), Flags::Ack, b"goes on")));
     }
-    [("frames", requests), ("replies", replies)]
+    [("frames", requests), ("replies", replies), ("names", names())]
 }
 
 #[cfg(test)]
@@ -175,6 +267,7 @@ mod tests {
         }
         each(&folder("seeds/frames"), frame);
         each(&folder("seeds/replies"), reply);
+        each(&folder("seeds/names"), name);
         each(&folder("seeds/state"), state);
         each(&folder("../../examples"), manifest);
         each(&folder("../../lb-ctl/tests/fixtures/good"), manifest);
