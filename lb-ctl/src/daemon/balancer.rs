@@ -13,7 +13,7 @@ use super::options::PathMode;
 use crate::api::catalogue::Catalogue;
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
-use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
+use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Renderer, Withdrawn};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
@@ -44,12 +44,12 @@ pub(super) struct Inputs {
 /// Asks the kernel for the route to an address.
 pub(super) type Routing<'a> = &'a dyn Fn(IpAddr) -> Option<Route>;
 
-/// See the [module](self).
+/// See the [module](self). A clone goes the same way by itself: that is how a change is rehearsed.
+#[derive(Clone)]
 pub(super) struct Balancer {
     node_name: String,
     /// Addresses to lend, if the node has them.
     wanted_addresses: Vec<IpAddr>,
-    maps: Box<dyn LbMaps>,
     reconciler: Reconciler,
     model: Model,
     facts: HostFacts,
@@ -69,12 +69,12 @@ pub(super) struct Balancer {
 impl Balancer {
     /// Takes over what the maps hold.
     pub(super) fn adopt(
-        maps: Box<dyn LbMaps>,
+        maps: &dyn LbMaps,
         node_name: String,
         wanted_addresses: Vec<IpAddr>,
         now: Instant,
     ) -> Result<Self, MapError> {
-        let reconciler = Reconciler::adopt(maps.as_ref(), now)?;
+        let reconciler = Reconciler::adopt(maps, now)?;
         let realized = reconciler.realized();
         let adopted = realized.settings.seed != 0;
         let settings =
@@ -83,7 +83,6 @@ impl Balancer {
         Ok(Self {
             node_name,
             wanted_addresses,
-            maps,
             reconciler,
             model: Model::default(),
             facts,
@@ -170,8 +169,8 @@ impl Balancer {
     }
 
     /// Makes the maps hold what was observed last. Says how many writes it took.
-    pub(super) fn reconcile(&mut self, now: Instant) -> Result<usize, ReconcileError> {
-        let done = self.reconciler.reconcile(self.maps.as_mut(), self.model.views(), &self.facts, now)?;
+    pub(super) fn reconcile(&mut self, maps: &mut dyn LbMaps, now: Instant) -> Result<usize, ReconcileError> {
+        let done = self.reconciler.reconcile(maps, self.model.views(), &self.facts, now)?;
         if done.addresses_changed {
             self.destinations = None;
         }
@@ -185,9 +184,14 @@ impl Balancer {
     }
 
     /// Reads the maps back and repairs what differs. Says how many writes it took.
-    pub(super) fn audit(&mut self) -> Result<usize, ReconcileError> {
+    pub(super) fn audit(&mut self, maps: &mut dyn LbMaps) -> Result<usize, ReconcileError> {
         self.destinations = None;
-        self.reconciler.audit(self.maps.as_mut())
+        self.reconciler.audit(maps)
+    }
+
+    /// Takes nothing for granted of what the maps hold: the next round reads them back.
+    pub(super) fn doubt(&mut self) {
+        self.reconciler.doubt();
     }
 
     /// When to reconcile again although nothing has changed.
@@ -233,9 +237,9 @@ impl Balancer {
         all
     }
 
-    /// The maps.
-    pub(super) fn maps(&self) -> &dyn LbMaps {
-        self.maps.as_ref()
+    /// The ids of frontends.
+    pub(super) fn renderer(&self) -> &Renderer {
+        self.reconciler.renderer()
     }
 
     /// What the maps hold, as far as is known.
@@ -262,7 +266,12 @@ impl Balancer {
     }
 
     /// The description of a Service, or `None` if there is none.
-    pub(super) fn describe(&self, key: &Key, source: String) -> Option<Result<ServiceDescription, MapError>> {
+    pub(super) fn describe(
+        &self,
+        key: &Key,
+        source: String,
+        maps: &dyn LbMaps,
+    ) -> Option<Result<ServiceDescription, MapError>> {
         let service = self.objects.services.get(key)?;
         let view = self.model.views().get(key)?;
         let refused = self.refused.iter().filter(|refused| refused.service == *key);
@@ -277,7 +286,7 @@ impl Balancer {
                 endpoint.local.unwrap_or_else(|| self.facts.is_local(endpoint.address))
             },
         };
-        Some(describe::describe(service, &known, self.reconciler.renderer(), self.maps.as_ref()))
+        Some(describe::describe(service, &known, self.reconciler.renderer(), maps))
     }
 }
 

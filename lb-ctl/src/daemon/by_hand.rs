@@ -83,8 +83,8 @@ impl ByHand {
     pub fn restart(&mut self, config: Config) -> Result<(), Error> {
         self.engine.store = open_store(&config)?;
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
-        let maps = Box::new(self.maps.clone());
-        self.engine.balancer = Balancer::adopt(maps, name, addresses, self.now()).map_err(Error::Maps)?;
+        let now = self.now();
+        self.engine.balancer = Balancer::adopt(&self.maps, name, addresses, now).map_err(Error::Maps)?;
         self.engine.config = config;
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
-use crate::objects::Key;
+use crate::objects::{Key, Objects};
 use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -64,11 +64,12 @@ pub(super) struct Engine {
     pub(super) config: Config,
     origin: config::Origin,
     pub(super) store: Store,
+    pub(super) maps: Box<dyn LbMaps>,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
-    route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
     commands: mpsc::Receiver<Command>,
@@ -128,12 +129,14 @@ impl Engine {
             withdrawn,
             catalogue,
         } = parts;
-        let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
+        let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
+        let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
         Ok(Self {
             config,
             origin,
             store,
+            maps,
             hooks,
             host,
             host_clients,
@@ -217,7 +220,7 @@ impl Engine {
         }
         if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
             if self.progress.next_audit.is_some() {
-                match self.balancer.audit() {
+                match self.balancer.audit(self.maps.as_mut()) {
                     Ok(0) => debug!("the maps hold what they should"),
                     Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
                     Err(error) => self.failed(&error),
@@ -307,21 +310,27 @@ impl Engine {
     }
 
     fn observe(&mut self, host: &Arc<HostView>) {
+        let inputs = self.inputs(self.store.snapshot(), Arc::clone(host));
+        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+    }
+
+    /// What the maps would follow from, were these the objects and this the network.
+    pub(super) fn inputs(&self, objects: Arc<Objects>, host: Arc<HostView>) -> Inputs {
         let mut attached = interfaces::devices(self.hooks.as_ref());
         self.host_clients.mark(&mut attached);
-        let inputs = Inputs {
-            objects: self.store.snapshot(),
-            host: Arc::clone(host),
+        Inputs {
+            objects,
+            host,
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),
             pair: self.host_clients.settings(),
             path: self.config.path,
-        };
-        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+        }
     }
 
     fn fill(&mut self) -> Result<(), crate::image::ReconcileError> {
-        let reconciled = self.balancer.reconcile(self.now());
+        let now = self.now();
+        let reconciled = self.balancer.reconcile(self.maps.as_mut(), now);
         let withdrawn = self.balancer.take_withdrawn();
         if !withdrawn.is_empty() {
             // Nobody listens any more: the daemon is ending.
@@ -336,7 +345,7 @@ impl Engine {
     }
 
     /// The engine's clock.
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         Instant::now() + self.ahead
     }
 
@@ -382,6 +391,7 @@ impl Engine {
                 }
             }
             Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
+            Command::Plan(parsed, answer) => drop(answer.send(self.foresee(parsed.as_ref()))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Status(answer) => drop(answer.send(self.status())),
         }

@@ -7,11 +7,10 @@ use super::options::HealthzAddress;
 use super::sources::Sources;
 use super::{Config, Options, config};
 use crate::api::server::Control as _;
-use crate::api::{
-    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
-};
+use crate::api::{ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome};
+use crate::datapath::conntrack::FlowEntry;
 use crate::host::HostView;
-use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
+use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
 use crate::objects::{Key, Kind};
 use crate::store::{self, Store};
 use std::net::IpAddr;
@@ -41,7 +40,7 @@ status: {podIP: 10.244.0.5, phase: Running}
 struct NoFlows;
 
 impl super::control::FlowSource for NoFlows {
-    fn list(&self, _sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
+    fn each(&self, _now: u32, _sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -327,5 +326,60 @@ fn a_file_that_turns_bad_keeps_its_objects_and_shows_in_status() {
         assert!(has_pod());
         std::fs::remove_file(&path).unwrap();
         eventually("the pod is gone", async || !has_pod()).await;
+    });
+}
+
+#[test]
+fn a_plan_tells_what_an_apply_then_does_and_changes_nothing() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let running = start(maps.clone(), &directory(), None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        let nothing = || ApplyRequest { namespace: "default".to_owned(), files: Vec::new() };
+        assert!(!running.handle.plan(nothing()).await.unwrap().is_change());
+
+        let before = maps.0.lock().unwrap().image();
+        let (first, second) = (manifests(WEB), manifests(WEB));
+        let plan = running.handle.plan(first).await.unwrap();
+        assert_eq!(maps.0.lock().unwrap().image(), before, "a plan writes nothing");
+        assert_eq!(running.handle.catalogue().borrow().services.len(), 0);
+        assert_eq!(plan, running.handle.plan(second).await.unwrap(), "and leaves nothing behind");
+        assert!(plan.objects.iter().all(|applied| applied.outcome == Outcome::Created));
+
+        maps.0.lock().unwrap().log.clear();
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        assert_eq!(maps.0.lock().unwrap().log.len(), plan.writes);
+        let after = maps.0.lock().unwrap().image();
+        let entries = |name: &str| plan.maps.iter().find(|map| map.name == name).unwrap().entries_after;
+        assert_eq!((entries("SERVICES"), entries("BACKENDS")), (after.services.len(), after.backends.len()));
+        assert!(!running.handle.plan(manifests(WEB)).await.unwrap().is_change());
+        assert!(!running.handle.plan(nothing()).await.unwrap().is_change());
+
+        // Someone else changes a map: that is still to be done, and whose Service it is.
+        let key = *after.services.keys().next().unwrap();
+        maps.0.lock().unwrap().apply(&MapOp::DeleteService(key)).unwrap();
+        let plan = running.handle.plan(nothing()).await.unwrap();
+        assert_eq!(plan.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), ["web"]);
+        assert!(plan.is_change() && plan.objects.is_empty());
+    });
+}
+
+#[test]
+fn a_plan_warns_of_what_would_not_be_served_and_refuses_what_an_apply_would() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["eth0"]);
+        let lonely =
+            WEB.replace("selector: {app: web}", "selector: {app: shop}").replace("name: web}", "name: lonely}");
+        let plan = running.handle.plan(manifests(&lonely)).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("app=shop")), "{:?}", plan.warnings);
+        let unnamed = WEB.replace("targetPort: 8080", "targetPort: http");
+        let plan = running.handle.plan(manifests(&unnamed)).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("http")), "{:?}", plan.warnings);
+        let bad = WEB.replace("port: 80,", "port: 800000,");
+        assert_eq!(running.handle.plan(manifests(&bad)).await.unwrap_err().reason, FailureReason::Invalid);
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let taken = WEB.replace("name: web}", "name: other}");
+        let refused = running.handle.plan(manifests(&taken)).await.unwrap_err();
+        assert!(refused.diagnostics[0].contains("30080 is in use by service/default/web"), "{refused:?}");
     });
 }

@@ -15,6 +15,7 @@ mod events;
 #[cfg(test)]
 mod fakes;
 mod flows;
+mod foresee;
 mod host_clients;
 mod interfaces;
 pub mod logging;

@@ -27,7 +27,7 @@ impl Engine {
         }
         problems.extend(self.balancer.problems());
         problems.extend(self.health.problems());
-        let counters = match self.balancer.maps().reasons() {
+        let counters = match self.maps.reasons() {
             Ok(counts) => counts
                 .iter()
                 .enumerate()
@@ -68,7 +68,7 @@ impl Engine {
             sources: self.sources(&objects),
             objects: counted(&objects),
             problems,
-            maps: fill(self.balancer.realized(), self.balancer.maps()),
+            maps: fill(self.balancer.realized(), self.maps.as_ref()),
             counters,
         }
     }

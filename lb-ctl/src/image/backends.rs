@@ -47,7 +47,7 @@ pub(super) fn octets(address: IpAddr) -> ([u8; 16], u8) {
 }
 
 /// Every backend record in the image, by address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Backends {
     entries: BTreeMap<IpAddr, Entry>,
     ids: Ids,
@@ -62,7 +62,7 @@ pub(super) struct Backends {
     changed: BTreeSet<IpAddr>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     id: u32,
     generation: u16,

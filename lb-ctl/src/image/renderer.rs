@@ -50,7 +50,7 @@ pub struct Refused {
 }
 
 /// Renders views into an image. See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Renderer {
     /// The views of the last render.
     pub(super) views: Views,

@@ -23,10 +23,11 @@ pub(super) fn endpoints(image: &Image, ops: &[MapOp]) -> HashSet<Withdrawn> {
         MapOp::PutService(key, _) | MapOp::DeleteService(key) if key.protocol == UDP => image.services.get(key),
         _ => None,
     });
-    changed.flat_map(|service| of_service(image, service)).collect()
+    changed.flat_map(|service| members(image, service)).collect()
 }
 
-fn of_service<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item = Withdrawn> + 'i {
+/// The endpoints of a service port in order of their slots, each as it is called once it is withdrawn.
+pub fn members<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item = Withdrawn> + 'i {
     let set = service.backends;
     let slots = image.slots.range(set.base()..set.base().saturating_add(set.count().into()));
     slots.map(|(_, slot)| {

@@ -165,6 +165,22 @@ impl Store {
         Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
     }
 
+    /// What [`Store::apply`] would come to: all objects as they would be, and what would happen to which. Nothing is changed.
+    pub fn rehearse(
+        &mut self,
+        source: &SourceId,
+        parsed: &Parsed,
+        now: Timestamp,
+    ) -> Result<(Arc<Objects>, Applied), Rejected> {
+        self.forget_the_gone();
+        let unsaved = self.unsaved.clone();
+        let (applied, undo) = self.change(source, parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
+        let objects = self.snapshot();
+        self.undo(undo);
+        self.unsaved = unsaved;
+        Ok((objects, Applied { warnings: [parsed.warnings.clone(), applied.warnings].concat(), ..applied }))
+    }
+
     /// Makes the objects of `source` exactly those of `parsed`, or leaves them as they are.
     pub fn replace(&mut self, source: &SourceId, parsed: Parsed, now: Timestamp) -> Result<Applied, Rejected> {
         let changes = vec![(source.clone(), Snapshot::Objects(parsed))];
@@ -355,16 +371,21 @@ impl Store {
     /// Writes the state; if that fails, the change did not happen.
     fn keep(&mut self, undo: Undo) -> Result<(), Rejected> {
         if let Err(error) = self.save() {
-            self.ledger.roll_back();
-            self.objects = undo.objects;
-            for (id, owner) in undo.owners.into_iter().rev() {
-                self.ownership.set(&id, owner);
-            }
+            self.undo(undo);
             return Err(error.into());
         }
         self.ledger.commit();
         self.state_problem = None;
         Ok(())
+    }
+
+    /// The change did not happen.
+    fn undo(&mut self, undo: Undo) {
+        self.ledger.roll_back();
+        self.objects = undo.objects;
+        for (id, owner) in undo.owners.into_iter().rev() {
+            self.ownership.set(&id, owner);
+        }
     }
 
     /// What came again need not be remembered.
