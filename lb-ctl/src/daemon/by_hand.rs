@@ -9,13 +9,13 @@ use super::engine::{Engine, Parts};
 use super::host_clients::HostClients;
 use super::sources::Sources;
 use super::{Config, Error, config, flows};
-use crate::api::{Catalogue, Failure};
+use crate::api::{Catalogue, Failure, PlanAnswer};
 use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
 use crate::health::{self, Health};
 use crate::host::{self, HostView};
 use crate::image::Withdrawn;
-use crate::manifest;
+use crate::manifest::{self, Parsed};
 use crate::maps::PinnedMaps;
 use crate::objects::ObjectId;
 use crate::store::{self, Store, Update};
@@ -91,10 +91,15 @@ impl ByHand {
 
     /// Applies manifests, all or none, and brings maps and hooks up to date. The error tells every reason.
     pub fn apply(&mut self, manifests: &str) -> Result<(), String> {
-        let parsed = manifest::parse(manifests, "manifests", "default")
-            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        self.engine.apply(parsed).map_err(|failure| reasons(&failure))?;
+        self.engine.apply(parse(manifests)?).map_err(|failure| reasons(&failure))?;
         self.finish()
+    }
+
+    /// What would change if these manifests were applied; without any, what is still to be done.
+    pub fn plan(&mut self, manifests: Option<&str>) -> Result<PlanAnswer, String> {
+        let parsed = manifests.map(parse).transpose()?;
+        let foreseen = self.engine.foresee(parsed.as_ref()).map_err(|failure| reasons(&failure))?;
+        foreseen.count(&self.maps).map_err(|failure| reasons(&failure))
     }
 
     /// Deletes objects, all or none, and brings maps and hooks up to date.
@@ -169,6 +174,11 @@ fn open_store(config: &Config) -> Result<Store, store::Error> {
         service_cidrs: config.service_cidrs.clone(),
         node_port_range: config.node_port_range.clone(),
     })
+}
+
+fn parse(manifests: &str) -> Result<Parsed, String> {
+    manifest::parse(manifests, "manifests", "default")
+        .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 /// A refusal in one line.

@@ -93,18 +93,9 @@ impl Control for Handle {
     async fn plan(&self, request: ApplyRequest) -> Result<PlanAnswer, Failure> {
         let ApplyRequest { namespace, files } = request;
         let parsed = if files.is_empty() { None } else { Some(parse(files, namespace).await?) };
-        let Foreseen { mut answer, fates } = self.ask(|answer| Command::Plan(parsed, answer)).await??;
-        if fates.is_empty() {
-            return Ok(answer);
-        }
+        let foreseen = self.ask(|answer| Command::Plan(parsed, answer)).await??;
         let flows = Arc::clone(&self.flows);
-        let counted = tokio::task::spawn_blocking(move || {
-            let all = flows.each(conntrack::now(), &mut |flow| {
-                fates.count(flow, &mut answer);
-                true
-            });
-            all.map(|()| answer)
-        });
+        let counted = tokio::task::spawn_blocking(move || foreseen.count(flows.as_ref()));
         counted.await.unwrap_or_else(|error| {
             Err(Failure::new(FailureReason::InternalError, format!("counting connections broke off: {error}")))
         })

@@ -6,11 +6,12 @@
 //! so it is left to [`Fates`], away from the engine.
 
 use super::balancer::Balancer;
+use super::control::FlowSource;
 use super::engine::Engine;
 use super::requests::{outcomes, places, refusal, skipped};
 use crate::api::plan::{ConnectionPlan, Count, MapPlan, PlanAnswer, ServiceChange, ServicePlan};
 use crate::api::{Failure, FailureReason};
-use crate::datapath::conntrack::FlowEntry;
+use crate::datapath::conntrack::{self, FlowEntry};
 use crate::image::{Withdrawn, members, moved_share};
 use crate::manifest::Parsed;
 use crate::maps::{FakeMaps, Image, MapChange};
@@ -23,18 +24,30 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What would be, apart from what becomes of connections.
+/// What would be, with what tells the fate of each connection.
 #[derive(Debug, Default)]
 pub(super) struct Foreseen {
-    /// The answer, without connections.
-    pub(super) answer: PlanAnswer,
-    /// What tells the fate of each connection.
-    pub(super) fates: Fates,
+    answer: PlanAnswer,
+    fates: Fates,
+}
+
+impl Foreseen {
+    /// Completes the answer by what becomes of live connections.
+    pub(super) fn count(self, flows: &dyn FlowSource) -> Result<PlanAnswer, Failure> {
+        let Self { mut answer, fates } = self;
+        if !fates.0.is_empty() {
+            flows.each(conntrack::now(), &mut |flow| {
+                fates.count(flow, &mut answer);
+                true
+            })?;
+        }
+        Ok(answer)
+    }
 }
 
 /// What becomes of connections, by the id of their service port.
 #[derive(Debug, Default)]
-pub(super) struct Fates(HashMap<u32, PortFate>);
+struct Fates(HashMap<u32, PortFate>);
 
 #[derive(Debug)]
 struct PortFate {
@@ -203,13 +216,8 @@ fn count<T: Ord>(before: &BTreeSet<T>, after: &BTreeSet<T>) -> Count {
 }
 
 impl Fates {
-    /// Whether no connection has any.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Counts a connection, by the entry that translates what its client sends.
-    pub(super) fn count(&self, flow: &FlowEntry, answer: &mut PlanAnswer) {
+    fn count(&self, flow: &FlowEntry, answer: &mut PlanAnswer) {
         let Some(fate) = self.0.get(&flow.service) else { return };
         let endpoint =
             Withdrawn { service: flow.service, backend: flow.backend, port: flow.rewritten_destination.port() };
