@@ -19,8 +19,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 /// Services in a run that may take its time, and in one that may not.
 const MANY: u32 = 10_000;
 const SOME: u32 = 1000;
-/// Services applied at once.
-const BATCH: u32 = 500;
+/// In so many steps they come, change and go.
+const STEPS: u32 = 4;
 /// Room for all of them.
 const MAX_FLOWS: u32 = 1 << 17;
 
@@ -271,7 +271,7 @@ fn start(bpffs: std::path::PathBuf) -> Running {
 }
 
 fn come_and_go(running: &mut Running, count: u32) {
-    let batches = || (0..count).step_by(BATCH as usize).map(|first| first..(first + BATCH).min(count));
+    let batches = || (0..STEPS).map(|step| count * step / STEPS..count * (step + 1) / STEPS);
     let before = running.image();
     running.check("at first");
     for numbers in batches() {
