@@ -61,8 +61,8 @@ pub(super) struct Balancer {
     events: Events,
     refused: Vec<Refused>,
     objects: Arc<Objects>,
-    /// Where Services are, until the addresses change.
-    destinations: Option<Arc<Destinations>>,
+    /// Where Services are, with the networks that this was asked for; until the addresses change.
+    destinations: Option<(Vec<IpNet>, Arc<Destinations>)>,
     adopted: bool,
 }
 
@@ -224,7 +224,9 @@ impl Balancer {
     /// Where Services are, as far as the node has a source of the family to use towards them: these networks, and every
     /// address outside of them that is a Service's.
     pub(super) fn destinations(&mut self, networks: &[IpNet]) -> Arc<Destinations> {
-        if let Some(known) = &self.destinations {
+        if let Some((of, known)) = &self.destinations
+            && of == networks
+        {
             return Arc::clone(known);
         }
         let sources = self.lent_addresses();
@@ -233,7 +235,7 @@ impl Balancer {
         let outside = owned.filter(|address| !networks.iter().any(|network| network.contains(address)));
         let all = networks.iter().copied().chain(outside.map(IpNet::from));
         let all = Arc::new(all.filter_map(|to| Some((to, source(to.addr())?))).collect());
-        self.destinations = Some(Arc::clone(&all));
+        self.destinations = Some((networks.to_vec(), Arc::clone(&all)));
         all
     }
 

@@ -190,7 +190,6 @@ impl Config {
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
-            ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
@@ -257,8 +256,8 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         if cidr.addr() != cidr.network() {
             return Err(invalid(setting, format!("{cidr} has bits set behind its prefix: write {}", cidr.trunc())));
         }
-        if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
-            return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        if let Some(other) = cidrs[..index].iter().find(|other| other.contains(cidr) || cidr.contains(*other)) {
+            return Err(invalid(setting, format!("{cidr} and {other} overlap: give networks apart from each other")));
         }
         let largest = cidr.max_prefix_len() - SERVICE_BITS;
         if cidr.prefix_len() < largest {
@@ -385,6 +384,8 @@ mod tests {
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
+        insta::assert_snapshot!(file("serviceCIDRs: [10.96.0.0/33]\n").unwrap_err(), @"config.yaml:1:1: `10.96.0.0/33` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)");
+        insta::assert_snapshot!(file("serviceCIDRs: []\n").unwrap_err(), @"config.yaml:1:1: the list is empty: name networks, or leave the setting out to get the default");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
     }
 
@@ -397,8 +398,8 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.1/8".parse().unwrap()], ..minimal() }), @"--service-cidr (serviceCIDRs): 10.0.0.1/8 has bits set behind its prefix: write 10.0.0.0/8");
         insta::assert_snapshot!(
-            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "11.0.0.0/16".parse().unwrap()], ..minimal() }),
-            @"--service-cidr (serviceCIDRs): 11.0.0.0/16 is the second network of its family: give one of each");
+            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "10.0.7.0/24".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 10.0.7.0/24 and 10.0.0.0/16 overlap: give networks apart from each other");
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["0.0.0.0/0".parse().unwrap()], ..minimal() }),
             @"--service-cidr (serviceCIDRs): 0.0.0.0/0 is too large: of a service network at least 12 bits are fixed");

@@ -358,7 +358,13 @@ impl Engine {
 
     fn reload(&mut self) {
         notify::reloading();
-        match self.origin.load() {
+        let loaded = self.origin.load().map_err(|error| error.to_string());
+        // All of it or nothing: a network that cannot go is as good as a file that cannot be read.
+        let taken = loaded.and_then(|new| match self.store.set_service_cidrs(&new.service_cidrs) {
+            Ok(()) => Ok(new),
+            Err(error) => Err(error.to_string()),
+        });
+        match taken {
             Ok(new) => {
                 for setting in self.config.needs_restart_for(&new) {
                     warn!(setting, "changed in the configuration, but takes effect only with a restart");
@@ -366,12 +372,13 @@ impl Engine {
                 self.interfaces.set_specs(new.interfaces.clone());
                 self.config.interfaces = new.interfaces;
                 self.config.healthz_address = new.healthz_address;
+                self.config.service_cidrs = new.service_cidrs;
                 self.config_problem = None;
                 info!("configuration reloaded");
             }
             Err(error) => {
                 error!("the configuration was not reloaded: {error}");
-                self.config_problem = Some(error.to_string());
+                self.config_problem = Some(error);
             }
         }
         self.sources.look_anew();

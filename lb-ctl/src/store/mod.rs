@@ -45,7 +45,7 @@ const MANY: usize = 64;
 pub struct Options {
     /// Where applied objects and allocations survive; `None` keeps them in memory only.
     pub state_file: Option<PathBuf>,
-    /// Where ClusterIPs come from; the first one's family is the default.
+    /// Where ClusterIPs come from, one after the other; the first one's family is the default.
     pub service_cidrs: Vec<IpNet>,
     /// Where node ports come from.
     pub node_port_range: RangeInclusive<u16>,
@@ -118,6 +118,11 @@ impl Store {
         }
         store.ledger.commit();
         Ok(store)
+    }
+
+    /// Allocates from other service CIDRs from now on. One that goes must have no address in use.
+    pub fn set_service_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), Error> {
+        self.ledger.set_cidrs(cidrs)
     }
 
     /// Announces a feed: until it has delivered, the store is not synced.
