@@ -516,3 +516,20 @@ fn service_networks_are_used_up_in_order_and_come_and_go_while_nobody_needs_them
     store.set_service_cidrs(&cidrs(&["10.2.0.0/16", "10.3.0.0/30", "fd00:3::/112"])).unwrap();
     assert!(store.set_service_cidrs(&cidrs(&["10.2.0.0/16", "10.2.4.0/24"])).is_err(), "they overlap");
 }
+
+#[test]
+fn a_state_file_that_cannot_be_written_is_told_at_once_and_files_are_taken_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
+    assert!(store.problems().is_empty());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "trying leaves nothing behind");
+
+    // No folder can be made there, not even by root.
+    store = Store::open(options(Some(Path::new("/proc/none")))).unwrap();
+    let problems = store.problems();
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(problem.diagnostics[0].to_string().contains("cannot be written"), "{problem:?}");
+    store.register(FEED);
+    assert!(deliver(&mut store, &[("a.yaml", Some(&service("a", "")))], true)[0].is_ok());
+    assert_eq!(store.snapshot().services.len(), 1);
+}

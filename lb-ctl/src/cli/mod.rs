@@ -150,6 +150,7 @@ fn run_daemon(target: &args::Target, daemon: args::Daemon, out: &mut Output) -> 
     let config = origin.load()?;
     if check_config {
         out.line(format_args!("{config}"))?;
+        config.warnings().iter().for_each(|warning| eprintln!("Warning: {warning}"));
         out.line(format_args!("The configuration is valid. Interfaces, directories and the cgroup that it names are looked for at the start."))?;
         return Ok(SUCCESS);
     }

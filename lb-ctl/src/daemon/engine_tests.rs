@@ -14,7 +14,7 @@ use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
 use crate::objects::{Key, Kind};
 use crate::store::{self, Store};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,6 +83,9 @@ fn start_with(
         ..options
     };
     let config = Config::resolve(options.clone()).unwrap();
+    let file = config_file(directory);
+    // It says nothing, until a test writes it.
+    std::fs::File::options().create(true).append(true).open(&file).unwrap();
     let mut store = Store::open(store::Options {
         state_file: Some(config.state_file.clone()),
         service_cidrs: config.service_cidrs.clone(),
@@ -101,7 +104,7 @@ fn start_with(
     let attached = Arc::clone(&hooks.attached);
     let parts = Parts {
         config,
-        origin: config::Origin { flags: options, file: Some("/dev/null".into()) },
+        origin: config::Origin { flags: options, file: Some(file) },
         store,
         maps: Box::new(maps),
         hooks: Box::new(hooks),
@@ -119,6 +122,11 @@ fn start_with(
     tokio::task::spawn_local(engine.run());
     let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
+}
+
+/// The configuration that an engine reads at a reload.
+fn config_file(directory: &TempDir) -> PathBuf {
+    directory.path().join("config.yaml")
 }
 
 /// Runs a test on one thread, where the engine is too.
@@ -381,5 +389,39 @@ fn a_plan_warns_of_what_would_not_be_served_and_refuses_what_an_apply_would() {
         let taken = WEB.replace("name: web}", "name: other}");
         let refused = running.handle.plan(manifests(&taken)).await.unwrap_err();
         assert!(refused.diagnostics[0].contains("30080 is in use by service/default/web"), "{refused:?}");
+    });
+}
+
+#[test]
+fn service_networks_come_and_go_by_a_reload_unless_a_service_needs_them() {
+    on_one_thread(async {
+        let directory = directory();
+        let running = start(FakeMaps::default(), &directory, None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        let reload = |networks: &str| {
+            std::fs::write(config_file(&directory), format!("serviceCIDRs: [{networks}]")).unwrap();
+            // Every engine of this process hears it; the others read what they know.
+            nix::sys::signal::raise(nix::sys::signal::SIGHUP).unwrap();
+        };
+        let problem = async || {
+            let problems = running.handle.status().await.unwrap().problems;
+            problems.into_iter().find(|problem| problem.subject == "configuration").map(|problem| problem.message)
+        };
+        let there =
+            |address: &str| manifests(&WEB.replace("spec:\n  type", &format!("spec:\n  clusterIP: {address}\n  type")));
+        let refused = running.handle.apply(there("10.128.0.9")).await.unwrap_err();
+        assert!(refused.diagnostics[0].contains("is not in a service CIDR"), "{refused:?}");
+        reload("10.96.0.0/12, 10.128.0.0/16");
+        eventually("the second network is taken from", async || {
+            running.handle.apply(there("10.128.0.9")).await.is_ok()
+        })
+        .await;
+        reload("10.96.0.0/12");
+        let kept = "service CIDR 10.128.0.0/16 cannot be taken away: service/default/web has 10.128.0.9;";
+        eventually("it is kept", async || problem().await.is_some_and(|message| message.starts_with(kept))).await;
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        reload("10.96.0.0/12");
+        eventually("it is gone", async || problem().await.is_none()).await;
+        assert!(running.handle.apply(there("10.128.0.9")).await.is_err());
     });
 }

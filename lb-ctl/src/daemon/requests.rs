@@ -6,7 +6,7 @@ use super::memory;
 use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
-use crate::store::{Change, Rejected, SourceId, Update};
+use crate::store::{Change, Rejected, Snapshot, SourceId, Update};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use tracing::{error, info, warn};
@@ -30,6 +30,10 @@ impl Engine {
     /// Takes news from a feed of sources, such as the watched directory.
     pub(super) fn take_update(&mut self, update: Update) {
         let mut is_much = false;
+        for (_, snapshot) in &update.changes {
+            let Snapshot::Objects(parsed) = snapshot else { continue };
+            parsed.skipped.iter().for_each(|of| info!("skipped {}: lb-ctl does not read this kind", skipped(of)));
+        }
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
             is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
             match outcome {

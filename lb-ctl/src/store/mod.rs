@@ -117,6 +117,8 @@ impl Store {
             }
         }
         store.ledger.commit();
+        let tried = store.state_file.as_ref().map_or(Ok(()), StateFile::try_out);
+        store.state_problem = tried.err().map(|error| state_problem(&error));
         Ok(store)
     }
 
@@ -416,11 +418,7 @@ impl Store {
     /// Writes the state after a change of files, which does not depend on it: a failure is a problem to be shown.
     fn save_if_synced(&mut self) {
         if self.is_synced() {
-            let file = |error: &Error| match error {
-                Error::Io { path, .. } => path.display().to_string(),
-                _ => "state".to_owned(),
-            };
-            self.state_problem = self.save().err().map(|error| (file(&error), error.to_string()));
+            self.state_problem = self.save().err().map(|error| state_problem(&error));
         }
     }
 
@@ -512,4 +510,13 @@ impl Store {
         self.ledger.commit();
         self.unsaved.extend(std::mem::take(&mut self.created).into_keys());
     }
+}
+
+/// The file that cannot be written, and why.
+fn state_problem(error: &Error) -> (String, String) {
+    let file = match error {
+        Error::Io { path, .. } => path.display().to_string(),
+        _ => "state".to_owned(),
+    };
+    (file, error.to_string())
 }
