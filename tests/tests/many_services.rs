@@ -24,8 +24,11 @@ const STEPS: u32 = 4;
 /// Room for all of them.
 const MAX_FLOWS: u32 = 1 << 17;
 
+/// Writes the manifests of a Service of this number.
+type Writer = fn(u32, &mut Text);
+
 /// Kinds of Services, with how many records each has in the maps.
-const KINDS: [(fn(u32, &mut Text), usize); 10] = [
+const KINDS: [(Writer, usize); 10] = [
     (plain, 1),
     (dual, 4),
     (node_port, 4),

@@ -105,7 +105,11 @@ fn notes(interfaces: &[InterfaceStatus]) -> String {
             None => by_note.push((&interface.note, vec![&interface.name])),
         }
     }
-    by_note.iter().map(|(note, names)| format!("  {}: {note}\n", names.join(", "))).collect()
+    let mut text = String::new();
+    for (note, names) in by_note {
+        let _ = writeln!(text, "  {}: {note}", names.join(", "));
+    }
+    text
 }
 
 #[cfg(test)]
