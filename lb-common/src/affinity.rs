@@ -37,10 +37,8 @@ pub struct Affinity {
     pub generation: u16,
     /// The backend's port, network order.
     pub port: [u8; 2],
-    /// Where it stood in its backend set: the first place to look for it.
-    pub place: u16,
-    /// Padding; zero.
-    pub zero: [u8; 2],
+    /// Where it stood in [`crate::Service::members`]: the first place to look for it.
+    pub place: u32,
 }
 
 impl Affinity {

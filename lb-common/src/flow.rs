@@ -225,7 +225,7 @@ pub struct Scratch<A> {
     pub mirror_key: FlowKey<A>,
     /// The last tick in which XDP left a new flow to the kernel, so that it looks after its neighbours.
     pub revalidated: u32,
-    /// The place in the backend set that the client of the flow being opened is to keep; [`crate::Affinity::NO_PLACE`] if it keeps
+    /// The place among the members of the Service that the client of the flow being opened is to keep; [`crate::Affinity::NO_PLACE`] if it keeps
     /// none.
     pub place: u32,
     /// That client.

@@ -144,7 +144,8 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
             control
         }
-        b"SLOTS" => control * 8,
+        // A Maglev table takes 65,537 by default; four fit at least.
+        b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
         b"SETTINGS" | b"BUDGETS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,

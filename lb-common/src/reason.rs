@@ -127,6 +127,9 @@ reasons! {
     33 SctpFragment "sctp-fragment"
         "A fragmented SCTP packet whose port would have to change: its checksum covers all fragments, of which only the first was seen; it was dropped."
         "Let the Service's port be the targetPort, or lower the sender's MTU: SCTP fragments by itself.";
+    34 ForwardedMidway "forwarded-midway"
+        "A packet from the middle of a connection whose flow is not known here was translated and sent to the backend that its hash gives, which is the one it had while the Service's backends are the same."
+        "Where the flow was lost for want of room, raise --max-flows; where nodes share connections, let the Service use the algorithm `maglev`.";
 }
 
 impl Reason {
@@ -153,6 +156,7 @@ impl Reason {
                 | Reason::IcmpTranslated
                 | Reason::SocketTranslated
                 | Reason::ForwardedSnatScarce
+                | Reason::ForwardedMidway
         )
     }
 }

@@ -53,7 +53,11 @@ impl ServiceKey {
     }
 }
 
-/// A backend set packed into one aligned word, so that a reader never sees half of an update.
+/// A backend set packed into one aligned word, so that a reader never sees half of an update: 28 bits say where its slots
+/// begin, 20 how many there are, 16 which generation it is.
+///
+/// A connection goes to one of the slots, all with equal odds. A backend with a greater weight has more of them, and a
+/// Maglev table is a set like any other.
 ///
 /// The slots `base..base + count` of the map [`crate::maps::SLOTS`] are immutable while any service publishes them.
 #[repr(transparent)]
@@ -64,19 +68,22 @@ impl BackendSet {
     /// The set of no backends.
     pub const EMPTY: Self = Self(0);
 
-    /// The set of `count` slots from `base` on.
-    pub const fn new(base: u32, count: u16, generation: u16) -> Self {
-        Self((base as u64) << 32 | (count as u64) << 16 | generation as u64)
+    /// The most slots of one set.
+    pub const MAX_SLOTS: u32 = (1 << 20) - 1;
+
+    /// The set of `count` slots (at most [`BackendSet::MAX_SLOTS`]) from `base` (below 2^28) on.
+    pub const fn new(base: u32, count: u32, generation: u16) -> Self {
+        Self((base as u64) << 36 | (count as u64 & Self::MAX_SLOTS as u64) << 16 | generation as u64)
     }
 
     /// First slot.
     pub const fn base(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 36) as u32
     }
 
     /// Number of slots.
-    pub const fn count(self) -> u16 {
-        (self.0 >> 16) as u16
+    pub const fn count(self) -> u32 {
+        (self.0 >> 16) as u32 & Self::MAX_SLOTS
     }
 
     /// Tells one use of the same slots from the next.
@@ -95,13 +102,32 @@ pub struct Service {
     pub id: u32,
     /// The backends' port in network order, where all have the same; a slot's own port wins.
     pub target_port: [u8; 2],
-    /// Reserved; zero.
+    /// [`Service::SAME_EVERYWHERE`].
     pub flags: u16,
     /// How long a client keeps its backend after its last new connection, in ticks; zero: it does not.
     pub affinity_ticks: u32,
     /// Where a client keeps its backend: what all frontends of the service port, in this family, share. It is the id of one
     /// of them.
     pub affinity_id: u32,
+    /// Where clients keep their backends: each backend of the set once, and each that a client may keep. Empty where they do not.
+    /// It is the same set where all have the same weight.
+    pub members: BackendSet,
+}
+
+impl Service {
+    /// The sets whose slots it publishes.
+    pub const fn sets(&self) -> [BackendSet; 2] {
+        [self.backends, self.members]
+    }
+
+    /// It, and no backends behind it.
+    #[must_use]
+    pub const fn without_backends(self) -> Self {
+        Self { backends: BackendSet::EMPTY, members: BackendSet::EMPTY, ..self }
+    }
+
+    /// Connections are hashed with [`crate::Settings::shared_seed`], so that every node sends the same one to the same backend.
+    pub const SAME_EVERYWHERE: u16 = 1 << 4;
 }
 
 /// One member of a backend set: the value of the map [`crate::maps::SLOTS`].
@@ -118,11 +144,12 @@ pub struct Slot {
     pub generation: u16,
 }
 
-record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 24, Slot = 8);
+record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 32, Slot = 8);
 
 const _: () = {
     assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);
     assert!(core::mem::offset_of!(ServiceKey, port) == 4 && core::mem::offset_of!(ServiceKey, family) == 7);
+    assert!(crate::maps::entries_for(crate::maps::SLOTS, crate::maps::MAX_FLOWS_RANGE.1) <= 1 << 28);
     assert!(core::mem::offset_of!(Slot, port) == 4 && core::mem::offset_of!(Slot, generation) == 6);
 };
 
@@ -132,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_backend_set_gives_back_what_it_was_made_of() {
-        let set = BackendSet::new(0xdead_beef, 0x1234, 0x5678);
-        assert_eq!((set.base(), set.count(), set.generation()), (0xdead_beef, 0x1234, 0x5678));
+        for (base, count) in [(0x0ead_beef, 0x1_2345), ((1 << 28) - 1, BackendSet::MAX_SLOTS), (0, 1)] {
+            let set = BackendSet::new(base, count, 0x5678);
+            assert_eq!((set.base(), set.count(), set.generation()), (base, count, 0x5678));
+        }
     }
 }

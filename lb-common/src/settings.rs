@@ -9,6 +9,8 @@ pub struct Settings {
     /// Keys the hash that picks backends. Chosen once and pinned: the same connection picks the same backend after
     /// its flow entry was lost, and in a trace.
     pub seed: u64,
+    /// Keys the hash of Services with [`crate::Service::SAME_EVERYWHERE`]: the same on all nodes.
+    pub shared_seed: u64,
     /// Cookie of the network namespace the datapath serves, as `bpf_get_netns_cookie` gives it; zero: not known.
     pub netns_cookie: u64,
     /// Source addresses lent to IPv4 connections that need source translation: those before the first of zeros.
@@ -52,8 +54,11 @@ impl Settings {
         list
     }
 
+    /// [`Settings::shared_seed`] where none is configured: the first 64 bits of the fraction of pi.
+    pub const SHARED_SEED: u64 = 0x243f_6a88_85a3_08d3;
+
     /// New flows take the way through the host's stack, so that its firewall sees them.
     pub const STACK: u32 = 1;
 }
 
-record!(HostPair = 16, Settings = 120);
+record!(HostPair = 16, Settings = 128);

@@ -138,7 +138,7 @@ fn paths(image: &Image) -> Paths {
                 continue;
             }
             let set = service.backends;
-            let backends = (set.base()..).take(set.count().into()).map(|index| {
+            let backends = (set.base()..).take(set.count() as usize).map(|index| {
                 let slot = image.slots[&index];
                 let port = if slot.port == [0; 2] { service.target_port } else { slot.port };
                 (backend_address(&image.backends[&slot.backend]).unwrap(), u16::from_be_bytes(port))

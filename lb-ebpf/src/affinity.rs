@@ -8,7 +8,7 @@
 use crate::Address;
 use crate::env::{Clock, Step};
 use crate::tables::Tables;
-use lb_common::{Affinity, AffinityKey, BackendSet, Service, Slot};
+use lb_common::{Affinity, AffinityKey, Service, Slot};
 
 /// Whether clients of the Service keep their backends.
 #[inline(always)]
@@ -40,20 +40,21 @@ pub const fn port_of(service: &Service, slot: &Slot) -> [u8; 2] {
     if slot.port[0] == 0 && slot.port[1] == 0 { service.target_port } else { slot.port }
 }
 
-/// The place in the set at which the backend that the client is to keep stands now; [`Affinity::NO_PLACE`] if there is none.
+/// The place among the Service's members at which the backend that the client is to keep stands now; [`Affinity::NO_PLACE`] if
+/// there is none.
 /// Not inlined: it has a stack frame of its own.
 #[inline(never)]
-pub fn place<T: Tables, C: Clock>(tables: &T, clock: &C, set: BackendSet, service: &Service, key: &AffinityKey) -> u32 {
+pub fn place<T: Tables, C: Clock>(tables: &T, clock: &C, service: &Service, key: &AffinityKey) -> u32 {
     let Some(kept) = tables.affinity(key) else {
         return Affinity::NO_PLACE;
     };
     if kept.is_expired(clock.tick(), service.affinity_ticks) {
         return Affinity::NO_PLACE;
     }
-    let count = u32::from(set.count());
-    let place = u32::from(kept.place);
+    let (base, count) = (service.members.base(), service.members.count());
+    let place = kept.place;
     let (backend, generation, port) = (kept.backend, kept.generation, kept.port);
-    let mut search = Search { tables, service, base: set.base(), backend, generation, port, place: Affinity::NO_PLACE };
+    let mut search = Search { tables, service, base, backend, generation, port, place: Affinity::NO_PLACE };
     // Where it stood the last time: but for the first connection after the set has changed, that is all.
     if place >= count || search.step(place) {
         clock.repeat(count, &mut search);
@@ -61,7 +62,7 @@ pub fn place<T: Tables, C: Clock>(tables: &T, clock: &C, set: BackendSet, servic
     search.place
 }
 
-/// The search for a backend in a set, one slot for each index.
+/// The search for a backend among the members, one slot for each index.
 struct Search<'a, T> {
     tables: &'a T,
     service: &'a Service,

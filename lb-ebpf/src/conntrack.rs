@@ -106,6 +106,12 @@ pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>)
     }
 }
 
+/// Whether the packet is from the middle of a connection: one without a flow has lost it, or had it at another node.
+#[inline(always)]
+pub const fn is_midway<A>(wire: &Wire<A>) -> bool {
+    wire.key.protocol != UDP && wire.tcp_flags & parse::SYN == 0
+}
+
 /// The flags that this packet sets, for both entries of its flow.
 #[inline(always)]
 pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {

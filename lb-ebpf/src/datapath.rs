@@ -304,13 +304,15 @@ where
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let hash = pick::hash(settings.seed, key);
     let Some(Scratch { flow, revalidated, place, client, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let set = service.backends;
+    // What is this node's own business goes by its own seed, whatever the Service's backends go by.
+    let hash = pick::hash(settings.seed, key);
+    let seed = pick::seed(settings, service);
+    let mut set = service.backends;
+    let mut chosen = pick::place(if seed == settings.seed { hash } else { pick::hash(seed, key) }, set.count());
     *place = Affinity::NO_PLACE;
-    let mut chosen = pick::place(hash, u32::from(set.count()));
     if affinity::is_kept(service) {
         // The node is one client, by whichever of its addresses, and at its sockets too.
         if source == Some(Owned::NODE_ID) {
@@ -318,9 +320,11 @@ where
         } else {
             affinity::write_client(service, &key.src, client);
         }
-        chosen = affinity::place(tables, env, set, service, client);
+        chosen = affinity::place(tables, env, service, client);
         if chosen == Affinity::NO_PLACE {
-            chosen = pick::place(pick::of_client(settings.seed, client), u32::from(set.count()));
+            chosen = pick::place(pick::of_client(seed, client), set.count());
+        } else {
+            set = service.members;
         }
         *place = chosen;
     }
@@ -403,6 +407,7 @@ where
     let (key, keeps_port) = (&wire.key, is_sctp_fragment(wire));
     let hash = pick::hash(settings.seed, key);
     let reason = match snat::lend(tables, env, settings, A::lent_count(settings), key, flow, hash, keeps_port) {
+        Ok(false) if conntrack::is_midway(wire) => Reason::ForwardedMidway,
         Ok(false) => Reason::Forwarded,
         Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),
@@ -434,8 +439,7 @@ where
             tick: flow.tick,
             generation: flow.generation,
             port: flow.dst_port,
-            place: *place as u16,
-            zero: [0; 2],
+            place: *place,
         };
         affinity::note(tables, client, &kept);
     }

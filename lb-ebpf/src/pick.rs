@@ -1,10 +1,11 @@
-//! The algorithm `random`: a keyed hash of the connection's five-tuple.
+//! Picking a backend: a keyed hash of the connection's five-tuple, which gives one of the slots of its set.
 //!
 //! It is random over connections and the same again for the same connection: on the host, in the kernel, in a trace, and
-//! after a flow entry was lost. The key keeps outsiders from choosing their backend.
+//! after a flow entry was lost. The key keeps outsiders from choosing their backend. Maglev Services use a key that all nodes
+//! share; all else about them is in how their slots are filled.
 
 use crate::Address;
-use lb_common::{AffinityKey, FlowKey, SocketKey};
+use lb_common::{AffinityKey, FlowKey, Service, Settings, SocketKey};
 
 /// Odd constants of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -14,6 +15,12 @@ const FINISHER: u64 = 0x94d0_49bb_1331_11eb;
 const fn mix(hash: u64, word: u64) -> u64 {
     let mixed = (hash ^ word).wrapping_mul(MULTIPLIER);
     mixed ^ (mixed >> 29)
+}
+
+/// What keys the hash of a Service's connections.
+#[inline(always)]
+pub const fn seed(settings: &Settings, service: &Service) -> u64 {
+    if service.flags & Service::SAME_EVERYWHERE == 0 { settings.seed } else { settings.shared_seed }
 }
 
 /// The keyed hash of a tuple.
@@ -43,10 +50,10 @@ pub fn of_socket(seed: u64, asking: &SocketKey) -> u64 {
     finish(hash)
 }
 
-/// The keyed hash of a client and the Service it asks for: the same for all its connections.
+/// The keyed hash of a client: the same for all its connections.
 #[inline(always)]
 pub fn of_client(seed: u64, key: &AffinityKey) -> u64 {
-    let mut hash = mix(seed, u64::from(key.service) << 8 | u64::from(key.kind));
+    let mut hash = mix(seed, u64::from(key.kind));
     hash = mix(hash, key.client[0]);
     hash = mix(hash, key.client[1]);
     finish(hash)

@@ -217,18 +217,20 @@ fn choose<'t, S: Socket, T: SocketTables>(
     service: &Service,
     asking: &SocketKey,
 ) -> Option<([u8; 2], u32, &'t Backend)> {
-    let set = service.backends;
+    let mut set = service.backends;
     if set.count() == 0 {
         return None;
     }
-    let seed = tables.settings()?.seed;
+    let settings = tables.settings()?;
     let mut client = AffinityKey::default();
-    let mut place = pick::place(pick::of_socket(seed, asking), u32::from(set.count()));
+    let mut place = pick::place(pick::of_socket(settings.seed, asking), set.count());
     if affinity::is_kept(service) {
         affinity::write_namespace(service, socket.namespace(), &mut client);
-        place = affinity::place(tables, socket, set, service, &client);
+        place = affinity::place(tables, socket, service, &client);
         if place == Affinity::NO_PLACE {
-            place = pick::place(pick::of_client(seed, &client), u32::from(set.count()));
+            place = pick::place(pick::of_client(pick::seed(settings, service), &client), set.count());
+        } else {
+            set = service.members;
         }
     }
     let slot = tables.slot(set.base() + place)?;
@@ -238,8 +240,7 @@ fn choose<'t, S: Socket, T: SocketTables>(
     }
     let port = affinity::port_of(service, slot);
     if affinity::is_kept(service) {
-        let (generation, place) = (slot.generation, place as u16);
-        let kept = Affinity { backend: slot.backend, tick: socket.tick(), generation, port, place, zero: [0; 2] };
+        let kept = Affinity { backend: slot.backend, tick: socket.tick(), generation: slot.generation, port, place };
         affinity::note(tables, &client, &kept);
     }
     Some((port, slot.backend, backend))

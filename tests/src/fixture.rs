@@ -105,6 +105,17 @@ impl Fixture {
         map.try_into().expect("an array of settings")
     }
 
+    /// Empties the tables of flows, as if the node had been rebooted with the same Services.
+    pub fn lose_flows(&self) {
+        use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
+        for name in [FLOWS4, NEW4] {
+            empty::<lb_common::FlowKey<[u8; 4]>, lb_common::Flow<[u8; 4]>>(&self.playground.name().bpffs(), name);
+        }
+        for name in [FLOWS6, NEW6] {
+            empty::<lb_common::FlowKey<[u8; 16]>, lb_common::Flow<[u8; 16]>>(&self.playground.name().bpffs(), name);
+        }
+    }
+
     /// Packets that got this verdict.
     pub fn reason(&self, name: &str) -> u64 {
         let status = self.playground.status().expect("the daemon answers");
@@ -173,6 +184,18 @@ pub fn interfaces(setup: Setup) -> [&'static str; 3] {
         other => panic!("no mode {other}"),
     };
     [wire, "eth1=tcx", "veth*"]
+}
+
+/// Deletes every entry of a hash map that is pinned below `directory`.
+fn empty<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) {
+    let pin = find(directory, name).expect("the map is pinned");
+    let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin).expect("the map"));
+    let mut map: aya::maps::HashMap<_, K, V> = map.try_into().expect("a hash");
+    // While keys are walked an entry that is deleted sends the walk back to the start.
+    while let Some(key) = map.keys().next() {
+        // One that was evicted meanwhile is gone as well.
+        let _ = map.remove(&key.expect("a key"));
+    }
 }
 
 /// The file called `name` below `directory`.

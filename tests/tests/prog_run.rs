@@ -2,8 +2,8 @@
 //! and flow tables.
 
 use lb_common::{
-    Affinity, AffinityKey, BackendSet, Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Settings,
-    Traffic, maps,
+    Affinity, AffinityKey, BackendSet, Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Service,
+    Settings, Traffic, maps,
 };
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_memory::Image;
@@ -839,6 +839,53 @@ fn the_last_free_port_is_found_and_then_none_host_and_kernel_alike() {
     });
 }
 
+/// A node with a seed of its own, whose Services have tables.
+fn spread_by_tables(image: &mut Image, seed: u64) {
+    (image.settings.seed, image.settings.shared_seed) = (seed, 7);
+    for service in image.services.values_mut().filter(|service| service.backends.count() > 1) {
+        // Six places of the second backend and one of the first.
+        let base = service.backends.base();
+        let (first, second) = (image.slots[&base], image.slots[&(base + 1)]);
+        image.slots.extend((base..base + 7).zip([second; 7]));
+        image.slots.insert(base + 3, first);
+        service.backends = BackendSet::new(base, 7, 1);
+        service.flags |= Service::SAME_EVERYWHERE;
+    }
+}
+
+#[test]
+fn tables_spread_connections_host_and_kernel_alike() {
+    needs_datapath!();
+    let mut both_nodes = Vec::new();
+    for seed in [1, 2] {
+        let of_node = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&of_node);
+        on_both_with(
+            move |image| spread_by_tables(image, seed),
+            move |both| {
+                let mut met = Vec::new();
+                for family in Family::BOTH {
+                    for port in 1000..1200 {
+                        let client = SocketAddr::new(family.client(), port);
+                        let syn = frames::tcp(client, family.cluster(WEB, 80), Flags::Syn, b"");
+                        let (_, after) = both.run(Hook::Ingress, both.uplink, &syn);
+                        met.push(frames::checked(&after).1);
+                    }
+                }
+                both.compare_flows();
+                *noted.lock().expect("no panic") = met;
+            },
+        );
+        both_nodes.push(std::mem::take(&mut *of_node.lock().expect("no panic")));
+    }
+    assert_eq!(both_nodes[0], both_nodes[1], "two nodes with seeds of their own");
+    for family in Family::BOTH {
+        let of_first = both_nodes[0].iter().filter(|met| met.ip() == family.backend(LOCAL_1)).count();
+        // 200 / 7 on average, and outside of this once in a million.
+        assert!((7..57).contains(&of_first), "{of_first} of 200");
+    }
+}
+
 #[test]
 fn clients_keep_their_backends_host_and_kernel_alike() {
     needs_datapath!();
@@ -846,6 +893,7 @@ fn clients_keep_their_backends_host_and_kernel_alike() {
         for service in image.services.values_mut().filter(|service| service.backends.count() > 1) {
             service.affinity_ticks = Affinity::ticks(60);
             service.affinity_id = service.backends.base();
+            service.members = service.backends;
         }
     };
     on_both_with(keep, |both| {
@@ -885,7 +933,15 @@ fn clients_keep_their_backends_host_and_kernel_alike() {
                     image.slots.insert(next + 1, whole.slots[&base]);
                 }
                 assert!(key.protocol != lb_common::SCTP);
-                service.backends = BackendSet::new(next, 1 + turn as u16, generation);
+                service.members = BackendSet::new(next, 1 + turn, generation);
+                service.backends = service.members;
+                if turn == 1 {
+                    // A table of its own for those who keep nothing yet.
+                    image
+                        .slots
+                        .extend((base + 2..base + 6).zip([0, 1, 1, 1].map(|which| whole.slots[&(base + which)])));
+                    service.backends = BackendSet::new(base + 2, 4, generation + 1);
+                }
             }
             both.kernel.rewrite(&both.tables.image.clone(), &image);
             both.tables.image = image;

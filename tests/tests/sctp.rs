@@ -29,7 +29,7 @@ fn client(family: Family) -> SocketAddr {
 /// Sends a chunk that must be forwarded; its tuple and payload as they arrive, with the checksum right.
 fn sent(node: &mut Node, ifindex: u32, frame: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let (verdict, bytes) = node.ingress(ifindex, frame);
-    assert!(matches!(verdict.reason, Reason::Forwarded | Reason::Replied), "{verdict:?}");
+    assert!(matches!(verdict.reason, Reason::Forwarded | Reason::ForwardedMidway | Reason::Replied), "{verdict:?}");
     checked_sctp(&bytes)
 }
 
@@ -102,6 +102,7 @@ fn a_chunk_of_an_unknown_association_gets_the_keyed_pick() {
         let frame = frames::sctp(client(family), family.cluster(SIGNAL, 80), DATA, b"goes on");
         let before = sent(&mut node, UPLINK, &frame);
         assert_eq!(sent(&mut Node::new(), UPLINK, &frame), before);
+        assert_eq!(node.tables.packets(Reason::ForwardedMidway), 1);
     }
 }
 
@@ -136,7 +137,12 @@ fn fragments_pass_where_no_port_changes_and_are_dropped_with_a_reason_where_one_
         let whole = frames::sctp(client(family), family.cluster(SIGNAL, TARGET_PORT), DATA, &[3; 3000]);
         let pieces = fragments(&whole, 1200, 7);
         let pieces: Vec<_> = pieces.iter().map(|piece| node.ingress(UPLINK, piece)).collect();
-        assert!(pieces.iter().all(|(verdict, _)| verdict.reason == Reason::Forwarded));
+        let reasons: Vec<Reason> = pieces.iter().map(|(verdict, _)| verdict.reason).collect();
+        assert_eq!(
+            reasons,
+            [Reason::ForwardedMidway, Reason::Forwarded, Reason::Forwarded],
+            "no association was known"
+        );
         let pieces: Vec<Vec<u8>> = pieces.into_iter().map(|(_, bytes)| bytes).collect();
         let (_, backend, _) = checked_sctp(&reassembled(&pieces));
         assert_eq!(backend, SocketAddr::new(family.backend(LOCAL_1), TARGET_PORT));

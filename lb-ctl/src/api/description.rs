@@ -4,7 +4,7 @@
 //! `.ports[].connections`, `.ports[].endpoints[].connections` and their neighbours are read by programs.
 
 use super::types::Problem;
-use crate::objects::{IpFamily, Labels, Protocol, ServiceType};
+use crate::objects::{Algorithm, DEFAULT_WEIGHT, IpFamily, Labels, Protocol, ServiceType};
 use lb_common::Traffic;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -40,6 +40,9 @@ pub struct ServiceDescription {
     pub node_addresses: Vec<IpAddr>,
     /// `None` or `ClientIP`.
     pub session_affinity: String,
+    /// `random` or `maglev`.
+    #[serde(default)]
+    pub algorithm: Algorithm,
     /// For how many seconds after its last new connection a client keeps its backend, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity_seconds: Option<u32>,
@@ -104,6 +107,9 @@ pub struct EndpointDescription {
     pub port: u16,
     /// Whether new connections go there.
     pub ready: bool,
+    /// Its share of new connections, against the others' weights.
+    #[serde(default = "default_weight")]
+    pub weight: u8,
     /// The Pod behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
@@ -118,6 +124,10 @@ pub struct EndpointDescription {
     /// What this node sent to its ADDRESS and got back, by all Services and ports together.
     #[serde(flatten)]
     pub traffic: Counters,
+}
+
+const fn default_weight() -> u8 {
+    DEFAULT_WEIGHT
 }
 
 /// Counters of [`Traffic`], as they cross the socket.

@@ -104,6 +104,7 @@ fn description(service: Key) -> ServiceDescription {
         node_addresses: Vec::new(),
         session_affinity: "ClientIP".to_owned(),
         affinity_seconds: Some(10_800),
+        algorithm: crate::objects::Algorithm::Random,
         external_traffic_policy: None,
         health_check_node_port: None,
         internal_traffic_policy: "Cluster".to_owned(),

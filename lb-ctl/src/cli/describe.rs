@@ -105,6 +105,7 @@ fn text(service: &ServiceDescription) -> String {
     if service.ports.iter().any(|port| port.node_port.is_some()) {
         report.line("Node Addresses", list(&service.node_addresses));
     }
+    report.line("Algorithm", service.algorithm);
     match service.affinity_seconds {
         Some(seconds) => report.line("Session Affinity", format!("{}, {seconds} s", service.session_affinity)),
         None => report.line("Session Affinity", &service.session_affinity),
@@ -145,8 +146,17 @@ fn traffic(counters: &Counters) -> String {
 }
 
 fn endpoints(port: &crate::api::PortDescription) -> Table {
-    let mut table =
-        Table::new(vec!["ADDRESS", "POD/SLICE", "NODE", "READY", "LOCAL", "ADDRESS CONNECTIONS", "PACKETS", "BYTES"]);
+    let mut table = Table::new(vec![
+        "ADDRESS",
+        "POD/SLICE",
+        "NODE",
+        "READY",
+        "WEIGHT",
+        "LOCAL",
+        "ADDRESS CONNECTIONS",
+        "PACKETS",
+        "BYTES",
+    ]);
     for endpoint in &port.endpoints {
         let behind = match (&endpoint.pod, &endpoint.slice) {
             (Some(pod), Some(slice)) => format!("pod/{pod} (slice/{slice})"),
@@ -161,6 +171,7 @@ fn endpoints(port: &crate::api::PortDescription) -> Table {
             behind,
             endpoint.node.clone().unwrap_or_else(|| "<unknown>".to_owned()),
             yes(endpoint.ready),
+            endpoint.weight.to_string(),
             yes(endpoint.local),
             counters.connections.to_string(),
             (counters.packets + counters.reply_packets).to_string(),
@@ -211,6 +222,7 @@ mod tests {
         IP Families:              IPv4,IPv6
         IPs:                      10.96.0.1,fd00::1
         Node Addresses:           192.0.2.10
+        Algorithm:                random
         Session Affinity:         None
         External Traffic Policy:  Cluster
         Internal Traffic Policy:  Cluster
@@ -221,9 +233,9 @@ mod tests {
         NodePort:                 http  30080/TCP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out
         Endpoints:
-          ADDRESS           POD/SLICE     NODE        READY   LOCAL   ADDRESS CONNECTIONS   PACKETS   BYTES
-          10.244.0.5:8080   pod/a         n1          yes     yes     3                     21        2100
-          [fd00::5]:8080    slice/web-1   <unknown>   no      no      3                     21        2100
+          ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   ADDRESS CONNECTIONS   PACKETS   BYTES
+          10.244.0.5:8080   pod/a         n1          yes     1        yes     3                     21        2100
+          [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      3                     21        2100
         Port:                     <unset>  53/UDP
         TargetPort:               53/UDP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out

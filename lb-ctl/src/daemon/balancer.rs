@@ -15,7 +15,7 @@ use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
 use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Renderer, Withdrawn};
 use crate::maps::{LbMaps, MapError};
-use crate::model::{EndpointView, Model, NodeView, Views};
+use crate::model::{Balancing, EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -37,6 +37,10 @@ pub(super) struct Inputs {
     pub(super) devices: Option<BTreeMap<u32, Device>>,
     /// The way to the node's own processes.
     pub(super) pair: HostPair,
+    /// How connections of Services that say nothing are given to endpoints.
+    pub(super) balancing: Balancing,
+    /// Keys the hash by which Maglev tables are read.
+    pub(super) maglev_seed: u64,
     /// The way of new flows.
     pub(super) path: PathMode,
 }
@@ -112,6 +116,7 @@ impl Balancer {
             addresses: addresses.clone(),
             silent: Vec::new(),
             zones: node::zones(&inputs.objects),
+            balancing: inputs.balancing,
         };
         let before = self.model.views().clone();
         self.model.update(&inputs.objects, &node);
@@ -128,6 +133,7 @@ impl Balancer {
             node::lent_addresses(&self.wanted_addresses, host, &inputs.objects, &self.node_name, managed, source_to);
         let settings = Settings {
             seed: self.facts.settings.seed,
+            shared_seed: inputs.maglev_seed,
             netns_cookie: host.namespace,
             snat4: Settings::lent(v4.into_iter().map(|address| address.octets())),
             snat6: Settings::lent(v6.into_iter().map(|address| address.octets())),

@@ -3,6 +3,9 @@
 use super::options::{HealthzAddress, LogFormat, LogLevel, Options, PathMode, PortRange};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::image::maglev;
+use crate::model::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
+use crate::objects::Algorithm;
 use ipnet::IpNet;
 use lb_common::Settings;
 use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
@@ -47,6 +50,10 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
+    /// How connections of Services that say nothing are given to endpoints.
+    pub balancing: Balancing,
+    /// Keys the hash by which Maglev tables are read.
+    pub maglev_seed: u64,
     /// The way of new flows.
     pub path: PathMode,
     /// How programs come to the TC hooks.
@@ -167,6 +174,8 @@ impl Config {
             service_cidrs,
             snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
+            balancing: balancing(options.algorithm, options.maglev_table_size)?,
+            maglev_seed: options.maglev_seed.unwrap_or(Settings::SHARED_SEED),
             path: options.path.unwrap_or_default(),
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
@@ -228,6 +237,8 @@ impl fmt::Display for Config {
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
+        writeln!(f, "algorithm:     {}", self.balancing.algorithm)?;
+        writeln!(f, "maglev table:  {}", self.balancing.maglev_table_size)?;
         writeln!(f, "path:          {}", self.path.name())?;
         writeln!(f, "tc:            {}", self.tc.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
@@ -255,6 +266,18 @@ pub fn check_instance(instance: &str) -> Result<(), ConfigError> {
         return Err(invalid("--instance (instance)", message));
     }
     Ok(())
+}
+
+fn balancing(algorithm: Option<Algorithm>, table_size: Option<u32>) -> Result<Balancing, ConfigError> {
+    let maglev_table_size = table_size.unwrap_or(DEFAULT_MAGLEV_TABLE_SIZE);
+    if !maglev::is_table_size(maglev_table_size) {
+        let (least, most) = maglev::TABLE_SIZE_RANGE;
+        let message = format!(
+            "{maglev_table_size} is no prime between {least} and {most}: take 4093, 16381, 65537, 131071 or another"
+        );
+        return Err(invalid("--maglev-table-size (maglevTableSize)", message));
+    }
+    Ok(Balancing { algorithm: algorithm.unwrap_or_default(), maglev_table_size })
 }
 
 fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
@@ -362,6 +385,18 @@ mod tests {
     }
 
     #[test]
+    fn the_algorithm_is_chosen_for_the_node_and_tables_have_prime_sizes() {
+        let config = Config::resolve(minimal()).unwrap();
+        assert_eq!((config.balancing, config.maglev_seed), (Balancing::default(), Settings::SHARED_SEED));
+        let options = file("algorithm: maglev\nmaglevTableSize: 4093\nmaglevSeed: 7\n").unwrap();
+        let config = Config::resolve(minimal().or(options)).unwrap();
+        let balancing = Balancing { algorithm: Algorithm::Maglev, maglev_table_size: 4093 };
+        assert_eq!((config.balancing, config.maglev_seed), (balancing, 7));
+        let error = Config::resolve(Options { maglev_table_size: Some(4096), ..minimal() }).unwrap_err();
+        assert!(error.to_string().contains("4096 is no prime"), "{error}");
+    }
+
+    #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let from_file =
             file("interfaces: [eth0=xdp, 'veth*']\ninstance: blue\nnodePortRange: 30000-30100\nmaxFlows: 4096\n")
@@ -417,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

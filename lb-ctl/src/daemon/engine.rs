@@ -324,6 +324,8 @@ impl Engine {
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),
             pair: self.host_clients.settings(),
+            balancing: self.config.balancing,
+            maglev_seed: self.config.maglev_seed,
             path: self.config.path,
         }
     }
@@ -371,6 +373,8 @@ impl Engine {
                 }
                 self.interfaces.set_specs(new.interfaces.clone());
                 self.config.interfaces = new.interfaces;
+                self.config.balancing = new.balancing;
+                self.config.maglev_seed = new.maglev_seed;
                 self.config.healthz_address = new.healthz_address;
                 self.config.service_cidrs = new.service_cidrs;
                 self.config_problem = None;

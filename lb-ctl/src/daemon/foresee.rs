@@ -12,14 +12,14 @@ use super::requests::{outcomes, places, refusal, skipped};
 use crate::api::plan::{ConnectionPlan, Count, MapPlan, PlanAnswer, ServiceChange, ServicePlan};
 use crate::api::{Failure, FailureReason};
 use crate::datapath::conntrack::{self, FlowEntry};
-use crate::image::{Withdrawn, members, moved_share};
+use crate::image::{Withdrawn, members, moved_share, redrawn_share};
 use crate::manifest::Parsed;
 use crate::maps::{FakeMaps, Image, MapChange};
 use crate::model::ServiceView;
 use crate::objects::{Key, Kind, differences};
 use crate::store::SourceId;
 use jiff::Timestamp;
-use lb_common::{ServiceKey, UDP, maps};
+use lb_common::{Service, ServiceKey, UDP, maps};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,8 +53,11 @@ struct Fates(HashMap<u32, PortFate>);
 struct PortFate {
     /// Place of the Service in the answer.
     service: usize,
+    /// Its endpoints before and after, those with no weight too.
     before: BTreeSet<Withdrawn>,
     after: BTreeSet<Withdrawn>,
+    /// Whether there will be any that new connections go to.
+    is_open: bool,
 }
 
 /// One state of the balancer and of the maps that it would have them in.
@@ -152,14 +155,14 @@ fn service_plan(key: &Key, place: usize, before: &State<'_>, after: &State<'_>, 
     let (was, is) = (records(before, views.0), records(after, views.1));
     let mut slots_moved: Option<f64> = None;
     for (id, record) in &was {
-        let members = |record: &Record, state: &State<'_>| state.members(record);
-        let old = members(record, before);
-        let new = is.get(id).map(|record| members(record, after)).unwrap_or_default();
-        if let Some(share) = moved_share(&old, &new) {
+        let (old, new) = (before.service(record), is.get(id).and_then(|record| after.service(record)));
+        let share = old.zip(new).and_then(|(old, new)| share(&before.members(old), &after.members(new), old, new));
+        if let Some(share) = share {
             slots_moved = Some(slots_moved.map_or(share, |most| most.max(share)));
         }
-        let (before, after) = (old.into_iter().collect(), new.into_iter().collect());
-        fates.0.insert(*id, PortFate { service: place, before, after });
+        let endpoints = |state: &State<'_>| state.balancer.renderer().endpoints_of(record.key).collect();
+        let is_open = new.is_some_and(|service| service.backends.count() > 0);
+        fates.0.insert(*id, PortFate { service: place, before: endpoints(before), after: endpoints(after), is_open });
     }
     let change = match views {
         (None, _) => ServiceChange::Added,
@@ -192,11 +195,21 @@ impl State<'_> {
         ids.map(|(key, id)| Record { key, id })
     }
 
-    /// The members of a record's set, by place.
-    fn members(&self, record: &Record) -> Vec<Withdrawn> {
-        let service = self.image.services.get(&record.key).filter(|service| service.id == record.id);
-        service.map(|service| members(self.image, service).collect()).unwrap_or_default()
+    /// A record as the maps have it.
+    fn service(&self, record: &Record) -> Option<&Service> {
+        self.image.services.get(&record.key).filter(|service| service.id == record.id)
     }
+
+    /// The members of a record's set, by place.
+    fn members(&self, service: &Service) -> Vec<Withdrawn> {
+        members(self.image, service).collect()
+    }
+}
+
+/// The share of new connections that go elsewhere when `old` becomes `new`.
+fn share(before: &[Withdrawn], after: &[Withdrawn], old: &Service, new: &Service) -> Option<f64> {
+    let is_same_key = (old.flags ^ new.flags) & Service::SAME_EVERYWHERE == 0;
+    if is_same_key { moved_share(before, after) } else { redrawn_share(before, after) }
 }
 
 /// Where new connections go.
@@ -226,9 +239,9 @@ impl Fates {
         let is_udp = flow.protocol == UDP;
         let connection = ConnectionPlan {
             total: 1,
-            moving: u64::from(is_withdrawn && is_udp && !fate.after.is_empty()),
+            moving: u64::from(is_withdrawn && is_udp && fate.is_open),
             lingering: u64::from(is_withdrawn && !is_udp),
-            ending: u64::from(is_withdrawn && is_udp && fate.after.is_empty()),
+            ending: u64::from(is_withdrawn && is_udp && !fate.is_open),
         };
         answer.connections.add(&connection);
         if let Some(service) = answer.services.get_mut(fate.service) {

@@ -3,6 +3,7 @@
 
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::objects::Algorithm;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::de::Error as _;
@@ -48,6 +49,18 @@ pub struct Options {
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
+    /// How connections of Services without the annotation lb-ctl/algorithm are given to endpoints: by a random hash, or
+    /// by Maglev tables, in the same way on all nodes [default: random]
+    #[arg(long, value_name = "ALGORITHM")]
+    pub algorithm: Option<Algorithm>,
+    /// Size of Maglev tables, a prime, about a hundred times the endpoints of the greatest Service; the same on all nodes
+    /// [default: 65537]
+    #[arg(long, value_name = "NUMBER")]
+    pub maglev_table_size: Option<u32>,
+    /// Keys the hash by which Maglev tables are read: a secret, the same on all nodes, keeps clients from choosing their
+    /// endpoint [default: a constant]
+    #[arg(long, value_name = "NUMBER")]
+    pub maglev_seed: Option<u64>,
     /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathMode>,
@@ -100,6 +113,9 @@ impl Options {
             snat_addresses: if self.snat_addresses.is_empty() { weaker.snat_addresses } else { self.snat_addresses },
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
+            algorithm: self.algorithm.or(weaker.algorithm),
+            maglev_table_size: self.maglev_table_size.or(weaker.maglev_table_size),
+            maglev_seed: self.maglev_seed.or(weaker.maglev_seed),
             path: self.path.or(weaker.path),
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),

@@ -1,7 +1,7 @@
 //! Performing a plan, and keeping the record of what the maps hold exact while doing so.
 
 use crate::maps::{Image, LbMaps, MapError, MapOp};
-use lb_common::BackendSet;
+use lb_common::{BackendSet, Service};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub fn apply(maps: &mut dyn LbMaps, ops: &[MapOp], image: &Image, realized: &mut
             return Err(error);
         }
         if let MapOp::PutService(key, _) | MapOp::DeleteService(key) = op {
-            given_up.extend(realized.services.get(key).map(|service| service.backends));
+            given_up.extend(realized.services.get(key).into_iter().flat_map(Service::sets));
         }
         realized.perform(op);
     }
@@ -72,7 +72,7 @@ impl Image {
     /// Drops the slots that no service publishes.
     pub fn forget_unpublished(&mut self) {
         let known = std::mem::take(&mut self.slots);
-        let sets: BTreeSet<BackendSet> = self.services.values().map(|service| service.backends).collect();
+        let sets: BTreeSet<BackendSet> = self.services.values().flat_map(Service::sets).collect();
         for set in sets {
             self.slots.extend(known.range(run(set)).map(|(index, slot)| (*index, *slot)));
         }
@@ -80,5 +80,5 @@ impl Image {
 }
 
 fn run(set: BackendSet) -> Range<u32> {
-    set.base()..set.base().saturating_add(set.count().into())
+    set.base()..set.base().saturating_add(set.count())
 }

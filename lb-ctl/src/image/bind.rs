@@ -4,22 +4,25 @@
 //! fit uses up nothing while it is tried again and again.
 
 use super::backends::octets;
-use super::fragment::{Entry, Fragment, Member};
+use super::fragment::{Entry, Fragment};
+use super::layout::{Layout, Member, Pool};
 use super::renderer::{Refusal, Renderer};
 use super::sets::{Slots, run};
+use super::withdrawn::Withdrawn;
 use crate::model::Place;
 use crate::objects::{IpFamily, Key};
-use lb_common::{Affinity, Owned, Peer, Service, ServiceKey, Slot, maps};
+use lb_common::{Affinity, Owned, Peer, Service, ServiceKey, Slot, UDP, maps};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A fragment and what it got.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bound {
     pub(super) fragment: Fragment,
-    /// For each entry that was bound, its record and its set.
-    entries: Vec<(ServiceKey, Slots)>,
+    /// For each entry that was bound, its record and the sets of its pools.
+    entries: Vec<(ServiceKey, [Slots; 2])>,
 }
 
 /// A fragment that gave back what it had.
@@ -46,21 +49,28 @@ impl Affinities {
     }
 }
 
-/// Runs of slots set aside for sets that are not published yet.
-type Reserved = HashMap<Arc<[Member]>, u32>;
+/// The sets of a fragment, and the runs of slots set aside for those that are not published yet.
+type Reserved = HashMap<Arc<Pool>, (Layout, Option<u32>)>;
 
 impl Renderer {
     /// Gives the fragment its ids and slots and writes it into the image.
-    pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment) -> Result<Bound, Refusal> {
+    pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment, now: Instant) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
-        let mut reserved = self.reserve(&fragment)?;
+        let mut reserved = self.reserve(&fragment, now)?;
         for (address, locality) in &fragment.backends {
             self.backends.acquire(*address, *locality);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
         let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
+        let mut published: HashMap<&Arc<Pool>, Slots> = HashMap::new();
         for entry in &fragment.entries {
-            let (key, slots) = self.acquire_entry(service, entry, &mut reserved, &mut affinity);
+            for pool in entry.pools() {
+                if let Some((layout, base)) = reserved.remove(pool) {
+                    published.insert(pool, self.publish(pool, &layout, base));
+                }
+            }
+            let slots = entry.pools().map(|pool| Arc::clone(published.get(pool).expect("every pool was reserved")));
+            let key = self.acquire_entry(service, entry, &slots, &mut affinity);
             // What another Service has taken over is not in the fragment any more.
             let cluster = entry.cluster.filter(|cluster| fragment.serves(*cluster, entry.protocol));
             self.name_cluster(key, cluster);
@@ -70,11 +80,11 @@ impl Renderer {
     }
 
     /// Gives a Service back what it had before in this render, except what another one has taken over.
-    pub(super) fn acquire_again(&mut self, service: &Key, before: Released) -> Result<Bound, Refusal> {
+    pub(super) fn acquire_again(&mut self, service: &Key, before: Released, now: Instant) -> Result<Bound, Refusal> {
         let Released { mut fragment, records } = before;
         let mut keys = records.iter();
         fragment.entries.retain(|_| keys.next().is_some_and(|key| !self.records.is_of_another(*key, service)));
-        self.acquire(service, fragment)
+        self.acquire(service, fragment, now)
     }
 
     /// Gives back what a Service had, until the end of the render for itself or another to take.
@@ -83,14 +93,17 @@ impl Renderer {
             self.backends.release(*address, *locality);
         }
         for (entry, (key, slots)) in bound.fragment.entries.iter().zip(&bound.entries) {
+            self.note_weightless(entry, *key);
             if let Place::Address(address) = entry.place {
                 self.addresses.release(address);
             }
             self.records.release(*key, service);
-            self.sets.release(slots);
+            for slots in slots {
+                self.sets.release(slots);
+            }
         }
         let (records, sets): (Vec<_>, Vec<_>) = bound.entries.into_iter().unzip();
-        self.unused_sets.extend(sets);
+        self.unused_sets.extend(sets.into_iter().flatten());
         Released { fragment: bound.fragment, records }
     }
 
@@ -148,24 +161,20 @@ impl Renderer {
         self.records.is_full_for(new_records.len()).map_or(Ok(()), refuse)
     }
 
-    /// Sets slots aside for those sets of the fragment that are not published yet.
-    fn reserve(&mut self, fragment: &Fragment) -> Result<Reserved, Refusal> {
+    /// Lays out the fragment's sets, and sets slots aside for those that are not published yet.
+    fn reserve(&mut self, fragment: &Fragment, now: Instant) -> Result<Reserved, Refusal> {
         let mut reserved = Reserved::new();
-        for members in fragment.entries.iter().map(|entry| &entry.members) {
-            let is_published = self.slots(members).is_some_and(|slots| self.sets.contains(&slots));
-            if is_published || reserved.contains_key(members) {
+        for pool in fragment.entries.iter().flat_map(Entry::pools) {
+            if reserved.contains_key(pool) {
                 continue;
             }
-            let length = u16::try_from(members.len()).map_err(|_| Refusal::TooManyEndpoints { count: members.len() });
-            let capacity = self.sets.capacity();
-            let base = length.and_then(|length| {
-                self.sets.reserve(length.into()).ok_or(Refusal::Full { map: maps::SLOTS, capacity })
-            });
-            match base {
-                Ok(base) => drop(reserved.insert(Arc::clone(members), base)),
+            match self.reserve_one(pool, now) {
+                Ok(set) => drop(reserved.insert(Arc::clone(pool), set)),
                 Err(refusal) => {
-                    for (members, base) in reserved {
-                        self.sets.undo(base, members.len() as u32);
+                    for (layout, base) in reserved.into_values() {
+                        if let Some(base) = base {
+                            self.sets.undo(base, layout.len() as u32);
+                        }
                     }
                     return Err(refusal);
                 }
@@ -174,33 +183,57 @@ impl Renderer {
         Ok(reserved)
     }
 
+    fn reserve_one(&mut self, pool: &Pool, now: Instant) -> Result<(Layout, Option<u32>), Refusal> {
+        let layout = pool.layout()?;
+        if self.slots(pool, &layout).is_some_and(|slots| self.sets.contains(&slots)) {
+            return Ok((layout, None));
+        }
+        let capacity = self.sets.capacity();
+        match self.sets.reserve(layout.len() as u32, now) {
+            Some(base) => Ok((layout, Some(base))),
+            None if pool.table_size.is_some() => Err(Refusal::NoRoomForTable { slots: layout.len(), capacity }),
+            None => Err(Refusal::Full { map: maps::SLOTS, capacity }),
+        }
+    }
+
+    /// The content of a set whose backends were acquired. A new one is written to the slots that were set aside for it.
+    fn publish(&mut self, pool: &Pool, layout: &Layout, base: Option<u32>) -> Slots {
+        let slots = self.slots(pool, layout).expect("the fragment's backends were acquired");
+        let Some(base) = base else { return slots };
+        if self.sets.contains(&slots) {
+            // Another of the fragment's pools comes to the same.
+            self.sets.undo(base, slots.len() as u32);
+            return slots;
+        }
+        self.sets.publish(Arc::clone(&slots), base);
+        for (index, slot) in (base..).zip(slots.iter()) {
+            self.image.slots.insert(index, *slot);
+            self.touch(|touched| touched.slots.insert(index));
+        }
+        slots
+    }
+
     fn acquire_entry(
         &mut self,
         service: &Key,
         entry: &Entry,
-        reserved: &mut Reserved,
+        slots: &[Slots; 2],
         affinity: &mut Affinities,
-    ) -> (ServiceKey, Slots) {
-        let slots = self.slots(&entry.members).expect("the fragment's backends were acquired");
-        if let Some(base) = reserved.remove(&entry.members) {
-            self.sets.publish(Arc::clone(&slots), base);
-            for (index, slot) in (base..).zip(slots.iter()) {
-                self.image.slots.insert(index, *slot);
-                self.touch(|touched| touched.slots.insert(index));
-            }
-        }
+    ) -> ServiceKey {
         let address = match entry.place {
             Place::Node => Owned::NODE_ID,
             Place::Address(address) => self.addresses.acquire(address),
         };
         let key = entry.key(address);
         let id = self.records.acquire(key, service).expect("room was checked");
-        let (backends, target_port) = (self.sets.acquire(&slots), entry.target_port.to_be_bytes());
+        let [backends, members] = slots.each_ref().map(|slots| self.sets.acquire(slots));
+        let target_port = entry.target_port.to_be_bytes();
+        let flags = if entry.pool.table_size.is_some() { Service::SAME_EVERYWHERE } else { 0 };
         let (affinity_ticks, affinity_id) = affinity.of(entry, id);
-        let record = Service { backends, id, target_port, flags: 0, affinity_ticks, affinity_id };
+        let record = Service { backends, id, target_port, flags, affinity_ticks, affinity_id, members };
         self.image.services.insert(key, record);
         self.touch(|touched| touched.services.insert(key));
-        (key, slots)
+        key
     }
 
     /// Says by which address of its own the Service port behind a UDP node port is reached.
@@ -218,12 +251,44 @@ impl Renderer {
         }
     }
 
-    /// The content of the set of these members; `None` if one has no backend record.
-    fn slots(&self, members: &[Member]) -> Option<Slots> {
+    /// The content of a pool's set; `None` if a backend has no record.
+    fn slots(&self, pool: &Pool, layout: &Layout) -> Option<Slots> {
         let slot = |member: &Member| {
             let (backend, generation) = self.backends.get(member.address)?;
             Some(Slot { backend, port: member.port.to_be_bytes(), generation })
         };
-        members.iter().map(slot).collect()
+        let of_members: Vec<Slot> = pool.members.iter().map(slot).collect::<Option<_>>()?;
+        layout.iter().map(|index| of_members.get(*index as usize).copied()).collect()
+    }
+
+    /// Notes the endpoints that have no slots, so that nothing in the maps tells that they were there.
+    fn note_weightless(&mut self, entry: &Entry, key: ServiceKey) {
+        let Some(service) = self.records.get(key).filter(|_| key.protocol == UDP) else { return };
+        for member in entry.pool.members.iter().filter(|member| member.weight == 0) {
+            let Some((backend, _)) = self.backends.get(member.address) else { continue };
+            self.weightless.insert(Withdrawn { service, backend, port: entry.port_of(member) });
+        }
+    }
+
+    /// Whether an endpoint is one of the service port, be it with no weight: then it gets no new connections, and keeps
+    /// those it has.
+    pub(super) fn keeps(&self, endpoint: &Withdrawn) -> bool {
+        let key = self.records.find(endpoint.service);
+        key.is_some_and(|key| self.endpoints_of(key).any(|of| of == *endpoint))
+    }
+
+    /// The endpoints of a service port, those with no weight too.
+    pub fn endpoints_of(&self, key: ServiceKey) -> impl Iterator<Item = Withdrawn> {
+        let entry = self.records.owner(key).and_then(|(id, owner)| {
+            let bound = self.bound.get(owner)?;
+            let (entry, _) = bound.fragment.entries.iter().zip(&bound.entries).find(|(_, (of, _))| *of == key)?;
+            Some((id, entry))
+        });
+        entry.into_iter().flat_map(move |(service, entry)| {
+            entry.pool.members.iter().filter_map(move |member| {
+                let (backend, _) = self.backends.get(member.address)?;
+                Some(Withdrawn { service, backend, port: entry.port_of(member) })
+            })
+        })
     }
 }

@@ -3,14 +3,16 @@
 
 use super::backends::peer_address;
 use crate::maps::Image;
-use lb_common::{Service, ServiceKey};
+use lb_common::{BackendSet, Service, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every dangling reference in `image`, in words.
 pub fn dangling(image: &Image) -> Vec<String> {
     let mut found = Vec::new();
     for (key, service) in &image.services {
-        check_set(image, *key, service, &mut found);
+        for set in service.sets() {
+            check_set(image, *key, service, set, &mut found);
+        }
     }
     let served: BTreeSet<u32> = image.services.keys().map(|key| key.address).collect();
     let mut holders = BTreeMap::new();
@@ -38,9 +40,8 @@ pub fn dangling(image: &Image) -> Vec<String> {
     found
 }
 
-fn check_set(image: &Image, key: ServiceKey, service: &Service, found: &mut Vec<String>) {
-    let set = service.backends;
-    for index in (set.base()..).take(set.count().into()) {
+fn check_set(image: &Image, key: ServiceKey, service: &Service, set: BackendSet, found: &mut Vec<String>) {
+    for index in (set.base()..).take(set.count() as usize) {
         let Some(slot) = image.slots.get(&index) else {
             found.push(format!("{key:?}: slot {index} is not written"));
             continue;

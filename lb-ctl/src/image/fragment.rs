@@ -1,6 +1,7 @@
 //! What one Service contributes to the image, before ids: pure, and comparable, so that only fragments that changed
 //! are bound and diffed.
 
+use super::layout::{Member, Pool};
 use crate::model::{Place, ServiceView};
 use crate::objects::{IpFamily, Protocol};
 use lb_common::ServiceKey;
@@ -31,8 +32,10 @@ pub(super) struct Entry {
     pub(super) target_port: u16,
     /// Of a UDP node port: where the same Service port is reached by an address of its own.
     pub(super) cluster: Option<SocketAddr>,
-    /// In order of address and port.
-    pub(super) members: Arc<[Member]>,
+    /// Its backends.
+    pub(super) pool: Arc<Pool>,
+    /// Those that clients keep: none where they do not.
+    pub(super) kept: Arc<Pool>,
 }
 
 impl Entry {
@@ -40,14 +43,16 @@ impl Entry {
     pub(super) fn key(&self, address: u32) -> ServiceKey {
         ServiceKey::new(address, self.port, self.protocol, self.family.version())
     }
-}
 
-/// One member of a backend set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Member {
-    pub(super) address: IpAddr,
-    /// Zero for [`Entry::target_port`].
-    pub(super) port: u16,
+    /// The pools behind [`lb_common::Service::sets`].
+    pub(super) fn pools(&self) -> [&Arc<Pool>; 2] {
+        [&self.pool, &self.kept]
+    }
+
+    /// The port of one of its members.
+    pub(super) fn port_of(&self, member: &Member) -> u16 {
+        if member.port == 0 { self.target_port } else { member.port }
+    }
 }
 
 /// What is said about where a backend is. Where sayings differ the greater wins: taking a local backend for a remote
@@ -71,12 +76,12 @@ impl Fragment {
     pub(super) fn of(view: &ServiceView) -> Self {
         let mut fragment = Self { affinity_seconds: view.affinity_seconds, ..Self::default() };
         for (service_port, port) in view.ports.iter().enumerate() {
-            let mut sets: BTreeMap<IpFamily, (u16, Arc<[Member]>)> = BTreeMap::new();
+            let mut sets: BTreeMap<IpFamily, (u16, Arc<Pool>, Arc<Pool>)> = BTreeMap::new();
             let served = || port.frontends.iter().filter(|frontend| frontend.lost_to.is_none());
             for frontend in served() {
-                let (target_port, members) = sets.entry(frontend.family).or_insert_with(|| {
+                let (target_port, pool, kept) = sets.entry(frontend.family).or_insert_with(|| {
                     let chosen = port.chosen(frontend.family);
-                    members(chosen.map(|endpoint| {
+                    let (target_port, members) = members(chosen.map(|endpoint| {
                         let locality = match endpoint.local {
                             None => Locality::Unknown,
                             Some(true) => Locality::Local,
@@ -84,8 +89,11 @@ impl Fragment {
                         };
                         let known = fragment.backends.entry(endpoint.address).or_insert(locality);
                         *known = locality.max(*known);
-                        Member { address: endpoint.address, port: endpoint.port }
-                    }))
+                        Member { address: endpoint.address, port: endpoint.port, weight: endpoint.weight }
+                    }));
+                    let pool = Pool { members, table_size: view.balancing.table_size() };
+                    let kept = if view.affinity_seconds.is_some() { pool.each_once() } else { Pool::default() };
+                    (target_port, Arc::new(pool), Arc::new(kept))
                 });
                 let own_addresses = served().filter(|other| other.family == frontend.family);
                 let mut clusters = own_addresses.filter_map(|other| match other.place() {
@@ -101,7 +109,8 @@ impl Fragment {
                     family: frontend.family,
                     target_port: *target_port,
                     cluster: if is_udp_node_port { clusters.next() } else { None },
-                    members: Arc::clone(members),
+                    pool: Arc::clone(pool),
+                    kept: Arc::clone(kept),
                 });
             }
         }
@@ -117,14 +126,14 @@ impl Fragment {
 
 /// The members of a set and the port they share. A shared port is taken out of the members, so that sets that differ
 /// in nothing else are one.
-fn members(members: impl Iterator<Item = Member>) -> (u16, Arc<[Member]>) {
+fn members(members: impl Iterator<Item = Member>) -> (u16, Vec<Member>) {
     let mut members: Vec<Member> = members.collect();
     let first = members.first().map_or(0, |member| member.port);
     if members.iter().any(|member| member.port != first) {
-        return (0, members.into());
+        return (0, members);
     }
     for member in &mut members {
         member.port = 0;
     }
-    (first, members.into())
+    (first, members)
 }

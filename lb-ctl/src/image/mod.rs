@@ -18,6 +18,8 @@ mod dangling;
 mod fragment;
 mod host;
 mod ids;
+mod layout;
+pub mod maglev;
 mod plan;
 mod ranges;
 mod reconcile;
@@ -38,7 +40,7 @@ pub use host::{HostFacts, Routes};
 pub use plan::plan;
 pub use reconcile::{ReconcileError, Reconciled, Reconciler};
 pub use renderer::{Refusal, Refused, Renderer};
-pub use share::moved_share;
+pub use share::{moved_share, redrawn_share};
 pub use withdrawn::{Withdrawn, members};
 
 use std::time::Duration;
@@ -48,6 +50,10 @@ use std::time::Duration;
 /// A datapath program that read a record just before it changed is done within microseconds; this is generous, so that
 /// a person who compares two dumps sees the change.
 pub const GRACE: Duration = Duration::from_secs(30);
+
+/// How long slots rest at least: they serve again this soon where no others are free, as when the endpoints of a Service
+/// with a large Maglev table come and go.
+pub const SHORT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a backend's record is kept after the last Service stopped using it, marked as not alive.
 ///

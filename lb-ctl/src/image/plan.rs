@@ -185,10 +185,10 @@ fn torn_services(image: &Image, realized: &Image, touched: &Touched) -> BTreeMap
         return BTreeMap::new();
     }
     let is_torn = |set: BackendSet| {
-        let mut run = set.base()..set.base().saturating_add(set.count().into());
+        let mut run = set.base()..set.base().saturating_add(set.count());
         slots.range(run.clone()).next().is_some()
             || run.any(|slot| realized.slots.get(&slot).is_some_and(|slot| backends.contains(&slot.backend)))
     };
-    let torn = realized.services.iter().filter(|(_, service)| is_torn(service.backends));
-    torn.map(|(key, service)| (*key, Service { backends: BackendSet::EMPTY, ..*service })).collect()
+    let torn = realized.services.iter().filter(|(_, service)| service.sets().into_iter().any(is_torn));
+    torn.map(|(key, service)| (*key, service.without_backends())).collect()
 }

@@ -13,11 +13,12 @@ use super::plan::{plan, plan_touched};
 use super::records::Records;
 use super::sets::{Sets, Slots};
 use super::touched::Touched;
+use super::withdrawn::Withdrawn;
 use crate::maps::{Image, MapOp};
 use crate::model::{Frontend, Place, Views};
 use crate::objects::{Key, differences};
-use lb_common::{Owned, ServiceKey};
-use std::collections::{BTreeMap, BTreeSet};
+use lb_common::{BackendSet, Owned, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -32,11 +33,31 @@ pub enum Refusal {
         /// Its entries.
         capacity: u32,
     },
-    /// A backend set counts its members in 16 bits.
-    #[error("{count} endpoints behind one port are too many: a Service port takes at most {}", u16::MAX)]
-    TooManyEndpoints {
-        /// Endpoints that are ready.
-        count: usize,
+    /// A backend set counts its slots in 20 bits, and an endpoint has as many as its weight.
+    #[error("the weights of the endpoints behind one port add up to {slots}: at most {} fit", BackendSet::MAX_SLOTS)]
+    TooManySlots {
+        /// Slots that the endpoints would take.
+        slots: u32,
+    },
+    /// There are not even as many places in a Maglev table as endpoints.
+    #[error(
+        "{endpoints} endpoints behind one port do not fit into a Maglev table of {table_size}: raise --maglev-table-size to a hundred times as many"
+    )]
+    TableTooSmall {
+        /// Endpoints that have a weight.
+        endpoints: usize,
+        /// Places in the table.
+        table_size: u32,
+    },
+    /// There is no room for one more Maglev table.
+    #[error(
+        "map SLOTS has no room for one more Maglev table of {slots}: it holds {capacity} entries, the tables of other Services among them; lower --maglev-table-size, use the algorithm `random`, or raise --max-flows, which sizes every map"
+    )]
+    NoRoomForTable {
+        /// Slots of the table.
+        slots: usize,
+        /// Slots of all sets.
+        capacity: u32,
     },
 }
 
@@ -64,6 +85,8 @@ pub struct Renderer {
     pub(super) records: Records,
     pub(super) sets: Sets,
     pub(super) backends: Backends,
+    /// Endpoints of UDP service ports that had no weight, of what was released since it was last asked for.
+    pub(super) weightless: HashSet<Withdrawn>,
     /// Sets that may have lost their last user.
     pub(super) unused_sets: Vec<Slots>,
     /// What may differ from the maps; `None`: anything.
@@ -96,9 +119,9 @@ impl Renderer {
         let mut refused = Vec::new();
         for (key, fragment) in fragments {
             let before = self.bound.remove(&key).map(|bound| self.release(&key, bound));
-            let bound = self.acquire(&key, fragment).or_else(|refusal| {
+            let bound = self.acquire(&key, fragment, now).or_else(|refusal| {
                 refused.push(Refused { service: key.clone(), refusal });
-                before.map_or(Ok(Bound::default()), |before| self.acquire_again(&key, before))
+                before.map_or(Ok(Bound::default()), |before| self.acquire_again(&key, before, now))
             });
             self.bound.extend(bound.ok().map(|bound| (key, bound)));
         }

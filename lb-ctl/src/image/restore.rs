@@ -12,7 +12,7 @@ use super::sets::{Sets, Slots, run};
 use crate::maps::{Image, LbMaps};
 use crate::model::Views;
 use lb_common::{BackendSet, Owned, Service, maps};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 impl Renderer {
@@ -23,7 +23,7 @@ impl Renderer {
         let backends = Backends::restore(maps.capacity(maps::BACKENDS), &image.backends, now);
         let capacity = maps.capacity(maps::SLOTS);
         let sets = adoptable(image, &backends, capacity);
-        let published: BTreeSet<(u32, u32)> = image.services.values().map(|service| run(service.backends)).collect();
+        let published: BTreeSet<(u32, u32)> = image.services.values().flat_map(Service::sets).map(run).collect();
 
         let mut start = Image { settings: image.settings, devices: image.devices.clone(), ..Image::default() };
         start.backends.extend(backends.records());
@@ -38,14 +38,16 @@ impl Renderer {
         let adopted: BTreeSet<BackendSet> = sets.values().copied().collect();
         let known = image.services.iter().filter(|(key, service)| records.get(**key) == Some(service.id));
         for (key, service) in known {
-            let backends = if adopted.contains(&service.backends) { service.backends } else { BackendSet::EMPTY };
-            start.services.insert(*key, Service { backends, ..*service });
+            let known = |set: BackendSet| if adopted.contains(&set) { set } else { BackendSet::EMPTY };
+            let [backends, members] = service.sets().map(known);
+            start.services.insert(*key, Service { backends, members, ..*service });
         }
         start.node_ports = image.node_ports.clone();
         start.node_ports.retain(|key, _| start.services.contains_key(key));
         Self {
             views: Views::new(),
             refused: BTreeSet::new(),
+            weightless: HashSet::new(),
             image: start,
             host: None,
             bound: BTreeMap::new(),
@@ -62,7 +64,7 @@ impl Renderer {
 /// The published sets whose slots are all there and name backends that were adopted. They do not overlap.
 fn adoptable(image: &Image, backends: &Backends, capacity: u32) -> HashMap<Slots, BackendSet> {
     let adopted: BTreeMap<u32, u16> = backends.records().map(|(id, record)| (id, record.generation)).collect();
-    let published: BTreeSet<BackendSet> = image.services.values().map(|service| service.backends).collect();
+    let published: BTreeSet<BackendSet> = image.services.values().flat_map(Service::sets).collect();
     let mut sets = HashMap::new();
     let mut end = 0;
     for set in published.into_iter().filter(|set| set.count() > 0) {

@@ -1,7 +1,7 @@
 //! Published backend sets: sets with the same content share one run of slots, and a set never changes.
 
-use super::GRACE;
 use super::ranges::Ranges;
+use super::{GRACE, SHORT_GRACE};
 use lb_common::{BackendSet, Slot};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -56,9 +56,13 @@ impl Sets {
         slots.is_empty() || self.by_content.contains_key(slots)
     }
 
-    /// Sets aside a run of slots, to be given to [`Sets::publish`] or [`Sets::undo`].
-    pub(super) fn reserve(&mut self, length: u32) -> Option<u32> {
-        self.ranges.take(length)
+    /// Sets aside a run of slots, to be given to [`Sets::publish`] or [`Sets::undo`]. Where none is free, slots that have
+    /// rested for a short while have to do.
+    pub(super) fn reserve(&mut self, length: u32, now: Instant) -> Option<u32> {
+        self.ranges.take(length).or_else(|| {
+            self.ranges.expire(now + GRACE.saturating_sub(SHORT_GRACE));
+            self.ranges.take(length)
+        })
     }
 
     /// Gives up a run that was set aside.
@@ -69,7 +73,7 @@ impl Sets {
     /// A new set in the run that was set aside for it.
     pub(super) fn publish(&mut self, slots: Slots, base: u32) -> BackendSet {
         self.generation = next_generation(self.generation);
-        let set = BackendSet::new(base, slots.len() as u16, self.generation);
+        let set = BackendSet::new(base, slots.len() as u32, self.generation);
         self.by_content.insert(slots, Published { set, uses: 0 });
         set
     }
@@ -95,7 +99,7 @@ impl Sets {
             return None;
         }
         let set = self.by_content.remove(slots)?.set;
-        self.ranges.release(set.base(), set.count().into());
+        self.ranges.release(set.base(), set.count());
         Some(set)
     }
 
@@ -110,7 +114,7 @@ impl Sets {
 
 /// First slot and length.
 pub(super) fn run(set: BackendSet) -> (u32, u32) {
-    (set.base(), set.count().into())
+    (set.base(), set.count())
 }
 
 /// The generation after this one; zero is left out.

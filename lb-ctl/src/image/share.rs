@@ -3,6 +3,8 @@
 //! The datapath scales a hash to a place in the set, so each of `n` members has the hashes of one n-th of their range. Two
 //! sets are compared along this range; where both are tables of one size that is the share of slots that differ.
 
+use std::collections::BTreeSet;
+
 /// The share, from 0 to 1, of hashes for which `before` and `after` name another member. `None` if either names none.
 pub fn moved_share<T: PartialEq>(before: &[T], after: &[T]) -> Option<f64> {
     if before.is_empty() || after.is_empty() {
@@ -23,6 +25,17 @@ pub fn moved_share<T: PartialEq>(before: &[T], after: &[T]) -> Option<f64> {
     Some(moved as f64 / (lengths.0 * lengths.1) as f64)
 }
 
+/// The same where the two are hashed with different keys, so that a place in the one says nothing of the place in the other.
+pub fn redrawn_share<T: Ord>(before: &[T], after: &[T]) -> Option<f64> {
+    if before.is_empty() || after.is_empty() {
+        return None;
+    }
+    let count = |members: &[T], member: &T| members.iter().filter(|of| *of == member).count() as f64;
+    let distinct: BTreeSet<&T> = before.iter().collect();
+    let stay: f64 = distinct.into_iter().map(|member| count(before, member) * count(after, member)).sum();
+    Some(1.0 - stay / (before.len() as f64 * after.len() as f64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +50,14 @@ mod tests {
         assert_eq!(moved_share(&[1], &[]), None);
         // The first half goes to 1 and then to 1 in its first two thirds.
         assert_eq!(moved_share(&[1, 2], &[1, 2, 3]), Some(0.5));
+    }
+
+    #[test]
+    fn where_the_key_changes_who_stays_does_so_by_chance() {
+        assert_eq!(redrawn_share(&[1, 2], &[1, 2]), Some(0.5));
+        assert_eq!(redrawn_share(&[1, 2], &[3]), Some(1.0));
+        assert_eq!(redrawn_share(&[1], &[1, 1, 2, 1]), Some(0.25));
+        assert_eq!(redrawn_share(&[1], &[]), None);
     }
 
     proptest! {

@@ -2,8 +2,8 @@
 
 use super::{DRAIN, GRACE, HostFacts, Reconciled, Reconciler, Refusal, Renderer, Withdrawn};
 use crate::maps::{FakeMaps, Image};
-use crate::model::{EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView, Views};
-use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
+use crate::model::{Balancing, EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView, Views};
+use crate::objects::{Algorithm, IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
 use lb_common::{Backend, ServiceKey, maps};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +24,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         ready: true,
         serving: true,
         terminating: false,
+        weight: 1,
         node: None,
         local: None,
         zones: Vec::new(),
@@ -59,6 +60,7 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         external_name: None,
         affinity_seconds: None,
         source: EndpointSource::Pods,
+        balancing: Balancing::default(),
         ports: vec![port],
         problems: Vec::new(),
         key,
@@ -126,7 +128,7 @@ fn a_backend_drains_and_its_id_comes_back_with_the_next_generation() {
     // No id is free while this one rests.
     let refused = bench.round(SECOND, &[service(1, 1..=capacity)]).refused;
     assert_eq!(refused[0].refusal, Refusal::Full { map: maps::BACKENDS, capacity });
-    assert_eq!(bench.image().services.values().next().unwrap().backends.count(), (capacity - 1) as u16, "as before");
+    assert_eq!(bench.image().services.values().next().unwrap().backends.count(), capacity - 1, "as before");
     assert_eq!(bench.round(GRACE, &[service(1, 1..=capacity)]).refused, []);
     let (again, second) = bench.backend(capacity).unwrap();
     assert_eq!((again, second.generation), (id, first.generation + 1));
@@ -182,28 +184,171 @@ fn what_does_not_fit_is_refused_and_does_not_harm_the_rest() {
     bench.round(SECOND, &many[1..]);
     assert_eq!(bench.round(GRACE, &many[1..]).refused, []);
 
-    // Eight different sets of all pods but one fit, a ninth does not.
     let mut bench = Bench::new(1024);
     let pods = maps::entries_for(maps::BACKENDS, 1024);
-    assert_eq!(slots, 8 * pods);
+    let fitting = slots / (pods - 1);
     let all_but = |left_out| (0..pods).filter(move |pod| *pod != left_out);
-    let mut views: Vec<_> = (0..9).map(|index| service(index, all_but(index))).collect();
+    let mut views: Vec<_> = (0..=fitting).map(|index| service(index, all_but(index))).collect();
     let refused = bench.round(SECOND, &views).refused;
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].refusal, Refusal::Full { map: maps::SLOTS, capacity: slots });
     // The same set as another's takes no room.
-    views[8] = service(8, all_but(0));
+    *views.last_mut().unwrap() = service(fitting, all_but(0));
     assert_eq!(bench.round(SECOND, &views).refused, []);
-    assert_eq!(bench.image().slots.len() as u32, 8 * (pods - 1));
+    assert_eq!(bench.image().slots.len() as u32, fitting * (pods - 1));
 }
 
 #[test]
-fn too_many_endpoints_are_refused() {
+fn too_many_slots_are_refused() {
     let mut bench = Bench::new(1 << 20);
-    let refused = bench.round(SECOND, &[service(0, 0..65_536), service(1, 0..65_535)]).refused;
+    let mut views = [service(0, 0..20_000), service(1, 0..20_000)];
+    let weigh = |view: &mut ServiceView, weight| view.ports[0].endpoints.iter_mut().for_each(|e| e.weight = weight);
+    weigh(&mut views[0], 99);
+    weigh(&mut views[1], 99);
+    views[0].ports[0].endpoints[0].weight = 100;
+    let refused = bench.round(SECOND, &views).refused;
     assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].refusal, Refusal::TooManyEndpoints { count: 65_536 });
-    assert_eq!(bench.image().slots.len(), 65_535);
+    assert_eq!(refused[0].refusal, Refusal::TooManySlots { slots: 20_000 * 99 + 1 });
+    assert_eq!(bench.image().slots.len(), 20_000, "equal weights cost nothing");
+}
+
+/// The same Service with Maglev.
+fn maglev(mut view: ServiceView, maglev_table_size: u32) -> ServiceView {
+    view.balancing = Balancing { algorithm: Algorithm::Maglev, maglev_table_size };
+    view
+}
+
+#[test]
+fn services_and_ports_with_the_same_endpoints_share_one_maglev_table() {
+    let mut bench = Bench::new(1024);
+    let mut first = maglev(service(0, 0..10), 251);
+    for port in 81..481 {
+        let mut another = first.ports[0].clone();
+        (another.port, another.frontends[0].port) = (port, port);
+        another.endpoints.iter_mut().for_each(|endpoint| endpoint.port = port);
+        first.ports.push(another);
+    }
+    assert_eq!(bench.round(SECOND, &[first, maglev(service(1, 0..10), 251), service(2, 0..10)]).refused, []);
+    let image = bench.image();
+    assert_eq!(image.slots.len(), 251 + 10);
+    let is_shared = |service: &&lb_common::Service| service.flags & lb_common::Service::SAME_EVERYWHERE != 0;
+    assert_eq!(image.services.values().filter(is_shared).count(), 402);
+    assert_eq!(image.services.len(), 403);
+}
+
+#[test]
+fn algorithm_weight_and_size_change_the_slots_and_no_backend() {
+    let mut bench = Bench::new(1024);
+    let mut view = service(0, 0..4);
+    let counts = |bench: &Bench| {
+        let image = bench.image();
+        let set = image.services.values().next().unwrap().backends;
+        let slots: Vec<u32> = (set.base()..set.base() + set.count()).map(|index| image.slots[&index].backend).collect();
+        let ids = (0..4).map(|index| bench.reconciler.renderer().backend_id(pod(index)).unwrap());
+        ids.map(|id| slots.iter().filter(|slot| **slot == id).count()).collect::<Vec<_>>()
+    };
+    bench.round(SECOND, std::slice::from_ref(&view));
+    let backends = bench.image().backends;
+    assert_eq!(counts(&bench), [1, 1, 1, 1]);
+    for (pod, weight) in [(0, 3), (1, 0), (2, 6), (3, 3)] {
+        view.ports[0].endpoints[pod].weight = weight;
+    }
+    bench.round(SECOND, std::slice::from_ref(&view));
+    assert_eq!(counts(&bench), [1, 0, 2, 1]);
+    for size in [41, 4001] {
+        view = maglev(view, size);
+        bench.round(SECOND, std::slice::from_ref(&view));
+        let counts = counts(&bench);
+        assert_eq!((counts[1], counts.iter().sum::<usize>()), (0, size as usize));
+        assert!(counts[2].abs_diff(size as usize / 2) <= 2, "{counts:?}");
+    }
+    assert_eq!(bench.image().backends, backends, "one without weight is alive all the same");
+    view.ports[0].endpoints.iter_mut().for_each(|endpoint| endpoint.weight = 0);
+    bench.round(SECOND, std::slice::from_ref(&view));
+    assert_eq!(counts(&bench), [0; 4]);
+    assert_eq!(bench.image().backends, backends);
+}
+
+#[test]
+fn flows_to_an_endpoint_that_loses_its_weight_are_not_withdrawn() {
+    let mut bench = Bench::new(1024);
+    let mut view = service(0, 0..3);
+    view.ports[0].protocol = Protocol::UDP;
+    view.ports[0].frontends[0].protocol = Protocol::UDP;
+    let other = service(1, 0..3);
+    bench.round(SECOND, &[view.clone(), other.clone()]);
+    view.ports[0].endpoints[2].weight = 0;
+    bench.round(SECOND, &[view.clone(), other.clone()]);
+    bench.round(SECOND, &[maglev(view.clone(), 251), other.clone()]);
+    assert_eq!(bench.reconciler.take_withdrawn(), HashSet::new());
+    view.ports[0].endpoints[1].weight = 0;
+    view.ports[0].endpoints.pop();
+    bench.round(SECOND, &[view, other]);
+    // Its slots are gone since it lost its weight.
+    let gone: Vec<u32> = bench.reconciler.take_withdrawn().iter().map(|withdrawn| withdrawn.backend).collect();
+    assert_eq!(gone, [bench.backend(2).unwrap().0]);
+}
+
+#[test]
+fn a_maglev_table_that_does_not_fit_is_refused() {
+    let slots = maps::entries_for(maps::SLOTS, 1024);
+    let mut bench = Bench::new(1024);
+    let views = |services: std::ops::Range<u32>| -> Vec<ServiceView> {
+        services.map(|index| maglev(service(index, index * 3..index * 3 + 3), 16_381)).collect()
+    };
+    let room = slots / 16_381;
+    let refused = bench.round(SECOND, &views(0..room + 1)).refused;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].refusal, Refusal::NoRoomForTable { slots: 16_381, capacity: slots });
+    let refused = bench.round(SECOND, &[maglev(service(0, 0..252), 251)]).refused;
+    assert_eq!(refused[0].refusal, Refusal::TableTooSmall { endpoints: 252, table_size: 251 });
+}
+
+/// What clients keep is searched slot by slot: a Maglev table, or a set in which weights repeat members, would be too long.
+#[test]
+fn clients_keep_members_that_stand_once_in_a_set_of_their_own() {
+    let mut bench = Bench::new(1024);
+    let sticky = |view: ServiceView| ServiceView { affinity_seconds: Some(60), ..view };
+    let mut views = [sticky(service(0, 0..4)), sticky(maglev(service(1, 0..4), 251)), maglev(service(2, 0..4), 251)];
+    let members = |bench: &Bench| -> Vec<Vec<u32>> {
+        let image = bench.image();
+        let ids = |service: &lb_common::Service| -> Vec<u32> {
+            let set = service.members;
+            (set.base()..set.base() + set.count()).map(|index| image.slots[&index].backend).collect()
+        };
+        image.services.values().map(ids).collect()
+    };
+    let ids = |pods: &[u32], bench: &Bench| -> Vec<u32> {
+        pods.iter().map(|index| bench.reconciler.renderer().backend_id(pod(*index)).unwrap()).collect()
+    };
+    bench.round(SECOND, &views);
+    let four = ids(&[0, 1, 2, 3], &bench);
+    assert_eq!(members(&bench), [four.clone(), four, Vec::new()]);
+    assert_eq!(bench.image().slots.len(), 4 + 251, "one set of members, one table");
+    // A daemon that takes over writes nothing.
+    bench.reconciler = Reconciler::adopt(&bench.maps, bench.now).unwrap();
+    assert_eq!(bench.round(SECOND, &views).writes, 0);
+
+    for view in &mut views {
+        view.ports[0].endpoints[1].weight = 0;
+        view.ports[0].endpoints[2].weight = 7;
+    }
+    bench.round(SECOND, &views);
+    let three = ids(&[0, 2, 3], &bench);
+    assert_eq!(members(&bench), [three.clone(), three, Vec::new()]);
+    assert_eq!(bench.image().slots.len(), 9 + 3 + 251);
+    bench.round(SECOND, &[]);
+    assert_eq!(bench.image().slots.len(), 0);
+}
+
+/// Slots rest for half a minute where there are enough. Where there are not, one second does.
+#[test]
+fn a_maglev_table_follows_endpoints_that_change_every_second() {
+    let mut bench = Bench::new(1024);
+    for change in 0..8 {
+        let refused = bench.round(SECOND, &[maglev(service(0, change..change + 5), 65_537)]).refused;
+        assert_eq!(refused, [], "change {change}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl fmt::Display for Image {
                 (_, Some(address)) => address.to_string(),
             };
             writeln!(f, "{}", service(&name, *key, record))?;
-            for index in (record.backends.base()..).take(record.backends.count().into()) {
+            for index in (record.backends.base()..).take(record.backends.count() as usize) {
                 match self.slots.get(&index) {
                     Some(slot) => {
                         let backend = self.backends.get(&slot.backend).map_or_else(|| "?".to_owned(), address);

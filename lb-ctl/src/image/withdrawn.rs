@@ -29,7 +29,7 @@ pub(super) fn endpoints(image: &Image, ops: &[MapOp]) -> HashSet<Withdrawn> {
 /// The endpoints of a service port in order of their slots, each as it is called once it is withdrawn.
 pub fn members<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item = Withdrawn> + 'i {
     let set = service.backends;
-    let slots = image.slots.range(set.base()..set.base().saturating_add(set.count().into()));
+    let slots = image.slots.range(set.base()..set.base().saturating_add(set.count()));
     slots.map(|(_, slot)| {
         let port = if slot.port == [0; 2] { service.target_port } else { slot.port };
         Withdrawn { service: service.id, backend: slot.backend, port: u16::from_be_bytes(port) }

@@ -132,9 +132,9 @@ impl ConfigMaps {
         let backends = self.backends.range(0, self.backends.entries()).map_err(listing(BACKENDS))?;
         image.backends = backends.into_iter().filter(|(_, backend)| backend.family != 0).collect();
         let published: BTreeSet<_> =
-            image.services.values().map(|service| service.backends).filter(|set| set.count() != 0).collect();
+            image.services.values().flat_map(Service::sets).filter(|set| set.count() != 0).collect();
         for set in published {
-            let range = self.slots.range(set.base(), u32::from(set.count())).map_err(listing(SLOTS))?;
+            let range = self.slots.range(set.base(), set.count()).map_err(listing(SLOTS))?;
             image.slots.extend(range);
         }
         Ok(image)

@@ -1,6 +1,6 @@
 //! An endpoint: one address and port behind a service port, and where it was learned from.
 
-use crate::objects::{IpFamily, ObjectId};
+use crate::objects::{DEFAULT_WEIGHT, IpFamily, ObjectId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -34,6 +34,9 @@ pub struct EndpointView {
     pub serving: bool,
     /// Whether it is about to go.
     pub terminating: bool,
+    /// Its share of new connections, against the others' weights; 0: it gets none.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u8,
     /// The node it is on, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -62,6 +65,15 @@ impl EndpointView {
     pub fn family(&self) -> IpFamily {
         IpFamily::of(self.address)
     }
+}
+
+const fn default_weight() -> u8 {
+    DEFAULT_WEIGHT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_default_weight(weight: &u8) -> bool {
+    *weight == DEFAULT_WEIGHT
 }
 
 /// The endpoints of one service port: each address and port once.

@@ -4,6 +4,7 @@
 //! [`Model`] comes to the same views by way of what has changed, at the cost of the change. A view carries everything that
 //! `get`, `describe` and the rendering of the maps need, so these never disagree.
 
+mod balancing;
 mod choice;
 mod collision;
 mod endpoint;
@@ -14,6 +15,7 @@ mod slices;
 mod sources;
 mod view;
 
+pub use balancing::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 pub use endpoint::{EndpointSource, EndpointView};
 pub use frontend::{Frontend, FrontendKind, Place};
 pub use view::{PortView, ServiceView};
@@ -32,6 +34,8 @@ pub struct NodeView {
     pub name: String,
     /// The addresses on which node ports are served.
     pub addresses: Vec<IpAddr>,
+    /// How connections of Services that say nothing are given to endpoints.
+    pub balancing: Balancing,
     /// Its other addresses.
     pub silent: Vec<IpAddr>,
     /// The zones of all nodes that say theirs, by the node's name.

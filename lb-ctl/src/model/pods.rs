@@ -1,8 +1,8 @@
 //! Endpoints from Pods that match the Service's selector, as Kubernetes' endpoint slice controller makes them.
 
-use super::NodeView;
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
+use super::{NodeView, balancing};
 use crate::objects::{IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Pod, Service, ServicePort};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -136,6 +136,7 @@ fn view(service: &Service, pod: &Pod, address: IpAddr, port: u16, state: &State,
         ready: state.ready,
         serving: state.serving,
         terminating: state.terminating,
+        weight: balancing::of_pod(pod),
         node: pod.spec.node_name.clone(),
         local: pod.spec.node_name.as_ref().map(|name| *name == node.name),
         zones,

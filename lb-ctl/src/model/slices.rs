@@ -3,15 +3,17 @@
 //! All slices of a Service are merged; a slice's ports are matched to the Service's by name and protocol; an endpoint
 //! stands for its first address only; a condition `ready` that is absent counts as true.
 
-use super::NodeView;
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
-use crate::objects::{AddressType, Endpoint, EndpointSlice, Key, Kind, ObjectId, Service, ServicePort};
+use super::{NodeView, balancing};
+use crate::objects::{
+    AddressType, DEFAULT_WEIGHT, Endpoint, EndpointSlice, Key, Kind, ObjectId, Pod, Service, ServicePort,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The endpoints of `service` from its slices, of which there is at least one.
-pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], node: &NodeView) -> Gathered {
+/// The endpoints of `service` from its slices, of which there is at least one. `pods` are those that its selector matches.
+pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>], node: &NodeView) -> Gathered {
     let mut problems = bad_addresses(slices);
     let mut ports = Vec::with_capacity(service.spec.ports.len());
     for port in &service.spec.ports {
@@ -22,7 +24,9 @@ pub(super) fn gather(service: &Service, slices: &[Arc<EndpointSlice>], node: &No
             has_port = true;
             for endpoint in &slice.endpoints {
                 if let Some(address) = address(slice.address_type, endpoint) {
-                    endpoints.insert(view(slice, endpoint, address, number, node));
+                    let mut view = view(slice, endpoint, address, number, node);
+                    view.weight = balancing::of_endpoint(slice, view.pod.as_deref(), pods);
+                    endpoints.insert(view);
                 }
             }
         }
@@ -82,6 +86,7 @@ fn view(slice: &EndpointSlice, endpoint: &Endpoint, address: IpAddr, port: u16, 
         ready,
         serving: endpoint.conditions.serving.unwrap_or(ready),
         terminating: endpoint.conditions.terminating.unwrap_or(false),
+        weight: DEFAULT_WEIGHT,
         node: endpoint.node_name.clone(),
         local: endpoint.node_name.as_ref().map(|name| *name == node.name),
         zones: endpoint.hints_for("forZones"),

@@ -1,7 +1,7 @@
 //! Corners of the model that the golden tests do not show.
 
-use super::{EndpointSource, FrontendKind, NodeView, ServiceView, services};
-use crate::objects::{Key, Labels, Object, Objects, Pod, Service};
+use super::{Balancing, EndpointSource, FrontendKind, NodeView, ServiceView, services};
+use crate::objects::{Algorithm, Key, Labels, Object, Objects, Pod, Service};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,26 @@ fn node() -> NodeView {
         addresses: vec!["192.168.7.10".parse().unwrap()],
         silent: Vec::new(),
         zones: zones.map(|(node, zone)| (node.to_owned(), zone.to_owned())).into(),
+        ..NodeView::default()
     }
 }
 
-fn views(manifests: &[&str]) -> Vec<ServiceView> {
+fn objects(manifests: &[&str]) -> Objects {
     let mut objects = Objects::default();
     for manifest in manifests {
-        objects.insert(if manifest.contains("kind: Pod") {
-            Object::Pod(Arc::new(serde_yaml::from_str(manifest).unwrap()))
-        } else if manifest.contains("kind: EndpointSlice") {
+        objects.insert(if manifest.contains("kind: EndpointSlice") {
             Object::EndpointSlice(Arc::new(serde_yaml::from_str(manifest).unwrap()))
+        } else if manifest.contains("kind: Pod") {
+            Object::Pod(Arc::new(serde_yaml::from_str(manifest).unwrap()))
         } else {
             Object::Service(Arc::new(serde_yaml::from_str(manifest).unwrap()))
         });
     }
-    services(&objects, &node()).values().map(|view| ServiceView::clone(view)).collect()
+    objects
+}
+
+fn views(manifests: &[&str]) -> Vec<ServiceView> {
+    services(&objects(manifests), &node()).values().map(|view| ServiceView::clone(view)).collect()
 }
 
 #[test]
@@ -128,6 +133,61 @@ fn many_services_and_pods_are_matched_in_time() {
     let start = Instant::now();
     assert_eq!(services(&objects, &node()).len(), 5_000);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn algorithm_and_weights_come_from_annotations() {
+    let service = |annotations: &str| {
+        format!(
+            "{{metadata: {{name: s, namespace: d, annotations: {{{annotations}}}}}, \
+             spec: {{clusterIP: 10.96.0.1, selector: {{a: b}}, ports: [{{port: 80}}]}}}}"
+        )
+    };
+    let pod = |name: &str, address: &str, annotations: &str| {
+        format!(
+            "{{kind: Pod, metadata: {{name: {name}, namespace: d, labels: {{a: b}}, annotations: {{{annotations}}}}}, \
+             status: {{podIP: {address}}}}}"
+        )
+    };
+    let heavy = pod("heavy", "10.0.0.1", "lb-ctl/weight: '7'");
+    let plain = pod("plain", "10.0.0.2", "");
+    let wrong = pod("wrong", "10.0.0.3", "lb-ctl/weight: '101'");
+    let view = views(&[&service("lb-ctl/algorithm: maglev"), &heavy, &plain, &wrong]).remove(0);
+    assert_eq!(view.balancing.algorithm, Algorithm::Maglev);
+    let weights: Vec<u8> = view.ports[0].endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    assert_eq!(weights, [7, 1, 1]);
+    assert_eq!(
+        view.problems,
+        ["Pod wrong: annotation lb-ctl/weight must be a whole number from 0 to 100: it is left out"]
+    );
+    let view = views(&[&service("lb-ctl/algorithm: robin"), &plain]).remove(0);
+    assert_eq!(view.balancing.algorithm, Algorithm::Random);
+    assert_eq!(view.problems, ["annotation lb-ctl/algorithm must be `random` or `maglev`: random is used"]);
+    // The node's own choice is for those that say nothing.
+    let none = pod("none", "10.0.0.4", "lb-ctl/weight: '0'");
+    let objects = objects(&[&service(""), &none]);
+    let balancing = Balancing { algorithm: Algorithm::Maglev, maglev_table_size: 251 };
+    let views = services(&objects, &NodeView { balancing, ..node() });
+    let view = &views[&Key::new("d", "s")];
+    assert_eq!(view.balancing, balancing);
+    assert_eq!(view.problems, ["port 80/TCP: every endpoint in use has the weight 0, so new connections are refused"]);
+}
+
+#[test]
+fn an_endpoint_of_a_slice_has_its_pods_weight_or_the_slices() {
+    let service =
+        "{metadata: {name: s, namespace: d}, spec: {clusterIP: 10.96.0.1, selector: {a: b}, ports: [{port: 80}]}}";
+    let pod = "{kind: Pod, metadata: {name: p, namespace: d, labels: {a: b}, annotations: {lb-ctl/weight: '5'}}}";
+    let slice = "{kind: EndpointSlice, addressType: IPv4, ports: [{port: 80}], metadata: {name: e, namespace: d, \
+                 labels: {kubernetes.io/service-name: s}, annotations: {lb-ctl/weight: '2'}}, \
+                 endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p}}, {addresses: [10.0.0.2]}]}";
+    let weights = |manifests: &[&str]| {
+        let view = views(manifests).remove(0);
+        view.ports[0].endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(&[service, pod, slice]), [5, 2]);
+    assert_eq!(weights(&[service, slice]), [2, 2]);
+    assert_eq!(weights(&[service, pod, &slice.replace("lb-ctl/weight: '2'", "")]), [5, 1]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
 use super::frontend::{Frontend, families, frontends};
-use super::{choice, pods, problem, slices};
+use super::{Balancing, balancing, choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -37,6 +37,9 @@ pub struct ServiceView {
     pub affinity_seconds: Option<u32>,
     /// Which objects gave the endpoints.
     pub source: EndpointSource,
+    /// How connections are given to endpoints.
+    #[serde(default)]
+    pub balancing: Balancing,
     /// Its ports.
     pub ports: Vec<PortView>,
     /// What keeps it, or a part of it, from being served: sentences for people.
@@ -70,6 +73,12 @@ impl PortView {
     /// The endpoints that new connections through a frontend of `family` go to which may go to any node.
     pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
         self.endpoints.iter().filter(move |endpoint| endpoint.chosen && endpoint.family() == family)
+    }
+
+    /// Whether endpoints are in use, and all of them have the weight 0.
+    fn is_without_weight(&self) -> bool {
+        let mut used = self.endpoints.iter().filter(|endpoint| endpoint.chosen).peekable();
+        used.peek().is_some() && used.all(|endpoint| endpoint.weight == 0)
     }
 }
 
@@ -105,9 +114,15 @@ pub(super) fn view(
             let name = problem::port(port);
             problems.push(format!("{name}: no ready endpoint has an address of family {family:?}"));
         }
+        if view.is_without_weight() {
+            let name = problem::port(port);
+            problems.push(format!("{name}: every endpoint in use has the weight 0, so new connections are refused"));
+        }
         ports.push(view);
     }
     problems.extend(problem::left_to_others(service));
+    problems.extend(balancing::bad_weights(slices, pods));
+    let balancing = node.balancing.of(service, &mut problems);
     problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
@@ -119,6 +134,7 @@ pub(super) fn view(
         external_name: spec.external_name.clone(),
         affinity_seconds: service.affinity_seconds(),
         source: gathered.source,
+        balancing,
         ports,
         problems,
     }
@@ -127,7 +143,7 @@ pub(super) fn view(
 /// Slices win over Pods; an empty selector is as good as none.
 fn gather(service: &Service, node: &NodeView, slices: &[Arc<EndpointSlice>], pods: &[Arc<Pod>]) -> Gathered {
     if !slices.is_empty() {
-        return slices::gather(service, slices, node);
+        return slices::gather(service, slices, pods, node);
     }
     match &service.spec.selector {
         Some(selector) if !selector.is_empty() => pods::gather(service, selector, pods, &families(service), node),

@@ -3,6 +3,7 @@
 //! The types are our own and strict: an unknown field in `spec` is an error with its line and column, where generated
 //! types would drop it in silence. `metadata` and `status` are tolerant, as they come from many hands.
 
+mod balancing;
 mod endpoint_slice;
 mod meta;
 mod namespace;
@@ -11,6 +12,7 @@ mod pod;
 mod service;
 mod table;
 
+pub use balancing::{ALGORITHM_ANNOTATION, Algorithm, DEFAULT_WEIGHT, MAX_WEIGHT, WEIGHT_ANNOTATION, weight};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, SERVICE_NAME_LABEL};
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;

@@ -29,6 +29,7 @@ fn what_is_written_is_read_back() {
             flags: 0,
             affinity_ticks: 0,
             affinity_id: 0,
+            members: BackendSet::EMPTY,
         };
         let key = |port| ServiceKey::new(1, port, TCP, 4);
         let mut image = Image { settings, ..Image::default() };
@@ -90,6 +91,7 @@ fn a_full_map_is_named_with_the_kernels_reason() {
             flags: 0,
             affinity_ticks: 0,
             affinity_id: 0,
+            members: BackendSet::EMPTY,
         };
         for number in 0..capacity {
             maps.apply(&MapOp::PutService(ServiceKey::new(number, 80, TCP, 4), service)).expect("written");
@@ -139,6 +141,7 @@ fn clients_are_swept_when_they_were_silent_for_too_long_or_their_service_is_gone
             flags: 0,
             affinity_ticks,
             affinity_id,
+            members: BackendSet::EMPTY,
         };
         let put = |maps: &mut PinnedMaps, id, ticks| {
             maps.apply(&MapOp::PutService(ServiceKey::new(id, 80, TCP, 4), service(id, ticks))).expect("written");

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::maglev;
 use crate::manifests::{self, FIRST, HOT4};
 use crate::node::{Node, client4};
 use crate::report::{Part, Report, Row};
@@ -41,6 +42,7 @@ enum Way {
 
 /// Measures all of it.
 pub(crate) fn all(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
+    maglev::tables(report);
     for services in &extent.control {
         at(binary, wrapper, extent, *services, report)?;
     }

@@ -3,6 +3,7 @@
 mod check;
 mod control;
 mod document;
+mod maglev;
 mod manifests;
 mod measure;
 mod node;

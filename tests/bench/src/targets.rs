@@ -144,6 +144,10 @@ fn control(report: &Report, targets: &mut Targets) {
     let most = report.rows.iter().filter(|row| row.part == Part::Control).map(|row| row.services).max().unwrap_or(0);
     let best =
         |name: &str, services| report.find(Part::Control, "daemon", name, 0, services).map(|row| row.figure.best);
+    let maglev = |name| report.find(Part::Control, "maglev", name, 0, 0).map(|row| row.figure.best);
+    targets.limit("Maglev table of 65537 for 1000 endpoints, to build", 2.0, "ms", maglev("build"));
+    let figure = "connections of other endpoints that move when one of them goes";
+    targets.limit(figure, 1.0, "%", maglev("moved beyond the ideal, at worst"));
     let figure = format!("{most} Services x 10 endpoints to programmed maps, CPU beyond one typed parse");
     targets.limit(figure, 1.5, "s", best("apply: CPU beyond the parse", most));
     targets.limit(format!("daemon's memory, {most} Services"), 200.0, "MB", best("resident memory", most));

@@ -81,7 +81,7 @@ impl Node {
     /// Sends a frame that must be forwarded, and returns its tuple after the rewrite.
     pub fn forwarded(&mut self, ifindex: u32, bytes: &[u8]) -> (SocketAddr, SocketAddr) {
         let (verdict, bytes) = self.ingress(ifindex, bytes);
-        assert!(matches!(verdict.reason, Reason::Forwarded | Reason::Replied), "{verdict:?}");
+        assert!(matches!(verdict.reason, Reason::Forwarded | Reason::ForwardedMidway | Reason::Replied), "{verdict:?}");
         let (from, to, _) = checked(&bytes);
         (from, to)
     }

@@ -181,12 +181,13 @@ pub fn image(uplink: u32, inside: u32) -> Image {
                 image.slots.insert(base + index as u32, slot);
             }
             let service = Service {
-                backends: BackendSet::new(base, backends.len() as u16, 1),
+                backends: BackendSet::new(base, backends.len() as u32, 1),
                 id: family.id(id),
                 target_port: TARGET_PORT.to_be_bytes(),
                 flags: 0,
                 affinity_ticks: 0,
                 affinity_id: 0,
+                members: BackendSet::EMPTY,
             };
             let key = ServiceKey::new(address, port, protocol, family.version());
             image.services.insert(key, service);

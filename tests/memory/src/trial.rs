@@ -52,12 +52,11 @@ impl World {
         };
         for service in image.services.values_mut() {
             let set = service.backends;
-            let stay: Vec<u32> = (set.base()..set.base() + u32::from(set.count()))
-                .filter(|index| !is_gone(image.slots[index].backend))
-                .collect();
+            let stay: Vec<u32> =
+                (set.base()..set.base() + set.count()).filter(|index| !is_gone(image.slots[index].backend)).collect();
             // What stays of two is one or the other, so it stands in one piece.
             let first = stay.first().copied().unwrap_or_default();
-            service.backends = BackendSet::new(first, stay.len() as u16, 1);
+            service.backends = BackendSet::new(first, stay.len() as u32, 1);
         }
         for (id, backend) in &mut image.backends {
             if is_gone(*id) {
@@ -107,7 +106,7 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
     }
     for (key, service) in &image.services {
         let set = service.backends;
-        let slots = (set.base()..set.base() + u32::from(set.count())).map(|index| image.slots[&index]);
+        let slots = (set.base()..set.base() + set.count()).map(|index| image.slots[&index]);
         let members: Vec<Member> = slots
             .map(|slot| {
                 let backend = image.backends[&slot.backend];
@@ -416,12 +415,17 @@ fn reason_fits(told: &Told, reason: Reason) -> Result<(), Fault> {
                         | Reason::EchoReplied
                         | Reason::ForwardedTableFull
                         | Reason::ForwardedSnatScarce
+                        | Reason::ForwardedMidway
                 )
         }
         Told::Dropped => reason.is_drop(),
         Told::Requested(..) => matches!(
             reason,
-            Reason::Forwarded | Reason::Delivered | Reason::ForwardedTableFull | Reason::ForwardedSnatScarce
+            Reason::Forwarded
+                | Reason::Delivered
+                | Reason::ForwardedTableFull
+                | Reason::ForwardedSnatScarce
+                | Reason::ForwardedMidway
         ),
         Told::Replied => reason == Reason::Replied,
         Told::ErrorTranslated => reason == Reason::IcmpTranslated,

@@ -13,6 +13,7 @@ const MAX_HINTS: usize = 8;
 
 pub(super) fn check(slice: &EndpointSlice, rules: &mut Rules) {
     metadata::check(&slice.metadata, names::dns_subdomain, rules);
+    metadata::weight(&slice.metadata, rules);
     if slice.endpoints.len() > MAX_ENDPOINTS {
         let count = slice.endpoints.len();
         rules.error(field!["endpoints"], format!("{count} endpoints: at most {MAX_ENDPOINTS} are allowed in a slice"));

@@ -3,7 +3,7 @@
 use super::Rules;
 use super::names::{self, Check};
 use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{Labels, Metadata};
+use crate::objects::{Labels, Metadata, WEIGHT_ANNOTATION};
 
 /// The API server's limit for all annotations of an object.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -36,6 +36,19 @@ pub(super) fn check(metadata: &Metadata, name: impl Fn(&str) -> Check, rules: &m
     if bytes > MAX_ANNOTATION_BYTES {
         rules.error(field!["metadata", "annotations"], format!("{bytes} bytes in all: at most 262144 are allowed"));
     }
+}
+
+/// Checks the annotation that gives the weight of an endpoint.
+pub(super) fn weight(metadata: &Metadata, rules: &mut Rules) {
+    if let Some(text) = metadata.annotations.get(WEIGHT_ANNOTATION) {
+        let check = crate::objects::weight(&metadata.annotations).map(drop);
+        rules.value(check, || annotation(WEIGHT_ANNOTATION), text);
+    }
+}
+
+/// Where an annotation stands.
+pub(super) fn annotation(name: &str) -> FieldPath {
+    entry(&field!["metadata", "annotations"], name)
 }
 
 /// Checks labels or a selector at `path`.

@@ -2,7 +2,7 @@
 
 use super::{Rules, metadata, names};
 use crate::manifest::diagnostic::printable;
-use crate::manifest::path::{FieldPath, Segment, field};
+use crate::manifest::path::{FieldPath, field};
 use crate::objects::{POD_IP_ANNOTATION, Pod};
 use std::net::IpAddr;
 
@@ -25,7 +25,8 @@ pub(super) fn check(pod: &Pod, rules: &mut Rules) {
     {
         rules.error(field!["status", "podIPs"], format!("the first must be podIP, which is {primary}"));
     }
-    annotation(pod, rules);
+    addresses_annotation(pod, rules);
+    metadata::weight(&pod.metadata, rules);
     if pod.addresses().is_empty() && !pod.is_finished() && rules.errors.is_empty() {
         let message = format!(
             "no address, so no endpoint of any Service: take the manifest from `kubectl get pods -o yaml`, write an \
@@ -35,9 +36,9 @@ pub(super) fn check(pod: &Pod, rules: &mut Rules) {
     }
 }
 
-fn annotation(pod: &Pod, rules: &mut Rules) {
+fn addresses_annotation(pod: &Pod, rules: &mut Rules) {
     let Some(text) = pod.metadata.annotations.get(POD_IP_ANNOTATION) else { return };
-    let path = field!["metadata", "annotations"].then(Segment::Entry(POD_IP_ANNOTATION.to_owned()));
+    let path = metadata::annotation(POD_IP_ANNOTATION);
     let mut addresses = Vec::new();
     for part in text.split(',') {
         if let Ok(address) = part.trim().parse() {

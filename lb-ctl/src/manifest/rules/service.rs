@@ -1,9 +1,11 @@
 //! Services: what holds of one at its creation and after every update.
 
-use super::metadata::labels;
+use super::metadata::{annotation, labels};
 use super::{Rules, metadata, names};
-use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{IntOrString, NONE, Service, ServicePort, ServiceSpec, ServiceType};
+use crate::manifest::path::{FieldPath, field};
+use crate::objects::{
+    ALGORITHM_ANNOTATION, Algorithm, IntOrString, NONE, Service, ServicePort, ServiceSpec, ServiceType,
+};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -27,6 +29,9 @@ pub(super) fn check(service: &Service, rules: &mut Rules) {
             format!("must equal the older annotation `{TOPOLOGY_HINTS}`, or replace it"),
         );
     }
+    if let Some(text) = annotations.get(ALGORITHM_ANNOTATION) {
+        rules.value(Algorithm::of(annotations).map(drop), || annotation(ALGORITHM_ANNOTATION), text);
+    }
     if spec.r#type == ServiceType::ExternalName {
         external_name(spec, rules);
     } else if spec.ports.is_empty() && !service.is_headless() {
@@ -43,10 +48,6 @@ pub(super) fn check(service: &Service, rules: &mut Rules) {
     if let Some(class) = &spec.load_balancer_class {
         rules.value(names::qualified_name(class), || field!["spec", "loadBalancerClass"], class);
     }
-}
-
-fn annotation(name: &str) -> FieldPath {
-    field!["metadata", "annotations"].then(Segment::Entry(name.to_owned()))
 }
 
 fn external_name(spec: &ServiceSpec, rules: &mut Rules) {
