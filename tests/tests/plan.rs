@@ -170,3 +170,34 @@ spec: { type: NodePort, selector: { app: nobody }, ports: [{ port: 80, protocol:
     assert!(errors.contains("stdin:5:"), "{errors}");
     assert_eq!(cli(&fixture, &["apply", "--plan"], "").0, 2, "no manifests are named");
 }
+
+#[test]
+fn a_plan_knows_what_weights_and_tables_move() {
+    needs_datapath!();
+    let fixture = Fixture::new(BINARY, Setup::DEMO);
+    let mut held = Held::open(&fixture);
+
+    // With no weight a pod keeps what it has, and gets nothing new.
+    let weightless =
+        pods(&fixture, &["web-1"], true).replace("  labels:", "  annotations: {lb-ctl/weight: \"0\"}\n  labels:");
+    let told = plan(&fixture, &weightless);
+    let [web] = told.services.as_slice() else { panic!("{told:?}") };
+    assert_eq!((web.connections.moving, web.connections.lingering, web.connections.ending), (0, 0, 0));
+    // Of three places in the set the first goes: half of the second's and all of the third's new connections stay.
+    assert!((web.slots_moved.expect("a share") - 0.5).abs() < 1e-9, "{:?}", web.slots_moved);
+    fixture.apply(&weightless).expect("the CLI applies");
+    assert_eq!(held.use_all(), (0, 0));
+
+    // A table is hashed with another key: who stays does so by chance.
+    let tables = manifests::cluster()
+        .replace("metadata:\n  name: web\n", "metadata:\n  name: web\n  annotations: {lb-ctl/algorithm: maglev}\n");
+    let told = plan(&fixture, &tables);
+    assert!((told.services[0].slots_moved.expect("a share") - 0.5).abs() < 0.01, "{:?}", told.services[0].slots_moved);
+    fixture.apply(&tables).expect("the CLI applies");
+    assert_eq!(held.use_all(), (0, 0), "an algorithm moves no connection");
+
+    // The third backend takes its share of the table, and little else moves.
+    let back = pods(&fixture, &["web-1"], true);
+    let share = plan(&fixture, &back).services[0].slots_moved.expect("a share");
+    assert!((share - 1.0 / 3.0).abs() < 0.02, "{share}");
+}
