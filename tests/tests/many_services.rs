@@ -19,6 +19,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 /// Services in a run that may take its time, and in one that may not.
 const MANY: u32 = 10_000;
 const SOME: u32 = 1000;
+/// Slots of a Maglev table.
+const TABLE: u32 = 251;
 /// In so many steps they come, change and go.
 const STEPS: u32 = 4;
 /// Room for all of them.
@@ -49,8 +51,20 @@ struct Text {
 
 impl Text {
     fn service(&mut self, number: u32, spec: &str) {
-        let text = "---\napiVersion: v1\nkind: Service\nmetadata: { name: s-";
-        write!(self.text, "{text}{number}, namespace: many }}\nspec:\n{spec}\n").expect("a String takes all");
+        self.annotated(number, "", spec);
+    }
+
+    fn annotated(&mut self, number: u32, annotations: &str, spec: &str) {
+        writeln!(
+            self.text,
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{ name: s-{number}, namespace: many, annotations: {{ {annotations} }} }}
+spec:
+{spec}"
+        )
+        .expect("a String takes all");
     }
 
     /// A slice with three endpoints of a family, one of which is another after the change.
@@ -82,8 +96,10 @@ endpoints:
     }
 }
 
+/// A Maglev table, every other time and every time after the change.
 fn plain(number: u32, text: &mut Text) {
-    text.service(number, "  ports: [{ port: 80, targetPort: 8080 }]");
+    let algorithm = if text.changed || number % 20 == 0 { "maglev" } else { "random" };
+    text.annotated(number, &format!("lb-ctl/algorithm: {algorithm}"), "  ports: [{ port: 80, targetPort: 8080 }]");
     text.slice(number, 4, "{ port: 8080 }");
 }
 
@@ -264,6 +280,7 @@ fn start(bpffs: std::path::PathBuf) -> Running {
         service_cidrs: ["10.96.0.0/16", "fd00:96::/108"].map(|cidr| cidr.parse().expect("a network")).to_vec(),
         node_port_range: Some("10000-32767".parse().expect("a range")),
         max_flows: Some(MAX_FLOWS),
+        maglev_table_size: Some(TABLE),
         bpffs: Some(bpffs),
         healthz_address: Some(HealthzAddress(None)),
         ..Options::default()

@@ -3,7 +3,7 @@
 //! The datapath scales a hash to a place in the set, so each of `n` members has the hashes of one n-th of their range. Two
 //! sets are compared along this range; where both are tables of one size that is the share of slots that differ.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// The share, from 0 to 1, of hashes for which `before` and `after` name another member. `None` if either names none.
 pub fn moved_share<T: PartialEq>(before: &[T], after: &[T]) -> Option<f64> {
@@ -30,10 +30,18 @@ pub fn redrawn_share<T: Ord>(before: &[T], after: &[T]) -> Option<f64> {
     if before.is_empty() || after.is_empty() {
         return None;
     }
-    let count = |members: &[T], member: &T| members.iter().filter(|of| *of == member).count() as f64;
-    let distinct: BTreeSet<&T> = before.iter().collect();
-    let stay: f64 = distinct.into_iter().map(|member| count(before, member) * count(after, member)).sum();
-    Some(1.0 - stay / (before.len() as f64 * after.len() as f64))
+    let (old, new) = (counted(before), counted(after));
+    let stay: u64 = old.iter().map(|(member, count)| count * new.get(member).unwrap_or(&0)).sum();
+    Some(1.0 - stay as f64 / (before.len() as u64 * after.len() as u64) as f64)
+}
+
+/// How many places each member has.
+fn counted<T: Ord>(members: &[T]) -> BTreeMap<&T, u64> {
+    let mut counts = BTreeMap::new();
+    for member in members {
+        *counts.entry(member).or_default() += 1;
+    }
+    counts
 }
 
 #[cfg(test)]
