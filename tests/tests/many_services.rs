@@ -98,7 +98,7 @@ endpoints:
 
 /// A Maglev table, every other time and every time after the change.
 fn plain(number: u32, text: &mut Text) {
-    let algorithm = if text.changed || number % 20 == 0 { "maglev" } else { "random" };
+    let algorithm = if text.changed || number.is_multiple_of(20) { "maglev" } else { "random" };
     text.annotated(number, &format!("lb-ctl/algorithm: {algorithm}"), "  ports: [{ port: 80, targetPort: 8080 }]");
     text.slice(number, 4, "{ port: 8080 }");
 }
