@@ -23,11 +23,14 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Some service still sends new connections here. Cleared, a UDP flow moves at once and a TCP SYN chooses anew,
-    /// while established TCP connections live on.
+    /// Some service still sends new connections here. Cleared, a TCP SYN chooses anew, and a UDP flow moves at once (but for
+    /// [`Backend::SERVING`]), while established TCP connections live on.
     pub const ALIVE: u16 = 1;
     /// Its replies come back through this node by themselves, so the client's address can be kept.
     pub const LOCAL: u16 = 2;
+    /// No Service sends new connections here, but one has it among the endpoints that still serve: a TCP SYN chooses anew, and UDP
+    /// flows stay.
+    pub const SERVING: u16 = 4;
 
     /// A record that is not in use.
     pub const UNUSED: Self = Self { address: [0; 16], flags: 0, generation: 0, family: 0, reserved: [0; 3] };
@@ -44,6 +47,11 @@ impl Backend {
     /// Whether new connections may go here.
     pub const fn is_alive(&self) -> bool {
         self.flags & Self::ALIVE != 0
+    }
+
+    /// Whether its UDP flows stay.
+    pub const fn is_serving(&self) -> bool {
+        self.flags & (Self::ALIVE | Self::SERVING) != 0
     }
 
     /// Whether replies come back through this node by themselves.

@@ -7,7 +7,7 @@
 //! expired, does its partner still stand, which way out does the kernel's routing table give now. Nothing that user
 //! space must keep fresh is trusted for longer, so forwarding stays right when the daemon is gone.
 
-use crate::{AffinityKey, record};
+use crate::{AffinityKey, Service, record};
 
 /// Nanoseconds in a tick, as a shift: 2^30 ns, about 1.07 s.
 pub const TICK_SHIFT: u32 = 30;
@@ -230,6 +230,23 @@ pub struct Scratch<A> {
     pub place: u32,
     /// That client.
     pub client: AffinityKey,
+    /// What the Service that is asked for is to the client.
+    pub service: Service,
+    /// [`Scratch::HOST`] and its neighbours: who the client of the flow being opened is.
+    pub client_flags: u32,
+    /// Padding; zero.
+    pub zero: u32,
+}
+
+impl<A> Scratch<A> {
+    /// The packet comes by the daemon's veth pair, from the host.
+    pub const HOST: u32 = 1;
+    /// The client has an address of the node itself.
+    pub const NODE: u32 = 2;
+    /// The client has an address that is ours.
+    pub const OWN: u32 = 4;
+    /// The client is shown to backends everywhere by its own address.
+    pub const KEEPS_ADDRESS: u32 = 8;
 }
 
 impl<A: Copy> Flow<A> {
@@ -358,8 +375,8 @@ record!(
     Neighbour = 20,
     Flow<[u8; 4]> = 64,
     Flow<[u8; 16]> = 88,
-    Scratch<[u8; 4]> = 176,
-    Scratch<[u8; 16]> = 248,
+    Scratch<[u8; 4]> = 216,
+    Scratch<[u8; 16]> = 288,
 );
 
 const _: () = {

@@ -4,8 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, NetworkKey, Owned,
+    Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 use core::mem::size_of;
 
@@ -22,6 +22,10 @@ pub const OWNED4: &str = "OWNED4";
 pub const OWNED6: &str = "OWNED6";
 /// Service ports on owned addresses.
 pub const SERVICES: &str = "SERVICES";
+/// IPv4 networks that clients are told by.
+pub const NETWORKS4: &str = "NETWORKS4";
+/// IPv6 networks that clients are told by.
+pub const NETWORKS6: &str = "NETWORKS6";
 /// Members of backend sets.
 pub const SLOTS: &str = "SLOTS";
 /// Backends by id.
@@ -76,6 +80,8 @@ pub enum MapKind {
     PerCpuArray = 6,
     /// `BPF_MAP_TYPE_LRU_HASH`
     LruHash = 9,
+    /// `BPF_MAP_TYPE_LPM_TRIE`
+    LpmTrie = 11,
 }
 
 /// `BPF_F_NO_PREALLOC`: for hashes that only the daemon writes, so that memory is used as entries come.
@@ -108,6 +114,8 @@ pub const MAPS: &[MapSpec] = &[
     spec::<[u8; 4], Owned>(OWNED4, MapKind::Hash, NO_PREALLOC, false),
     spec::<[u8; 16], Owned>(OWNED6, MapKind::Hash, NO_PREALLOC, false),
     spec::<ServiceKey, Service>(SERVICES, MapKind::Hash, NO_PREALLOC, false),
+    spec::<NetworkKey<[u8; 4]>, u32>(NETWORKS4, MapKind::LpmTrie, NO_PREALLOC, false),
+    spec::<NetworkKey<[u8; 16]>, u32>(NETWORKS6, MapKind::LpmTrie, NO_PREALLOC, false),
     spec::<u32, Slot>(SLOTS, MapKind::Array, 0, false),
     spec::<u32, Backend>(BACKENDS, MapKind::Array, 0, false),
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(FLOWS4, MapKind::Hash, 0, true),
@@ -144,6 +152,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"OWNED4" | b"OWNED6" | b"SERVICES" | b"NODE_PORTS" | b"SERVICE_STATS" | b"BACKENDS" | b"BACKEND_STATS" => {
             control
         }
+        b"NETWORKS4" | b"NETWORKS6" => control,
         // A Maglev table takes 65,537 by default; four fit at least.
         b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,

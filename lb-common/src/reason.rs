@@ -130,6 +130,12 @@ reasons! {
     34 ForwardedMidway "forwarded-midway"
         "A packet from the middle of a connection whose flow is not known here was translated and sent to the backend that its hash gives, which is the one it had while the Service's backends are the same."
         "Where the flow was lost for want of room, raise --max-flows; where nodes share connections, let the Service use the algorithm `maglev`.";
+    35 NoLocalBackend "no-local-backend"
+        "The Service's traffic policy keeps connections on the node they come to, and its backends are all elsewhere; the packet was dropped in silence, as load balancers expect it, or the process's call refused."
+        "See `lb-ctl describe service`: send clients to a node with a backend, which its health check tells, or set the policy to Cluster.";
+    36 SourceRange "source-range"
+        "The Service's loadBalancerSourceRanges do not name the client; the packet was dropped in silence."
+        "Add the client's network to loadBalancerSourceRanges if it may use the Service.";
 }
 
 impl Reason {

@@ -16,6 +16,14 @@ impl Owned {
     /// The id shared by all addresses of the node itself, where only allocated node ports are ours.
     pub const NODE_ID: u32 = 0;
 
+    /// The id shared by those of the node's addresses on which no node port is served.
+    pub const SILENT_ID: u32 = u32::MAX - 1;
+
+    /// Whether this is the id of addresses of the node itself.
+    pub const fn is_node_id(id: u32) -> bool {
+        id == Self::NODE_ID || id == Self::SILENT_ID
+    }
+
     /// The record of an address with this id.
     pub const fn new(id: u32) -> Self {
         Self { id, flags: 0 }
@@ -23,7 +31,7 @@ impl Owned {
 
     /// Whether this is an address of the node itself.
     pub const fn is_node(&self) -> bool {
-        self.id == Self::NODE_ID
+        Self::is_node_id(self.id)
     }
 }
 
@@ -37,7 +45,8 @@ pub struct ServiceKey {
     pub port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// IP version, 4 or 6: node addresses of both families share one id, and their backends differ.
+    /// IP version, 4 or 6: node addresses of both families share one id, and their backends differ. With
+    /// [`ServiceKey::WITHIN`], the record is for clients within the cluster alone.
     pub family: u8,
 }
 
@@ -45,6 +54,26 @@ impl ServiceKey {
     /// The key of `port` (host order) on the owned address `address`.
     pub const fn new(address: u32, port: u16, protocol: u8, family: u8) -> Self {
         Self { address, port: port.to_be_bytes(), protocol, family }
+    }
+
+    /// In the family: the record that clients within the cluster use, where that of everybody says so
+    /// ([`Service::SCOPED`]).
+    pub const WITHIN: u8 = 0x80;
+
+    /// The key of the record for clients within the cluster.
+    #[must_use]
+    pub const fn within(self) -> Self {
+        Self { family: self.family | Self::WITHIN, ..self }
+    }
+
+    /// IP version, 4 or 6.
+    pub const fn version(&self) -> u8 {
+        self.family & !Self::WITHIN
+    }
+
+    /// Whether it is for clients within the cluster alone.
+    pub const fn is_within(&self) -> bool {
+        self.family & Self::WITHIN != 0
     }
 
     /// The port in host order.
@@ -102,7 +131,7 @@ pub struct Service {
     pub id: u32,
     /// The backends' port in network order, where all have the same; a slot's own port wins.
     pub target_port: [u8; 2],
-    /// [`Service::SAME_EVERYWHERE`].
+    /// [`Service::SCOPED`] and its neighbours.
     pub flags: u16,
     /// How long a client keeps its backend after its last new connection, in ticks; zero: it does not.
     pub affinity_ticks: u32,
@@ -127,7 +156,15 @@ impl Service {
     }
 
     /// Connections are hashed with [`crate::Settings::shared_seed`], so that every node sends the same one to the same backend.
-    pub const SAME_EVERYWHERE: u16 = 1 << 4;
+    pub const SAME_EVERYWHERE: u16 = 0x10;
+    /// Clients within the cluster have a record of their own: [`ServiceKey::within`].
+    pub const SCOPED: u16 = 0x100;
+    /// Only clients in the networks of the group [`Service::id`] are served ([`crate::network`]).
+    pub const RANGED: u16 = 0x200;
+    /// There are backends, but none on this node, and connections must stay here: they are dropped in silence.
+    pub const ELSEWHERE: u16 = 0x400;
+    /// A ClusterIP's: clients in the networks of the group [`crate::network::KEPT`] keep their address.
+    pub const INTERNAL: u16 = 0x800;
 }
 
 /// One member of a backend set: the value of the map [`crate::maps::SLOTS`].

@@ -59,6 +59,8 @@ impl Settings {
 
     /// New flows take the way through the host's stack, so that its firewall sees them.
     pub const STACK: u32 = 1;
+    /// Node ports are not served on loopback addresses.
+    pub const NO_LOOPBACK: u32 = 2;
 }
 
 record!(HostPair = 16, Settings = 128);

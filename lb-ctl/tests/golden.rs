@@ -57,6 +57,7 @@ fn host() -> HostFacts {
             (2, Device::new(Device::XDP_TARGET)),
             (3, Device::new(Device::XDP_TARGET | Device::LOCAL_CLIENTS)),
         ]),
+        ..HostFacts::default()
     }
 }
 

@@ -155,7 +155,8 @@ fn wanted(views: &Views) -> Paths {
     let mut paths = Paths::new();
     for port in views.values().flat_map(|view| &view.ports) {
         for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
-            let backends = port.chosen(frontend.family).map(|endpoint| (endpoint.address, endpoint.port));
+            let backends =
+                port.chosen(frontend.family, frontend.policy).map(|endpoint| (endpoint.address, endpoint.port));
             let backends: Vec<_> = backends.collect();
             for address in &frontend.addresses {
                 let address = if frontend.kind == FrontendKind::NodePort { &node(*address) } else { address };
@@ -279,9 +280,9 @@ proptest! {
             prop_assert_eq!(after.iter().map(|(_, id)| id).collect::<BTreeSet<_>>().len(), after.len());
             for view in views.values() {
                 for frontend in view.ports.iter().flat_map(|port| &port.frontends) {
-                    let found = renderer.service_id(frontend);
-                    prop_assert_eq!(found.is_some(), frontend.lost_to.is_none());
-                    prop_assert!(found.is_none_or(|found| after.contains(&found)));
+                    let found: Vec<u32> = renderer.service_ids(frontend).collect();
+                    prop_assert_eq!(found.is_empty(), frontend.lost_to.is_some());
+                    prop_assert!(found.iter().all(|found| after.iter().any(|(_, id)| id == found)));
                 }
             }
 

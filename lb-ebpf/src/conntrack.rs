@@ -22,7 +22,7 @@ use crate::Address;
 use crate::checksum;
 use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
-use lb_common::{Flow, FlowKey, NextHop, Scratch, UDP};
+use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, ServiceKey, UDP};
 
 /// Finds the entry of a wire tuple; confirmed flows first, since they are the many.
 #[inline(always)]
@@ -91,7 +91,7 @@ pub fn note_deltas<A: Address>(key: &FlowKey<A>, flow: &mut Flow<A>) {
 
 /// Whether a known flow is still the answer for this packet of its client; if not, it is forgotten and chosen anew.
 #[inline(always)]
-pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>) -> bool {
+pub fn stands<A: Address, T: Tables + AddressTables<A>>(tables: &T, wire: &Wire<A>, flow: &Flow<A>) -> bool {
     let opens = wire.tcp_flags & (parse::SYN | parse::ACK) == parse::SYN;
     if !opens && wire.key.protocol != UDP {
         // TCP and SCTP keep their backend even when that is gone: only the backend can end the connection rightly.
@@ -100,10 +100,31 @@ pub fn stands<A: Address, T: Tables>(tables: &T, wire: &Wire<A>, flow: &Flow<A>)
     if opens && flow.state(wire.key.protocol).is_ending() {
         return false;
     }
-    match tables.backend(flow.backend) {
-        Some(backend) => backend.is_alive() && backend.generation == flow.generation,
-        None => false,
-    }
+    let is_there = match tables.backend(flow.backend) {
+        Some(backend) if backend.generation == flow.generation => {
+            if opens {
+                backend.is_alive()
+            } else {
+                backend.is_serving()
+            }
+        }
+        _ => false,
+    };
+    is_there || (!opens && !is_served(tables, &wire.key))
+}
+
+/// Whether a Service has the address and the port that the client asks for. Where none has them any more there is nothing to
+/// choose anew, and what was chosen stays: kube-proxy too leaves flows alone that ask for none of its ports
+/// (`pkg/proxy/conntrack/cleanup.go`). A node port counts on every address of the node. Not inlined: it has a stack frame of its
+/// own, and it is asked only for what a backend that is gone has left.
+#[inline(never)]
+fn is_served<A: Address, T: Tables + AddressTables<A>>(tables: &T, key: &FlowKey<A>) -> bool {
+    let Some(owned) = tables.owned(&key.dst) else {
+        return false;
+    };
+    let address = if Owned::is_node_id(owned) { Owned::NODE_ID } else { owned };
+    let asked = ServiceKey { address, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
+    tables.service(&asked).is_some()
 }
 
 /// Whether the packet is from the middle of a connection: one without a flow has lost it, or had it at another node.

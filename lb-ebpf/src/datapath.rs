@@ -6,10 +6,10 @@ use crate::packet::{self, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, snat};
+use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat};
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, Backend, BackendSet, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, ServiceKey, Settings,
+    Affinity, Backend, BackendSet, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, Settings,
     Slot,
 };
 
@@ -69,6 +69,9 @@ where
         Ok(mut wire) => {
             let mut verdict = look_up(packet, tables, env, &mut wire);
             if verdict.action == Action::Open {
+                verdict = scope::receive(packet, tables, env, &wire.key);
+            }
+            if verdict.action == Action::Choose {
                 verdict = open_flow(packet, tables, env, &wire);
             }
             if verdict.action == Action::Lend {
@@ -92,7 +95,7 @@ where
 
 /// What becomes of a packet that cannot be sent on for this reason: its sender is told, if senders are told of such.
 #[inline(always)]
-fn refuse<A: Address>(reason: Reason) -> Verdict {
+pub(crate) fn refuse<A: Address>(reason: Reason) -> Verdict {
     if A::error_for(reason).is_some() { Verdict::answer(reason) } else { Verdict::drop(reason) }
 }
 
@@ -148,7 +151,7 @@ where
     }
     let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
     // ICMP, other protocols and fragments to the node itself are the host's own business.
-    let is_hosts = tables.owned(&dst).unwrap_or(Owned::NODE_ID) == Owned::NODE_ID;
+    let is_hosts = tables.owned(&dst).is_none_or(Owned::is_node_id);
     if is_hosts {
         Verdict::pass(Reason::NotOurs)
     } else if reason != Reason::Protocol {
@@ -276,37 +279,15 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
-    let device = tables.device(env.ifindex());
-    if is_for_another_host(packet, &device) {
-        return Verdict::pass(Reason::NotOurs);
-    }
     let key = &wire.key;
-    let Some(owned) = tables.owned(&key.dst) else {
-        return Verdict::pass(Reason::NotOurs);
-    };
-    let service_key = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
-    let Some(service) = tables.service(&service_key) else {
-        // On an address of the node itself, every other port is the host's.
-        return if owned == Owned::NODE_ID {
-            Verdict::pass(Reason::NotOurs)
-        } else {
-            refuse::<A>(Reason::NoServicePort)
-        };
-    };
-    // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
-    // the node's own addresses.
-    let is_host = device.flags & Device::HOST != 0;
-    let source = tables.owned(&key.src);
-    let may_be = source.is_none() || (is_host && source == Some(Owned::NODE_ID));
-    if key.src.is_martian() || !may_be {
-        return Verdict::drop(Reason::MartianSource);
-    }
     let Some(settings) = tables.settings() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let Some(Scratch { flow, revalidated, place, client, .. }) = tables.scratch() else {
+    let Some(Scratch { flow, revalidated, place, client, service, client_flags, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
+    let is = |flag| *client_flags & flag != 0;
+    let is_host = is(Scratch::<A>::HOST);
     // What is this node's own business goes by its own seed, whatever the Service's backends go by.
     let hash = pick::hash(settings.seed, key);
     let seed = pick::seed(settings, service);
@@ -315,7 +296,7 @@ where
     *place = Affinity::NO_PLACE;
     if affinity::is_kept(service) {
         // The node is one client, by whichever of its addresses, and at its sockets too.
-        if source == Some(Owned::NODE_ID) {
+        if is(Scratch::<A>::NODE) {
             affinity::write_namespace(service, settings.netns_cookie, client);
         } else {
             affinity::write_client(service, &key.src, client);
@@ -328,7 +309,7 @@ where
         }
         *place = chosen;
     }
-    let (slot, backend, address) = match backend_at::<A, T>(tables, set, chosen) {
+    let (slot, backend, address) = match backend_at::<A, T>(tables, service.flags, set, chosen) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
     };
@@ -347,13 +328,10 @@ where
     flow.hop = NextHop::default();
     flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
-    // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
-    // forwards to a Service for others.
-    let is_client_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || source.is_some());
     if is_host {
         flow.hop.flags = NextHop::HOST;
     }
-    if tables.owned(&address) == Some(Owned::NODE_ID) {
+    if tables.owned(&address).is_some_and(Owned::is_node_id) {
         if is_host {
             // The node talks to itself. It takes no packet from outside with a source of its own, and would answer one
             // behind our back; but it sends by the pair whatever it sends to the Service.
@@ -361,7 +339,7 @@ where
         } else {
             flow.hop.flags = NextHop::STACK | NextHop::LOCAL;
         }
-    } else if key.src == address || !(backend.is_local() || is_client_here) {
+    } else if key.src == address || !(backend.is_local() || is(Scratch::<A>::KEEPS_ADDRESS)) {
         // The reply would not come back through this node by itself: from a backend that is itself the client, or from a
         // backend elsewhere to a client elsewhere. Never through the stack, which refuses the source lent to it.
         if lent == 0 {
@@ -448,13 +426,13 @@ where
 
 /// The backend at a place of a set, and its address.
 #[inline(always)]
-fn backend_at<A, T>(tables: &T, set: BackendSet, place: u32) -> Result<(&Slot, &Backend, A), Reason>
+fn backend_at<A, T>(tables: &T, flags: u16, set: BackendSet, place: u32) -> Result<(&Slot, &Backend, A), Reason>
 where
     A: Address,
     T: Tables,
 {
     if set.count() == 0 {
-        return Err(Reason::NoBackend);
+        return Err(if flags & Service::ELSEWHERE != 0 { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
     let slot = tables.slot(set.base() + place).ok_or(Reason::BackendGone)?;
     let backend = tables.backend(slot.backend).ok_or(Reason::BackendGone)?;
@@ -480,7 +458,7 @@ where
     }
     flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
-    let is_home = flow.is_reply() || tables.owned(&flow.dst) == Some(Owned::NODE_ID);
+    let is_home = flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node_id);
     if fixed & NextHop::HOST != 0 && is_home {
         flow.hop.flags |= NextHop::PAIR;
         return match tables.settings() {

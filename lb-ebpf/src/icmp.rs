@@ -77,7 +77,7 @@ where
     }
     // At egress only the node itself can have sent it.
     match tables.owned(&outer.dst) {
-        None | Some(Owned::NODE_ID) => Verdict::pass(Reason::NotOurs),
+        None | Some(Owned::NODE_ID | Owned::SILENT_ID) => Verdict::pass(Reason::NotOurs),
         Some(_) if E::HOOK == Hook::Egress => Verdict::pass(Reason::NotOurs),
         Some(_) if kind == A::ECHO[0] => Verdict::answer(Reason::EchoReplied),
         Some(_) => Verdict::drop(Reason::IcmpUnrelated),

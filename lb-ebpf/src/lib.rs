@@ -4,7 +4,7 @@
 //! hooks in `kernel/` adapt XDP and TCX to these traits; tests adapt byte vectors and hash maps. Both compile the same
 //! core, so what a test single-steps on the host is what the kernel runs.
 //!
-//! The way of a packet: [`parse`] (and [`fragment`]) → [`datapath`] (flow hit? owned? service? pick?) → [`conntrack`],
+//! The way of a packet: [`parse`] (and [`fragment`]) → [`datapath`] (flow hit? owned? service? pick?), with [`scope`] for who asks → [`conntrack`],
 //! [`snat`] and [`affinity`] for what is remembered → [`rewrite`] → [`Verdict`]. Beside it: [`icmp`] for errors about flows, [`answer`] for what we
 //! tell a sender. What processes ask for at their sockets goes through [`socket`], before there is a packet.
 #![no_std]
@@ -26,6 +26,7 @@ pub mod packet;
 pub mod parse;
 pub mod pick;
 pub mod rewrite;
+pub mod scope;
 pub mod sctp;
 pub mod snat;
 pub mod socket;

@@ -19,7 +19,9 @@
 use crate::env::Clock;
 use crate::tables::{InsertError, Tables};
 use crate::{Address, affinity, pick};
-use lb_common::{Affinity, AffinityKey, Backend, Owned, Peer, Reason, Service, ServiceKey, SocketKey, TCP, UDP};
+use lb_common::{
+    Affinity, AffinityKey, Backend, Owned, Peer, Reason, Service, ServiceKey, Settings, SocketKey, TCP, UDP,
+};
 
 /// The first twelve bytes of an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
@@ -133,12 +135,24 @@ fn to_backend<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Pe
     if owned == NOBODY {
         return Reason::NotOurs;
     }
-    let Some(service) = tables.service(&service_key(owned, asked)) else {
-        return if owned == Owned::NODE_ID { Reason::NotOurs } else { Reason::NoServicePort };
+    let key = service_key(owned, asked);
+    let Some(service) = tables.service(&key) else {
+        return if Owned::is_node_id(owned) { Reason::NotOurs } else { Reason::NoServicePort };
     };
+    if service.flags & Service::RANGED != 0 {
+        // Only the packet says where it comes from.
+        return Reason::NotOurs;
+    }
+    // Whoever has a socket here is within the cluster.
+    let service =
+        if service.flags & Service::SCOPED != 0 { tables.service(&key.within()).unwrap_or(service) } else { service };
     let cookie = socket.cookie();
     let Some((port, id, backend)) = choose(socket, tables, service, &SocketKey { cookie, peer: *asked }) else {
-        return if service.backends.count() == 0 { Reason::NoBackend } else { Reason::BackendGone };
+        return match service.backends.count() {
+            0 if service.flags & Service::ELSEWHERE != 0 => Reason::NoLocalBackend,
+            0 => Reason::NoBackend,
+            _ => Reason::BackendGone,
+        };
     };
     let given = Peer::new(asked.family, asked.protocol, backend.address, port);
     if give(socket, tables, asked, cookie, &given).is_err() {
@@ -177,7 +191,7 @@ fn owner<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer) -> u3
     let is_v4 = asked.family == 4;
     let is_loopback = if is_v4 { is_loopback4(asked.v4()) } else { is_loopback6(&asked.address) };
     if is_loopback && is_on_node(socket, tables) {
-        return Owned::NODE_ID;
+        return if serves_loopback(tables) { Owned::NODE_ID } else { NOBODY };
     }
     // Resolved where it is found: the verifier does not follow an `Option` that is carried further.
     if is_v4 { tables.owned(&asked.v4()).unwrap_or(NOBODY) } else { tables.owned(&asked.address).unwrap_or(NOBODY) }
@@ -194,6 +208,11 @@ fn is_loopback4(address: [u8; 4]) -> bool {
 fn is_loopback6(address: &[u8; 16]) -> bool {
     let [high, low] = address.words();
     high == 0 && low >> 1 == 0
+}
+
+#[inline(always)]
+fn serves_loopback<T: SocketTables>(tables: &T) -> bool {
+    tables.settings().is_some_and(|settings| settings.flags & Settings::NO_LOOPBACK == 0)
 }
 
 /// Whether the process is in the network namespace that the datapath serves, and not in a pod.

@@ -29,6 +29,9 @@ pub trait AddressTables<A: Address> {
     /// The id of `address` ([`lb_common::Owned::id`]), if it is ours.
     fn owned(&self, address: &A) -> Option<u32>;
 
+    /// Whether `address` is in one of the networks of a group ([`lb_common::network`]).
+    fn is_in(&self, group: u32, address: &A) -> bool;
+
     /// The entry of a flow. It is shared with other CPUs: a racing write loses at most a freshness mark or a state
     /// flag, which the next packet sets again.
     #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]

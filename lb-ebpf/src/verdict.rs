@@ -19,6 +19,8 @@ pub enum Action {
     Defer,
     /// Within the core: a flow must be opened. No hook ever sees it.
     Open,
+    /// Within the core: the client is served, and a backend must be chosen for it. No hook ever sees it.
+    Choose,
     /// Within the core: the flow that was chosen needs its source. No hook ever sees it.
     Lend,
     /// Within the core: the flow that was chosen can be entered. No hook ever sees it.

@@ -167,7 +167,8 @@ pub fn bare(binary: &str, setup: Setup) -> Playground {
     let name = Name::of_test(NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut options = Options::new(name, Path::new(binary));
     (options.pods, options.pod_napi, options.rp_filter) = (setup.pods, setup.napi, setup.rp_filter);
-    options.daemon = vec![format!("--path={}", setup.path)];
+    // Where packets come in is not to matter.
+    options.daemon = vec![format!("--path={}", setup.path), "--nodeport-addresses=all".to_owned()];
     let playground = Playground::build(options).expect("a playground");
     if setup.firewall {
         firewall(&playground);

@@ -1,15 +1,17 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
 use crate::memory::admitted;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
+use ipnet::IpNet;
 use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey, Settings, Slot,
-    Traffic,
+    Backend, Budget, Device, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
+    Settings, Slot, Traffic,
 };
 use lb_ebpf::Hook;
 use lb_memory::{Image, memory};
@@ -34,6 +36,24 @@ pub const TCX_REDIRECT: u32 = 7;
 
 /// The entries of a flow map.
 pub type Flows<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+
+/// [`NetworkKey`] without its first field, which the library adds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Network<A> {
+    group: u32,
+    address: A,
+}
+
+// SAFETY: integers and bytes without padding.
+unsafe impl aya::Pod for Network<[u8; 4]> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Network<[u8; 16]> {}
+
+/// Every network with its group.
+fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
+    image.networks.iter().flat_map(|(group, all)| all.iter().map(|one| (*group, *one)))
+}
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -64,7 +84,16 @@ impl Kernel {
     /// Changes the configuration maps from what `old` says to what `new` says.
     pub fn rewrite(&mut self, old: &Image, new: &Image) {
         let kept = |address: &IpAddr| new.owned.contains_key(address);
-        assert!(old.owned.keys().all(kept) && old.services.keys().all(|key| new.services.contains_key(key)));
+        assert!(old.owned.keys().all(kept), "addresses stay");
+        for key in old.services.keys().filter(|key| !new.services.contains_key(key)) {
+            self.hash::<ServiceKey, Service>(maps::SERVICES).remove(key).expect("the kernel forgets the entry");
+        }
+        let held =
+            |image: &Image, group: u32, network| image.networks.get(&group).is_some_and(|all| all.contains(&network));
+        let gone = networks(old).filter(|(group, network)| !held(new, *group, *network));
+        gone.for_each(|(group, network)| self.network(group, network, false));
+        let come = networks(new).filter(|(group, network)| !held(old, *group, *network));
+        come.for_each(|(group, network)| self.network(group, network, true));
         let mut changed = Image { settings: new.settings, ..Image::default() };
         let owned = new.owned.iter().filter(|(key, value)| old.owned.get(*key) != Some(*value));
         changed.owned.extend(owned);
@@ -171,6 +200,30 @@ impl Kernel {
         HashMap::try_from(self.ebpf.map_mut(name).expect(name)).expect("a hash of these types")
     }
 
+    fn network_of<A: Copy + 'static>(&mut self, name: &str, key: NetworkKey<A>, is_there: bool)
+    where
+        Network<A>: aya::Pod,
+    {
+        let map = self.ebpf.map_mut(name).expect(name);
+        let mut map = LpmTrie::<_, Network<A>, u32>::try_from(map).expect("a trie of these types");
+        let network = Key::new(key.prefix, Network { group: key.group, address: key.address });
+        let done = if is_there { map.insert(&network, 1, 0) } else { map.remove(&network) };
+        done.expect("the kernel changes the entry");
+    }
+
+    /// Writes a network of a group, or takes it away.
+    fn network(&mut self, group: u32, network: IpNet, is_there: bool) {
+        let length = u32::from(network.prefix_len());
+        match network.addr() {
+            IpAddr::V4(address) => {
+                self.network_of(maps::NETWORKS4, NetworkKey::new(group, address.octets(), length), is_there);
+            }
+            IpAddr::V6(address) => {
+                self.network_of(maps::NETWORKS6, NetworkKey::new(group, address.octets(), length), is_there);
+            }
+        }
+    }
+
     fn array<V: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
         Array::try_from(self.ebpf.map_mut(name).expect(name)).expect("an array of this type")
     }
@@ -201,6 +254,7 @@ impl Kernel {
         for (key, service) in &image.services {
             self.hash::<ServiceKey, Service>(maps::SERVICES).insert(key, service, 0).expect(written);
         }
+        networks(image).for_each(|(group, network)| self.network(group, network, true));
         for (index, slot) in &image.slots {
             self.array::<Slot>(maps::SLOTS).set(*index, slot, 0).expect(written);
         }

@@ -139,7 +139,7 @@ impl Both {
 
 fn expected_code(hook: Hook, ifindex: u32, verdict: Verdict) -> u32 {
     match (hook, verdict.action) {
-        (_, Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer) => {
+        (_, Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer) => {
             panic!("the core kept this to itself")
         }
         (Hook::Xdp, Action::Pass | Action::Defer) => kernel::XDP_PASS,

@@ -27,7 +27,7 @@ struct Mutation {
     mutated: &'static str,
 }
 
-const MUTATIONS: [Mutation; 19] = [
+const MUTATIONS: [Mutation; 24] = [
     Mutation {
         name: "header-checksum",
         breaks: "the IPv4 header's checksum forgets the change of addresses",
@@ -144,8 +144,43 @@ const MUTATIONS: [Mutation; 19] = [
         name: "hairpin",
         breaks: "a pod that reaches itself through its Service sees its own address",
         file: "lb-ebpf/src/datapath.rs",
-        original: "} else if key.src == address || !(backend.is_local() || is_client_here) {",
-        mutated: "} else if !(backend.is_local() || is_client_here) {",
+        original: "} else if key.src == address || !(backend.is_local() || is(Scratch::<A>::KEEPS_ADDRESS)) {",
+        mutated: "} else if !(backend.is_local() || is(Scratch::<A>::KEEPS_ADDRESS)) {",
+    },
+    Mutation {
+        name: "pods-outside",
+        breaks: "pods are taken for clients from outside where a Service tells these apart",
+        file: "lb-ebpf/src/scope.rs",
+        original: "if !tables.is_in(PODS, &key.src) {",
+        mutated: "if tables.is_in(PODS, &key.src) {",
+    },
+    Mutation {
+        name: "source-ranges",
+        breaks: "a Service serves clients outside of its source ranges",
+        file: "lb-ebpf/src/scope.rs",
+        original: "return Verdict::drop(Reason::SourceRange);",
+        mutated: "return CHOOSE;",
+    },
+    Mutation {
+        name: "told-elsewhere",
+        breaks: "a client is refused where only other nodes have backends for it",
+        file: "lb-ebpf/src/datapath.rs",
+        original: "service.flags & Service::ELSEWHERE != 0",
+        mutated: "service.flags & Service::ELSEWHERE == 0",
+    },
+    Mutation {
+        name: "orphans",
+        breaks: "UDP flows of a port that no Service has any more are refused",
+        file: "lb-ebpf/src/conntrack.rs",
+        original: "is_there || (!opens && !is_served(tables, &wire.key))",
+        mutated: "is_there",
+    },
+    Mutation {
+        name: "draining-udp",
+        breaks: "a UDP client loses a backend that still serves",
+        file: "lb-ebpf/src/conntrack.rs",
+        original: "backend.is_serving()",
+        mutated: "backend.is_alive()",
     },
     Mutation {
         name: "sctp-length",

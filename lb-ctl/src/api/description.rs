@@ -4,6 +4,7 @@
 //! `.ports[].connections`, `.ports[].endpoints[].connections` and their neighbours are read by programs.
 
 use super::types::Problem;
+use crate::model::Policy;
 use crate::objects::{Algorithm, DEFAULT_WEIGHT, IpFamily, Labels, Protocol, ServiceType};
 use lb_common::Traffic;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,12 @@ pub struct ServiceDescription {
     /// Addresses routed to the nodes by other means.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
+    /// Addresses that its load balancer has announced and that are served here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_addresses: Vec<IpAddr>,
+    /// The networks whose clients alone may use these; empty: everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
     /// This node's addresses that its node ports answer on.
     pub node_addresses: Vec<IpAddr>,
     /// `None` or `ClientIP`.
@@ -105,7 +112,7 @@ pub struct EndpointDescription {
     pub address: IpAddr,
     /// Port.
     pub port: u16,
-    /// Whether new connections go there.
+    /// Whether it is ready for new connections.
     pub ready: bool,
     /// Its share of new connections, against the others' weights.
     #[serde(default = "default_weight")]
@@ -119,6 +126,9 @@ pub struct EndpointDescription {
     /// The node it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Under which traffic policies new connections go there: `Cluster`, `Local`, both or neither.
+    #[serde(default)]
+    pub chosen_for: Vec<Policy>,
     /// Whether it is on this node, so that it sees the client's own address.
     pub local: bool,
     /// What this node sent to its ADDRESS and got back, by all Services and ports together.

@@ -88,7 +88,7 @@ pub struct ConnectionPlan {
     pub total: u64,
     /// Go to another backend with their next packet: UDP, whose backend is withdrawn while the Service has others.
     pub moving: u64,
-    /// Go on with a backend that is withdrawn until they end: TCP and SCTP.
+    /// Go on with a backend that is withdrawn until they end: TCP and SCTP, and UDP of a port that is gone.
     pub lingering: u64,
     /// End: UDP, whose backend is withdrawn and the Service has no other.
     pub ending: u64,

@@ -102,6 +102,12 @@ fn text(service: &ServiceDescription) -> String {
     if !service.external_ips.is_empty() {
         report.line("External IPs", list(&service.external_ips));
     }
+    if !service.load_balancer_addresses.is_empty() {
+        report.line("LoadBalancer Ingress", list(&service.load_balancer_addresses));
+    }
+    if !service.load_balancer_source_ranges.is_empty() {
+        report.line("LoadBalancer Sources", list(&service.load_balancer_source_ranges));
+    }
     if service.ports.iter().any(|port| port.node_port.is_some()) {
         report.line("Node Addresses", list(&service.node_addresses));
     }
@@ -153,6 +159,7 @@ fn endpoints(port: &crate::api::PortDescription) -> Table {
         "READY",
         "WEIGHT",
         "LOCAL",
+        "CHOSEN FOR",
         "ADDRESS CONNECTIONS",
         "PACKETS",
         "BYTES",
@@ -173,6 +180,7 @@ fn endpoints(port: &crate::api::PortDescription) -> Table {
             yes(endpoint.ready),
             endpoint.weight.to_string(),
             yes(endpoint.local),
+            list(endpoint.chosen_for.iter().map(|policy| format!("{policy:?}"))),
             counters.connections.to_string(),
             (counters.packets + counters.reply_packets).to_string(),
             (counters.bytes + counters.reply_bytes).to_string(),
@@ -196,15 +204,16 @@ mod tests {
         };
         let description = json!({
             "name": "web", "namespace": "default", "labels": {"app": "web", "tier": "front"}, "annotations": {},
-            "selector": {"app": "web"}, "type": "NodePort", "ipFamilyPolicy": "PreferDualStack",
+            "selector": {"app": "web"}, "type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack",
             "ipFamilies": ["IPv4", "IPv6"], "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": [],
-            "nodeAddresses": ["192.0.2.10"], "sessionAffinity": "None", "externalTrafficPolicy": "Cluster",
+            "nodeAddresses": ["192.0.2.10"],
+            "loadBalancerAddresses": ["203.0.113.1"], "loadBalancerSourceRanges": ["198.51.100.0/24"], "sessionAffinity": "None", "externalTrafficPolicy": "Cluster",
             "internalTrafficPolicy": "Cluster", "source": "file:/etc/lb-ctl/manifests/web.yaml",
             "endpointsFrom": "Pods",
             "ports": [
                 with(json!({"name": "http", "protocol": "TCP", "port": 80, "targetPort": "web", "nodePort": 30080,
                     "endpoints": [
-                        with(json!({"address": "10.244.0.5", "port": 8080, "ready": true, "pod": "a", "node": "n1", "local": true})),
+                        with(json!({"address": "10.244.0.5", "port": 8080, "ready": true, "pod": "a", "node": "n1", "local": true, "chosenFor": ["Cluster", "Local"]})),
                         with(json!({"address": "fd00::5", "port": 8080, "ready": false, "slice": "web-1", "local": false}))]})),
                 with(json!({"name": "", "protocol": "UDP", "port": 53, "targetPort": "53", "endpoints": []}))],
             "problems": [{"subject": "service default/web", "message": "no pod is ready"}],
@@ -217,10 +226,12 @@ mod tests {
                                   tier=front
         Annotations:              <none>
         Selector:                 app=web
-        Type:                     NodePort
+        Type:                     LoadBalancer
         IP Family Policy:         PreferDualStack
         IP Families:              IPv4,IPv6
         IPs:                      10.96.0.1,fd00::1
+        LoadBalancer Ingress:     203.0.113.1
+        LoadBalancer Sources:     198.51.100.0/24
         Node Addresses:           192.0.2.10
         Algorithm:                random
         Session Affinity:         None
@@ -233,9 +244,9 @@ mod tests {
         NodePort:                 http  30080/TCP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out
         Endpoints:
-          ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   ADDRESS CONNECTIONS   PACKETS   BYTES
-          10.244.0.5:8080   pod/a         n1          yes     1        yes     3                     21        2100
-          [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      3                     21        2100
+          ADDRESS           POD/SLICE     NODE        READY   WEIGHT   LOCAL   CHOSEN FOR      ADDRESS CONNECTIONS   PACKETS   BYTES
+          10.244.0.5:8080   pod/a         n1          yes     1        yes     Cluster,Local   3                     21        2100
+          [fd00::5]:8080    slice/web-1   <unknown>   no      1        no      <none>          3                     21        2100
         Port:                     <unset>  53/UDP
         TargetPort:               53/UDP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out

@@ -9,7 +9,7 @@ use super::describe::{self, Known};
 use super::events::Events;
 use super::host_clients::Destinations;
 use super::node;
-use super::options::PathMode;
+use super::options::{DetectLocal, NodePortAddresses, PathMode};
 use crate::api::catalogue::Catalogue;
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
@@ -43,6 +43,14 @@ pub(super) struct Inputs {
     pub(super) maglev_seed: u64,
     /// The way of new flows.
     pub(super) path: PathMode,
+    /// What tells pods from clients outside, and the networks of the cluster's pods.
+    pub(super) pods: (DetectLocal, Vec<IpNet>),
+    /// No client of a ClusterIP keeps its address where the reply would not come back through this node by itself.
+    pub(super) masquerade_all: bool,
+    /// Which of the node's addresses serve node ports; none named: all.
+    pub(super) nodeport_addresses: Vec<NodePortAddresses>,
+    /// Node ports are not served on loopback.
+    pub(super) no_loopback: bool,
 }
 
 /// Asks the kernel for the route to an address.
@@ -111,10 +119,15 @@ impl Balancer {
     pub(super) fn observe(&mut self, inputs: &Inputs, route_to: Routing<'_>, time: Timestamp) {
         let host = &inputs.host;
         let addresses = node::addresses(host);
+        let manifest = inputs.objects.nodes.get(&Key::new("", &self.node_name)).map(Arc::as_ref);
+        let (serving, silent) = node::nodeport_addresses(&addresses, &inputs.nodeport_addresses, manifest);
+        self.facts.silent_addresses = silent.iter().copied().collect();
+        self.facts.pods = node::pod_networks(&inputs.pods, manifest);
+        self.facts.kept = node::kept_networks(inputs.pods.0, &self.facts.pods, inputs.masquerade_all);
         let node = NodeView {
             name: self.node_name.clone(),
-            addresses: addresses.clone(),
-            silent: Vec::new(),
+            addresses: serving,
+            silent,
             zones: node::zones(&inputs.objects),
             balancing: inputs.balancing,
         };
@@ -139,7 +152,8 @@ impl Balancer {
             snat6: Settings::lent(v6.into_iter().map(|address| address.octets())),
             snat_port_first: Settings::SNAT_PORTS.0,
             snat_port_last: Settings::SNAT_PORTS.1,
-            flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 },
+            flags: if inputs.path == PathMode::Stack { Settings::STACK } else { 0 }
+                | if inputs.no_loopback { Settings::NO_LOOPBACK } else { 0 },
             host: inputs.pair,
         };
         if self.facts.settings != settings {
@@ -217,7 +231,7 @@ impl Balancer {
 
     /// The addresses that node ports answer on.
     pub(super) fn node_addresses(&self) -> Vec<IpAddr> {
-        self.facts.node_addresses.iter().copied().collect()
+        self.facts.node_addresses.difference(&self.facts.silent_addresses).copied().collect()
     }
 
     /// The addresses lent to connections that need source translation.

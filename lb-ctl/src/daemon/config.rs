@@ -1,6 +1,8 @@
 //! The daemon's settings as meant: flags over the configuration file over defaults, checked together.
 
-use super::options::{HealthzAddress, LogFormat, LogLevel, Options, PathMode, PortRange};
+use super::options::{
+    DetectLocal, HealthzAddress, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange,
+};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use crate::image::maglev;
@@ -48,6 +50,16 @@ pub struct Config {
     pub node_name: String,
     /// Networks that `ClusterIPs` are allocated from.
     pub service_cidrs: Vec<IpNet>,
+    /// Networks of the cluster's pods.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// What tells pods from clients outside.
+    pub detect_local: DetectLocal,
+    /// Whether no client of a ClusterIP keeps its address where the reply would not come back through this node by itself.
+    pub masquerade_all: bool,
+    /// Which of the node's addresses serve node ports: those that any of these means.
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// Whether node ports are served on loopback, to sockets.
+    pub localhost_nodeports: bool,
     /// Ports that node ports are allocated from.
     pub node_port_range: RangeInclusive<u16>,
     /// How connections of Services that say nothing are given to endpoints.
@@ -163,6 +175,12 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        let detected = if options.cluster_cidrs.is_empty() { DetectLocal::NodeCidr } else { DetectLocal::ClusterCidr };
+        let nodeport_addresses = if options.nodeport_addresses.is_empty() {
+            vec![NodePortAddresses::Primary]
+        } else {
+            options.nodeport_addresses
+        };
         check_snat_addresses(&options.snat_addresses)?;
         let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         Ok(Self {
@@ -172,6 +190,11 @@ impl Config {
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
             node_name: options.node_name.map_or_else(host_name, Ok)?,
             service_cidrs,
+            cluster_cidrs: options.cluster_cidrs,
+            detect_local: options.detect_local.unwrap_or(detected),
+            masquerade_all: options.masquerade_all.unwrap_or(false),
+            nodeport_addresses,
+            localhost_nodeports: options.localhost_nodeports.unwrap_or(true),
             snat_addresses: options.snat_addresses,
             node_port_range: options.node_port_range.map_or(DEFAULT_NODE_PORTS, PortRange::range),
             balancing: balancing(options.algorithm, options.maglev_table_size)?,
@@ -206,6 +229,11 @@ impl Config {
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
+            ("clusterCIDRs", self.cluster_cidrs != new.cluster_cidrs),
+            ("detectLocal", self.detect_local != new.detect_local),
+            ("masqueradeAll", self.masquerade_all != new.masquerade_all),
+            ("nodeportAddresses", self.nodeport_addresses != new.nodeport_addresses),
+            ("localhostNodeports", self.localhost_nodeports != new.localhost_nodeports),
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
@@ -236,6 +264,9 @@ impl fmt::Display for Config {
         writeln!(f, "instance:      {}", self.instance)?;
         writeln!(f, "nodeName:      {}", self.node_name)?;
         writeln!(f, "serviceCIDRs:  {}", list(&mut self.service_cidrs.iter().map(ToString::to_string)))?;
+        writeln!(f, "clusterCIDRs:  {}", list(&mut self.cluster_cidrs.iter().map(ToString::to_string)))?;
+        let addresses = list(&mut self.nodeport_addresses.iter().map(ToString::to_string));
+        writeln!(f, "nodeport addresses: {addresses}")?;
         writeln!(f, "nodePortRange: {}-{}", self.node_port_range.start(), self.node_port_range.end())?;
         writeln!(f, "algorithm:     {}", self.balancing.algorithm)?;
         writeln!(f, "maglev table:  {}", self.balancing.maglev_table_size)?;
@@ -452,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `nodePortRange`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

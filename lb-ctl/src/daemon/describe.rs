@@ -4,7 +4,7 @@ use crate::api::description::{Counters, EndpointDescription, PortDescription, Se
 use crate::api::types::Problem;
 use crate::image::Renderer;
 use crate::maps::{LbMaps, MapError};
-use crate::model::{EndpointSource, EndpointView, PortView, ServiceView};
+use crate::model::{EndpointSource, EndpointView, Policy, PortView, ServiceView};
 use crate::objects::{Kind, Service};
 use std::net::IpAddr;
 
@@ -48,6 +48,8 @@ pub(super) fn describe(
         ip_families: spec.ip_families.clone(),
         cluster_ips: view.cluster_addresses.iter().map(ToString::to_string).collect(),
         external_ips: spec.external_ips.clone(),
+        load_balancer_addresses: service.load_balancer_addresses(),
+        load_balancer_source_ranges: spec.load_balancer_source_ranges.clone(),
         node_addresses: known.node_addresses.to_vec(),
         session_affinity: word(&spec.session_affinity, "None"),
         algorithm: view.balancing.algorithm,
@@ -61,6 +63,11 @@ pub(super) fn describe(
         problems: problems.map(|message| Problem { subject: subject.clone(), message: message.clone() }).collect(),
         events: known.events.clone(),
     })
+}
+
+fn chosen_for(endpoint: &EndpointView) -> Vec<Policy> {
+    let policies = [(Policy::Cluster, endpoint.chosen), (Policy::Local, endpoint.chosen_here)];
+    policies.into_iter().filter_map(|(policy, is_chosen)| is_chosen.then_some(policy)).collect()
 }
 
 const fn source_name(source: EndpointSource) -> &'static str {
@@ -77,8 +84,7 @@ fn describe_port(
     renderer: &Renderer,
     maps: &dyn LbMaps,
 ) -> Result<PortDescription, MapError> {
-    let ids: Vec<u32> =
-        port.frontends.iter().filter_map(|frontend| renderer.service_id(frontend)).map(|(_, id)| id).collect();
+    let ids: Vec<u32> = port.frontends.iter().flat_map(|frontend| renderer.service_ids(frontend)).collect();
     let mut traffic = Counters::default();
     maps.service_stats(&ids)?.values().for_each(|counted| traffic.add(counted));
     let backends: Vec<Option<u32>> =
@@ -91,6 +97,7 @@ fn describe_port(
             address: endpoint.address,
             port: endpoint.port,
             ready: endpoint.ready,
+            chosen_for: chosen_for(endpoint),
             weight: endpoint.weight,
             pod: endpoint.pod.clone(),
             slice: (endpoint.source.kind == Kind::EndpointSlice).then(|| endpoint.source.key.name.clone()),

@@ -327,6 +327,10 @@ impl Engine {
             balancing: self.config.balancing,
             maglev_seed: self.config.maglev_seed,
             path: self.config.path,
+            pods: (self.config.detect_local, self.config.cluster_cidrs.clone()),
+            masquerade_all: self.config.masquerade_all,
+            nodeport_addresses: self.config.nodeport_addresses.clone(),
+            no_loopback: !self.config.localhost_nodeports,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::datapath::conntrack::{self, FlowEntry};
 use crate::image::{Withdrawn, members, moved_share, redrawn_share};
 use crate::manifest::Parsed;
 use crate::maps::{FakeMaps, Image, MapChange};
-use crate::model::ServiceView;
-use crate::objects::{Key, Kind, differences};
+use crate::model::{Frontend, Place, ServiceView};
+use crate::objects::{IpFamily, Key, Kind, differences};
 use crate::store::SourceId;
 use jiff::Timestamp;
 use lb_common::{Service, ServiceKey, UDP, maps};
@@ -53,10 +53,12 @@ struct Fates(HashMap<u32, PortFate>);
 struct PortFate {
     /// Place of the Service in the answer.
     service: usize,
-    /// Its endpoints before and after, those with no weight too.
+    /// Its endpoints before and after, those too that get no new connections and keep those they have.
     before: BTreeSet<Withdrawn>,
     after: BTreeSet<Withdrawn>,
-    /// Whether there will be any that new connections go to.
+    /// Whether the port will be there. The flows of one that is gone are left alone.
+    stays: bool,
+    /// Whether there will be endpoints that new connections go to.
     is_open: bool,
 }
 
@@ -162,19 +164,27 @@ fn service_plan(key: &Key, place: usize, before: &State<'_>, after: &State<'_>, 
         }
         let endpoints = |state: &State<'_>| state.balancer.renderer().endpoints_of(record.key).collect();
         let is_open = new.is_some_and(|service| service.backends.count() > 0);
-        fates.0.insert(*id, PortFate { service: place, before: endpoints(before), after: endpoints(after), is_open });
+        fates.0.insert(
+            *id,
+            PortFate {
+                service: place,
+                before: endpoints(before),
+                after: endpoints(after),
+                stays: new.is_some(),
+                is_open,
+            },
+        );
     }
     let change = match views {
         (None, _) => ServiceChange::Added,
         (_, None) => ServiceChange::Removed,
         _ => ServiceChange::Changed,
     };
-    let frontends = |records: &BTreeMap<u32, Record>| records.values().map(|record| record.key).collect();
     ServicePlan {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         change,
-        frontends: count(&frontends(&was), &frontends(&is)),
+        frontends: count(&frontends(views.0), &frontends(views.1)),
         endpoints: count(&endpoints(views.0), &endpoints(views.1)),
         slots_moved,
         connections: ConnectionPlan::default(),
@@ -191,7 +201,7 @@ impl State<'_> {
     /// The records of a Service's frontends.
     fn records<'v>(&'v self, view: &'v ServiceView) -> impl Iterator<Item = Record> + 'v {
         let frontends = view.ports.iter().flat_map(|port| &port.frontends);
-        let ids = frontends.filter_map(|frontend| self.balancer.renderer().service_id(frontend));
+        let ids = frontends.flat_map(|frontend| self.balancer.renderer().records_of(frontend));
         ids.map(|(key, id)| Record { key, id })
     }
 
@@ -210,6 +220,17 @@ impl State<'_> {
 fn share(before: &[Withdrawn], after: &[Withdrawn], old: &Service, new: &Service) -> Option<f64> {
     let is_same_key = (old.flags ^ new.flags) & Service::SAME_EVERYWHERE == 0;
     if is_same_key { moved_share(before, after) } else { redrawn_share(before, after) }
+}
+
+/// Where clients reach it: an address, or the node's own, and a port.
+fn frontends(view: Option<&Arc<ServiceView>>) -> BTreeSet<(Option<IpAddr>, IpFamily, u8, u16)> {
+    let served = view.into_iter().flat_map(|view| &view.ports).flat_map(|port| &port.frontends);
+    let served = served.filter(|frontend| frontend.lost_to.is_none());
+    let place = |frontend: &Frontend| match frontend.place() {
+        Place::Address(address) => Some(address),
+        Place::Node => None,
+    };
+    served.map(|of| (place(of), of.family, of.protocol.number(), of.port)).collect()
 }
 
 /// Where new connections go.
@@ -236,12 +257,13 @@ impl Fates {
             Withdrawn { service: flow.service, backend: flow.backend, port: flow.rewritten_destination.port() };
         // One whose backend was withdrawn earlier has had its fate.
         let is_withdrawn = fate.before.contains(&endpoint) && !fate.after.contains(&endpoint);
-        let is_udp = flow.protocol == UDP;
+        // Only UDP leaves a backend, and only for what is still a port of a Service.
+        let leaves = flow.protocol == UDP && fate.stays;
         let connection = ConnectionPlan {
             total: 1,
-            moving: u64::from(is_withdrawn && is_udp && fate.is_open),
-            lingering: u64::from(is_withdrawn && !is_udp),
-            ending: u64::from(is_withdrawn && is_udp && !fate.is_open),
+            moving: u64::from(is_withdrawn && leaves && fate.is_open),
+            lingering: u64::from(is_withdrawn && !leaves),
+            ending: u64::from(is_withdrawn && leaves && !fate.is_open),
         };
         answer.connections.add(&connection);
         if let Some(service) = answer.services.get_mut(fate.service) {

@@ -30,7 +30,7 @@ mod sources;
 
 pub use by_hand::ByHand;
 pub use config::{Config, ConfigError};
-pub use options::{LogLevel, Options};
+pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 
 use crate::api::{ServeError, Server};
 use crate::datapath::{self, Datapath};

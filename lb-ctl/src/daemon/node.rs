@@ -1,9 +1,11 @@
 //! What the model and the image take from this node: its addresses, the addresses it lends, what is behind it.
 
+use super::options::{DetectLocal, NodePortAddresses};
 use crate::host::{HostView, Route};
 use crate::image::Routes;
 use crate::model::{ServiceView, Views};
 use crate::objects::{Key, Node, Objects, ZONE_LABEL, differences};
+use ipnet::IpNet;
 use lb_common::Device;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Destinations that stand for "anywhere": of the networks for documentation, so that only a default route has them.
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// All addresses.
+const EVERYBODY: [IpNet; 2] =
+    [IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
 
 /// The addresses on which node ports are served: all global addresses of interfaces that are not loopbacks.
 pub(super) fn addresses(host: &HostView) -> Vec<IpAddr> {
@@ -24,6 +30,51 @@ pub(super) fn addresses(host: &HostView) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+/// The addresses of the node that serve node ports, and its others. `wanted` names nobody: all serve.
+pub(super) fn nodeport_addresses(
+    own: &[IpAddr],
+    wanted: &[NodePortAddresses],
+    manifest: Option<&Node>,
+) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let entries = manifest.into_iter().flat_map(|node| &node.status.addresses);
+    let internal = entries.filter(|entry| entry.r#type == "InternalIP").filter_map(|entry| entry.address.parse().ok());
+    let internal: Vec<IpAddr> = internal.filter(|address| own.contains(address)).collect();
+    let serves = |address: &IpAddr| {
+        wanted.iter().any(|one| match one {
+            NodePortAddresses::Primary => {
+                internal.contains(address) || !internal.iter().any(|other| other.is_ipv4() == address.is_ipv4())
+            }
+            NodePortAddresses::All => true,
+            NodePortAddresses::In(network) => network.contains(address),
+        })
+    };
+    own.iter().partition(|address| wanted.is_empty() || serves(address))
+}
+
+/// The networks by which pods are told from clients outside.
+pub(super) fn pod_networks((how, cluster): &(DetectLocal, Vec<IpNet>), manifest: Option<&Node>) -> BTreeSet<IpNet> {
+    let networks: Vec<IpNet> = match how {
+        DetectLocal::ClusterCidr => cluster.clone(),
+        DetectLocal::NodeCidr => manifest
+            .into_iter()
+            .flat_map(|node| node.spec.pod_cidrs.iter().chain(&node.spec.pod_cidr))
+            .copied()
+            .collect(),
+        DetectLocal::None => Vec::new(),
+    };
+    networks.iter().map(IpNet::trunc).collect()
+}
+
+/// The networks whose clients keep their address at ClusterIPs, as kube-proxy has it: the pods, or everybody where nothing tells
+/// these from others.
+pub(super) fn kept_networks(how: DetectLocal, pods: &BTreeSet<IpNet>, masquerade_all: bool) -> BTreeSet<IpNet> {
+    match how {
+        _ if masquerade_all => BTreeSet::new(),
+        DetectLocal::None => EVERYBODY.into(),
+        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => pods.clone(),
+    }
 }
 
 /// The zones of the nodes whose manifests say one, by the node's name.
@@ -223,6 +274,38 @@ mod tests {
         assert_eq!(lent(&["203.0.113.9", "203.0.113.5"]), [ip("203.0.113.5")]);
         assert_eq!(lent(&["203.0.113.9"]), [] as [IpAddr; 0]);
         assert_eq!(lent(&["2001:db8:1::5"]), [ip("10.0.0.5"), ip("2001:db8:1::5")], "the other family is found");
+    }
+
+    #[test]
+    fn nodeport_addresses_are_the_primary_ones_unless_others_are_named() {
+        let own = addresses(&host());
+        let objects = node("10.0.0.5");
+        let manifest = objects.nodes.get(&Key::new("", "n1")).map(Arc::as_ref);
+        let serving = |wanted: &[&str], manifest| {
+            let wanted: Vec<NodePortAddresses> = wanted.iter().map(|text| text.parse().unwrap()).collect();
+            nodeport_addresses(&own, &wanted, manifest)
+        };
+        let all = [ip("10.0.0.5"), ip("203.0.113.5"), ip("2001:db8:1::5")];
+        let v6_named_by_nobody = (vec![all[0], all[2]], vec![all[1]]);
+        assert_eq!(serving(&["primary"], manifest), v6_named_by_nobody);
+        assert_eq!(serving(&["primary"], None), (all.to_vec(), vec![]));
+        assert_eq!(serving(&["all"], manifest), (all.to_vec(), vec![]));
+        assert_eq!(serving(&["203.0.113.0/24"], manifest), (vec![all[1]], vec![all[0], all[2]]));
+    }
+
+    #[test]
+    fn pods_are_told_by_networks() {
+        let mut node = Node::default();
+        node.spec.pod_cidrs = vec!["10.244.1.0/24".parse().unwrap()];
+        let cluster: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap()];
+        let networks = |how| pod_networks(&(how, cluster.clone()), Some(&node)).into_iter().collect::<Vec<_>>();
+        assert_eq!(networks(DetectLocal::ClusterCidr), cluster);
+        assert_eq!(networks(DetectLocal::NodeCidr), node.spec.pod_cidrs);
+        assert_eq!(networks(DetectLocal::None), []);
+        let pods = BTreeSet::from_iter(cluster.clone());
+        assert_eq!(kept_networks(DetectLocal::ClusterCidr, &pods, false), pods);
+        assert_eq!(kept_networks(DetectLocal::None, &BTreeSet::new(), false), EVERYBODY.into());
+        assert_eq!(kept_networks(DetectLocal::None, &BTreeSet::new(), true), BTreeSet::new());
     }
 
     fn lent(objects: &Objects, routes: &[(&str, &str)], managed: &[u32]) -> (Option<String>, Option<String>) {

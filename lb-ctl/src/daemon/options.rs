@@ -46,6 +46,27 @@ pub struct Options {
     #[arg(long = "service-cidr", value_name = "CIDR", value_parser = network)]
     #[serde(default, rename = "serviceCIDRs", deserialize_with = "networks")]
     pub service_cidrs: Vec<IpNet>,
+    /// Network of the cluster's pods; repeatable. Clients in it are of the cluster: on addresses from outside no policy
+    /// keeps them on one node
+    #[arg(long = "cluster-cidr", value_name = "CIDR")]
+    #[serde(default, rename = "clusterCIDRs")]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// What tells pods from clients outside: the cluster's networks, those that this node's Node manifest gives to
+    /// its own pods, or nothing [default: cluster-cidr where one is given, else node-cidr]
+    #[arg(long, value_name = "HOW")]
+    pub detect_local: Option<DetectLocal>,
+    /// Clients of ClusterIPs that are of the cluster keep their address, as by kube-proxy, also where the backend is on another
+    /// node and its reply goes past this one; with this they do not [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub masquerade_all: Option<bool>,
+    /// Which of this node's addresses serve node ports; repeatable. `primary`: those that its Node manifest calls InternalIP,
+    /// or, in a family of which it names none, all [default: primary]
+    #[arg(long = "nodeport-addresses", value_name = "primary|all|CIDR", value_delimiter = ',')]
+    #[serde(default)]
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// Whether processes served at their sockets reach node ports on loopback [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub localhost_nodeports: Option<bool>,
     /// Ports that node ports are allocated from [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub node_port_range: Option<PortRange>,
@@ -112,6 +133,15 @@ impl Options {
             node_name: self.node_name.or(weaker.node_name),
             snat_addresses: if self.snat_addresses.is_empty() { weaker.snat_addresses } else { self.snat_addresses },
             service_cidrs: list(self.service_cidrs, weaker.service_cidrs),
+            cluster_cidrs: list(self.cluster_cidrs, weaker.cluster_cidrs),
+            detect_local: self.detect_local.or(weaker.detect_local),
+            masquerade_all: self.masquerade_all.or(weaker.masquerade_all),
+            nodeport_addresses: if self.nodeport_addresses.is_empty() {
+                weaker.nodeport_addresses
+            } else {
+                self.nodeport_addresses
+            },
+            localhost_nodeports: self.localhost_nodeports.or(weaker.localhost_nodeports),
             node_port_range: self.node_port_range.or(weaker.node_port_range),
             algorithm: self.algorithm.or(weaker.algorithm),
             maglev_table_size: self.maglev_table_size.or(weaker.maglev_table_size),
@@ -147,6 +177,63 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     }
     texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
 }
+
+/// What tells pods from clients outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DetectLocal {
+    /// The networks of the cluster.
+    ClusterCidr,
+    /// Those of the pods of this node, by its Node manifest.
+    #[default]
+    NodeCidr,
+    /// Nothing does.
+    None,
+}
+
+/// Some of the node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// Those by which other nodes know it.
+    Primary,
+    /// All of them.
+    All,
+    /// Those in a network.
+    In(IpNet),
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = NodePortAddressesError;
+
+    fn from_str(text: &str) -> Result<Self, NodePortAddressesError> {
+        match text.trim() {
+            "primary" => Ok(Self::Primary),
+            "all" => Ok(Self::All),
+            text => text.parse().map(Self::In).map_err(|_| NodePortAddressesError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NodePortAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::All => f.write_str("all"),
+            Self::In(network) => network.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NodePortAddresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A text is no [`NodePortAddresses`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither `primary` nor `all` nor a network such as 192.0.2.0/24")]
+pub struct NodePortAddressesError(String);
 
 /// The way of a flow, decided when it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]

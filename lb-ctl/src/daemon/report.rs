@@ -5,8 +5,9 @@ use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Stat
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Kind, ObjectId, Objects, Table};
 use crate::store::SourceId;
+use ipnet::IpNet;
 use lb_common::{Reason, maps};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -152,10 +153,15 @@ fn counted(objects: &Objects) -> Vec<(String, u64)> {
 /// How full the configuration maps are.
 fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
     let v4 = image.owned.keys().filter(|address| matches!(address, IpAddr::V4(_))).count();
+    let is_v4 = |network: &&IpNet| network.addr().is_ipv4();
+    let networks = image.networks.values().map(BTreeSet::len).sum::<usize>();
+    let networks_v4 = image.networks.values().flatten().filter(is_v4).count();
     let used = [
         (maps::OWNED4, v4),
         (maps::OWNED6, image.owned.len() - v4),
         (maps::SERVICES, image.services.len()),
+        (maps::NETWORKS4, networks_v4),
+        (maps::NETWORKS6, networks - networks_v4),
         (maps::SLOTS, image.slots.len()),
         (maps::BACKENDS, image.backends.len()),
         (maps::NODE_PORTS, image.node_ports.len()),

@@ -14,6 +14,8 @@ pub(super) struct Addresses {
     entries: BTreeMap<IpAddr, Entry>,
     /// Addresses of the node itself; where one is a Service's too, the node's role counts.
     node: BTreeSet<IpAddr>,
+    /// Those of them on which no node port is served.
+    silent: BTreeSet<IpAddr>,
     ids: BTreeSet<u32>,
     next: u32,
     /// Given up in the image, but perhaps not yet in the maps: they still take room.
@@ -35,6 +37,7 @@ impl Addresses {
         let mut addresses = Self {
             entries: BTreeMap::new(),
             node: BTreeSet::new(),
+            silent: BTreeSet::new(),
             ids: BTreeSet::from([Owned::NODE_ID]),
             next: 1,
             leaving: BTreeSet::new(),
@@ -103,10 +106,12 @@ impl Addresses {
         }
     }
 
-    /// The addresses of the node are these.
-    pub(super) fn set_node(&mut self, node: &BTreeSet<IpAddr>) {
+    /// The addresses of the node are these, and those of them that serve no node ports these.
+    pub(super) fn set_node(&mut self, node: &BTreeSet<IpAddr>, silent: &BTreeSet<IpAddr>) {
         self.changed.extend(self.node.symmetric_difference(node));
+        self.changed.extend(self.silent.symmetric_difference(silent));
         self.node.clone_from(node);
+        self.silent.clone_from(silent);
     }
 
     /// Forgets addresses without records, and gives the record of each address that changed.
@@ -119,7 +124,8 @@ impl Addresses {
                 self.ids.remove(&entry.id);
             }
             let record = if self.node.contains(&address) {
-                Some(Owned::new(Owned::NODE_ID))
+                let is_silent = self.silent.contains(&address);
+                Some(Owned::new(if is_silent { Owned::SILENT_ID } else { Owned::NODE_ID }))
             } else {
                 self.get(address).map(Owned::new)
             };
@@ -139,7 +145,7 @@ impl Addresses {
     fn fresh_id(&mut self) -> u32 {
         loop {
             let id = self.next;
-            self.next = id.checked_add(1).unwrap_or(1);
+            self.next = id.checked_add(1).filter(|next| *next < Owned::SILENT_ID).unwrap_or(1);
             if self.ids.insert(id) {
                 return id;
             }

@@ -44,6 +44,15 @@ impl Image {
             MapOp::DeleteService(key) => {
                 self.services.remove(&key);
             }
+            MapOp::PutNetwork(group, network) => {
+                self.networks.entry(group).or_default().insert(network);
+            }
+            MapOp::DeleteNetwork(group, network) => {
+                let is_empty = self.networks.get_mut(&group).is_some_and(|all| all.remove(&network) && all.is_empty());
+                if is_empty {
+                    self.networks.remove(&group);
+                }
+            }
             MapOp::PutSlot(index, slot) => {
                 self.slots.insert(index, slot);
             }

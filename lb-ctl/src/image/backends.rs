@@ -1,11 +1,12 @@
 //! Backend records: one for each address, whoever uses it, and its way out.
 //!
-//! An address keeps its id and generation while it has a record. When the last Service stops using it, the record
-//! first loses [`Backend::ALIVE`] (UDP flows move, new connections choose anew, established ones go on), and after
-//! [`DRAIN`] it is deleted. Its id then rests before another address gets it, with the next generation, so that flows
+//! An address keeps its id and generation while it has a record. While no Service chooses it for new connections, but
+//! one has it among the endpoints that serve, it is [`Backend::SERVING`] in place of [`Backend::ALIVE`]. When the last
+//! Service stops using it, the record has neither (UDP flows move, established connections go on), and after [`DRAIN`] it is
+//! deleted. Its id then rests before another address gets it, with the next generation, so that flows
 //! that still name the id are told apart.
 
-use super::fragment::Locality;
+use super::fragment::{Locality, Use};
 use super::ids::Ids;
 use super::sets::next_generation;
 use super::{DRAIN, GRACE, HostFacts};
@@ -55,7 +56,7 @@ pub(super) struct Backends {
     generations: HashMap<u32, u16>,
     /// The generation of an id whose past is not known.
     first_generation: u16,
-    /// Not alive in the image, but perhaps still in the maps.
+    /// Used by nobody in the image, but perhaps still in the maps.
     draining: BTreeSet<IpAddr>,
     drained: VecDeque<(Instant, IpAddr)>,
     /// Entries whose record may have to change.
@@ -69,6 +70,8 @@ struct Entry {
     flags: u16,
     /// How many Services use it, by what they say about where it is.
     uses: [u32; Locality::COUNT],
+    /// How many of them choose it for new connections.
+    chosen: u32,
     /// When the record is to be deleted.
     until: Option<Instant>,
 }
@@ -90,7 +93,7 @@ impl Entry {
 }
 
 impl Backends {
-    /// Takes over the records of a former daemon; of two with one address the first. Those not alive drain anew.
+    /// Takes over the records of a former daemon; of two with one address the first. Those that nobody used drain anew.
     pub(super) fn restore(capacity: u32, records: &BTreeMap<u32, Backend>, now: Instant) -> Self {
         let mut entries = BTreeMap::new();
         let mut drained = VecDeque::new();
@@ -98,10 +101,11 @@ impl Backends {
         for (&id, record) in records.iter().filter(|(id, _)| **id < capacity) {
             match backend_address(record).filter(|address| record.generation != 0 && !entries.contains_key(address)) {
                 Some(address) => {
-                    let until = (!record.is_alive()).then_some(now + DRAIN);
+                    let until = (!record.is_serving()).then_some(now + DRAIN);
                     drained.extend(until.map(|until| (until, address)));
                     let (generation, flags) = (record.generation, record.flags);
-                    entries.insert(address, Entry { id, generation, flags, uses: [0; Locality::COUNT], until });
+                    let entry = Entry { id, generation, flags, uses: [0; Locality::COUNT], chosen: 0, until };
+                    entries.insert(address, entry);
                 }
                 None => unknown.push(id),
             }
@@ -139,24 +143,26 @@ impl Backends {
     }
 
     /// One more Service uses `address`. `None`: it has no record and no id is free.
-    pub(super) fn acquire(&mut self, address: IpAddr, locality: Locality) -> Option<()> {
+    pub(super) fn acquire(&mut self, address: IpAddr, usage: Use) -> Option<()> {
         if !self.entries.contains_key(&address) {
             let id = self.ids.take()?;
             let generation = self.generations.get(&id).map_or(self.first_generation, |last| next_generation(*last));
-            let entry = Entry { id, generation, flags: 0, uses: [0; Locality::COUNT], until: None };
+            let entry = Entry { id, generation, flags: 0, uses: [0; Locality::COUNT], chosen: 0, until: None };
             self.entries.insert(address, entry);
         }
         let entry = self.entries.get_mut(&address)?;
-        entry.uses[locality as usize] += 1;
+        entry.uses[usage.locality as usize] += 1;
+        entry.chosen += u32::from(usage.is_chosen);
         self.changed.insert(address);
         Some(())
     }
 
     /// One Service fewer uses `address`.
-    pub(super) fn release(&mut self, address: IpAddr, locality: Locality) {
+    pub(super) fn release(&mut self, address: IpAddr, usage: Use) {
         if let Some(entry) = self.entries.get_mut(&address) {
-            let uses = &mut entry.uses[locality as usize];
+            let uses = &mut entry.uses[usage.locality as usize];
             *uses = uses.saturating_sub(1);
+            entry.chosen = entry.chosen.saturating_sub(usage.is_chosen.into());
             self.changed.insert(address);
         }
     }
@@ -181,11 +187,12 @@ impl Backends {
             let Some(entry) = self.entries.get_mut(&address) else { continue };
             if entry.is_used() {
                 let local = if entry.is_local(address, host) { Backend::LOCAL } else { 0 };
-                entry.flags = Backend::ALIVE | local;
+                let role = if entry.chosen > 0 { Backend::ALIVE } else { Backend::SERVING };
+                entry.flags = role | local;
                 entry.until = None;
                 self.draining.remove(&address);
-            } else if entry.flags & Backend::ALIVE != 0 {
-                entry.flags &= !Backend::ALIVE;
+            } else if entry.flags & (Backend::ALIVE | Backend::SERVING) != 0 {
+                entry.flags &= !(Backend::ALIVE | Backend::SERVING);
                 self.draining.insert(address);
             } else {
                 continue;
@@ -195,7 +202,7 @@ impl Backends {
         records
     }
 
-    /// The maps hold the image: records that are not alive begin to drain, and released ids to rest.
+    /// The maps hold the image: records that nobody uses begin to drain, and released ids to rest.
     pub(super) fn settle(&mut self, now: Instant) {
         self.ids.settle(now, GRACE);
         for address in std::mem::take(&mut self.draining) {

@@ -57,8 +57,8 @@ impl Renderer {
     pub(super) fn acquire(&mut self, service: &Key, fragment: Fragment, now: Instant) -> Result<Bound, Refusal> {
         self.check_room(&fragment)?;
         let mut reserved = self.reserve(&fragment, now)?;
-        for (address, locality) in &fragment.backends {
-            self.backends.acquire(*address, *locality);
+        for (address, usage) in &fragment.backends.0 {
+            self.backends.acquire(*address, *usage);
         }
         let mut entries = Vec::with_capacity(fragment.entries.len());
         let mut affinity = Affinities { ticks: fragment.affinity_seconds.map(Affinity::ticks), ids: HashMap::new() };
@@ -89,11 +89,11 @@ impl Renderer {
 
     /// Gives back what a Service had, until the end of the render for itself or another to take.
     pub(super) fn release(&mut self, service: &Key, bound: Bound) -> Released {
-        for (address, locality) in &bound.fragment.backends {
-            self.backends.release(*address, *locality);
+        self.note_released(&bound);
+        for (address, usage) in &bound.fragment.backends.0 {
+            self.backends.release(*address, *usage);
         }
         for (entry, (key, slots)) in bound.fragment.entries.iter().zip(&bound.entries) {
-            self.note_weightless(entry, *key);
             if let Place::Address(address) = entry.place {
                 self.addresses.release(address);
             }
@@ -110,7 +110,9 @@ impl Renderer {
     /// At the end of a render: takes out of the image what nobody has taken over.
     pub(super) fn retire(&mut self) {
         for key in self.records.retire() {
-            self.image.services.remove(&key);
+            if let Some(service) = self.image.services.remove(&key) {
+                self.set_networks(service.id, BTreeSet::new());
+            }
             self.touch(|touched| touched.services.insert(key));
             self.name_cluster(key, None);
         }
@@ -137,7 +139,7 @@ impl Renderer {
     /// Whether there are ids for everything in the fragment.
     fn check_room(&self, fragment: &Fragment) -> Result<(), Refusal> {
         let refuse = |(map, capacity)| Err(Refusal::Full { map, capacity });
-        let new_backends = fragment.backends.keys().filter(|address| self.backends.get(**address).is_none()).count();
+        let new_backends = fragment.backends.0.keys().filter(|address| self.backends.get(**address).is_none()).count();
         if new_backends > self.backends.ids().available() {
             return refuse((maps::BACKENDS, self.backends.ids().capacity()));
         }
@@ -156,6 +158,9 @@ impl Renderer {
             }
         }
         if let Some(map) = self.addresses.is_full_for(&new_addresses) {
+            return refuse(map);
+        }
+        if let Some(map) = self.networks.is_full_for(&fragment.entries) {
             return refuse(map);
         }
         self.records.is_full_for(new_records.len()).map_or(Ok(()), refuse)
@@ -228,12 +233,24 @@ impl Renderer {
         let id = self.records.acquire(key, service).expect("room was checked");
         let [backends, members] = slots.each_ref().map(|slots| self.sets.acquire(slots));
         let target_port = entry.target_port.to_be_bytes();
-        let flags = if entry.pool.table_size.is_some() { Service::SAME_EVERYWHERE } else { 0 };
+        let shared = if entry.pool.table_size.is_some() { Service::SAME_EVERYWHERE } else { 0 };
+        let flags = entry.flags | shared;
         let (affinity_ticks, affinity_id) = affinity.of(entry, id);
         let record = Service { backends, id, target_port, flags, affinity_ticks, affinity_id, members };
         self.image.services.insert(key, record);
         self.touch(|touched| touched.services.insert(key));
+        self.set_networks(id, entry.sources.clone());
         key
+    }
+
+    /// Whether the Service that has this record still has this endpoint among those that serve.
+    pub(super) fn serves(&self, record: ServiceKey, endpoint: SocketAddr) -> bool {
+        let bound = self.records.owner(record).and_then(|owner| self.bound.get(owner));
+        bound.is_some_and(|bound| {
+            let mut entries = bound.fragment.entries.iter().zip(&bound.entries);
+            let entry = entries.find(|(_, (key, _))| *key == record);
+            entry.is_some_and(|(entry, _)| bound.fragment.serving.contains(&(entry.service_port, endpoint)))
+        })
     }
 
     /// Says by which address of its own the Service port behind a UDP node port is reached.
@@ -261,33 +278,29 @@ impl Renderer {
         layout.iter().map(|index| of_members.get(*index as usize).copied()).collect()
     }
 
-    /// Notes the endpoints that have no slots, so that nothing in the maps tells that they were there.
-    fn note_weightless(&mut self, entry: &Entry, key: ServiceKey) {
-        let Some(service) = self.records.get(key).filter(|_| key.protocol == UDP) else { return };
-        for member in entry.pool.members.iter().filter(|member| member.weight == 0) {
-            let Some((backend, _)) = self.backends.get(member.address) else { continue };
-            self.weightless.insert(Withdrawn { service, backend, port: entry.port_of(member) });
+    /// Notes the endpoints of the Service's UDP ports: not all have slots.
+    fn note_released(&mut self, bound: &Bound) {
+        for (entry, (key, _)) in bound.fragment.entries.iter().zip(&bound.entries) {
+            let Some(service) = self.records.get(*key).filter(|_| key.protocol == UDP) else { continue };
+            for endpoint in bound.fragment.serving_of(entry) {
+                if let Some((backend, _)) = self.backends.get(endpoint.ip()) {
+                    self.released.insert((*key, Withdrawn { service, backend, port: endpoint.port() }));
+                }
+            }
         }
     }
 
-    /// Whether an endpoint is one of the service port, be it with no weight: then it gets no new connections, and keeps
-    /// those it has.
-    pub(super) fn keeps(&self, endpoint: &Withdrawn) -> bool {
-        let key = self.records.find(endpoint.service);
-        key.is_some_and(|key| self.endpoints_of(key).any(|of| of == *endpoint))
-    }
-
-    /// The endpoints of a service port, those with no weight too.
+    /// The endpoints of a service port, those too that get no new connections and keep those they have.
     pub fn endpoints_of(&self, key: ServiceKey) -> impl Iterator<Item = Withdrawn> {
-        let entry = self.records.owner(key).and_then(|(id, owner)| {
-            let bound = self.bound.get(owner)?;
+        let bound = self.records.owner(key).and_then(|owner| self.bound.get(owner));
+        let entry = bound.and_then(|bound| {
             let (entry, _) = bound.fragment.entries.iter().zip(&bound.entries).find(|(_, (of, _))| *of == key)?;
-            Some((id, entry))
+            Some((self.records.get(key)?, &bound.fragment, entry))
         });
-        entry.into_iter().flat_map(move |(service, entry)| {
-            entry.pool.members.iter().filter_map(move |member| {
-                let (backend, _) = self.backends.get(member.address)?;
-                Some(Withdrawn { service, backend, port: entry.port_of(member) })
+        entry.into_iter().flat_map(move |(service, fragment, entry)| {
+            fragment.serving_of(entry).filter_map(move |endpoint| {
+                let (backend, _) = self.backends.get(endpoint.ip())?;
+                Some(Withdrawn { service, backend, port: endpoint.port() })
             })
         })
     }

@@ -51,7 +51,7 @@ fn check_set(image: &Image, key: ServiceKey, service: &Service, set: BackendSet,
         }
         match image.backends.get(&slot.backend) {
             None => found.push(format!("{key:?}: slot {index} names backend {}, which is not in use", slot.backend)),
-            Some(backend) if backend.generation != slot.generation || backend.family != key.family => {
+            Some(backend) if backend.generation != slot.generation || backend.family != key.version() => {
                 found.push(format!("{key:?}: slot {index} names backend {}, which is another one now", slot.backend));
             }
             Some(backend) if !backend.is_alive() => {

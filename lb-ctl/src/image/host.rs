@@ -17,6 +17,12 @@ pub struct HostFacts {
     pub settings: Settings,
     /// Addresses of the node, on which allocated node ports are ours.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Those of the node's addresses on which no node port is served.
+    pub silent_addresses: BTreeSet<IpAddr>,
+    /// Networks of the cluster's pods.
+    pub pods: BTreeSet<IpNet>,
+    /// Networks whose clients keep their address at ClusterIPs, towards backends of other nodes too.
+    pub kept: BTreeSet<IpNet>,
     /// Whether addresses are behind this node; asked for endpoints whose node nobody named.
     pub routes: Routes,
     /// Interfaces by ifindex.

@@ -20,6 +20,7 @@ mod host;
 mod ids;
 mod layout;
 pub mod maglev;
+mod networks;
 mod plan;
 mod ranges;
 mod reconcile;

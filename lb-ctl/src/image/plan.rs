@@ -4,10 +4,10 @@
 //! applied, no record refers to one that is missing or means something else ([`super::dangling`]), and a client gets
 //! either the old backends or the new ones. Hence the order:
 //!
-//! 1. settings and interfaces, 2. backends, 3. slots, 4. service records, each with fresh counters if its id is new,
+//! 1. settings, interfaces and networks, 2. backends, 3. slots, 4. service records, each with fresh counters if its id is new,
 //! 5. addresses, 6. node ports that name one, 7. node ports given up, 8. addresses given up,
 //! 9. service records given up, 10. backends that lose their flag of life, 11. backends given up,
-//! 12. interfaces given up.
+//! 12. interfaces and networks given up.
 //!
 //! A [`super::Renderer`] never reuses a slot, an id or a backend that the maps still refer to. Should the maps hold
 //! something foreign all the same, those who refer to it are withdrawn first and published again: a short gap instead
@@ -16,6 +16,7 @@
 use super::backends::peer_address;
 use super::touched::Touched;
 use crate::maps::{Image, MapOp};
+use ipnet::IpNet;
 use lb_common::{Backend, BackendSet, Owned, Peer, Service, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -43,6 +44,10 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
         if let Some(device) = changed(&image.devices, &realized.devices, index) {
             ops.push(MapOp::PutDevice(*index, device));
         }
+    }
+    for group in &touched.networks {
+        let new = networks(image, group).filter(|network| !networks(realized, group).any(|held| held == *network));
+        ops.extend(new.map(|network| MapOp::PutNetwork(*group, network)));
     }
     let (alive, dead) = backends(image, realized, touched);
     ops.extend(alive);
@@ -73,7 +78,15 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
     for index in touched.devices.iter().filter(|index| !image.devices.contains_key(index)) {
         ops.extend(realized.devices.get(index).map(|_| MapOp::DeleteDevice(*index)));
     }
+    for group in &touched.networks {
+        let old = networks(realized, group).filter(|network| !networks(image, group).any(|wanted| wanted == *network));
+        ops.extend(old.map(|network| MapOp::DeleteNetwork(*group, network)));
+    }
     ops
+}
+
+fn networks<'i>(image: &'i Image, group: &u32) -> impl Iterator<Item = IpNet> + use<'i> {
+    image.networks.get(group).into_iter().flatten().copied()
 }
 
 /// The value in the image, where the maps hold another or none.
@@ -161,7 +174,8 @@ fn given_ids(image: &Image, realized: &Image, touched: &Touched) -> HashSet<u32>
 fn ambiguous_addresses(image: &Image, realized: &Image, touched: &Touched, given: &HashSet<u32>) -> BTreeSet<IpAddr> {
     let is_ambiguous = |address: &&IpAddr| {
         realized.owned.get(*address).is_some_and(|held| match image.owned.get(*address) {
-            Some(owned) => owned.id != held.id,
+            // Another role of an address of the node makes nobody be taken for another.
+            Some(owned) => owned.id != held.id && !(owned.is_node() && held.is_node()),
             None => given.contains(&held.id),
         })
     };

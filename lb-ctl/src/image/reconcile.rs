@@ -89,14 +89,13 @@ impl Reconciler {
     fn perform(&mut self, maps: &mut dyn LbMaps, ops: &[MapOp]) -> Result<(), MapError> {
         self.is_sure = false;
         let mut before = withdrawn::endpoints(&self.realized, ops);
-        before.extend(std::mem::take(&mut self.renderer.weightless));
+        before.extend(std::mem::take(&mut self.renderer.released));
         let applied = apply(maps, ops, self.renderer.image(), &mut self.realized);
         // Whatever became of the rest: flows to these must not stay.
         let now = withdrawn::endpoints(&self.realized, ops);
         let gone = before.into_iter().filter(|endpoint| !now.contains(endpoint));
-        let gone =
-            gone.filter(|endpoint| withdrawn::is_alive(&self.realized, endpoint) && !self.renderer.keeps(endpoint));
-        self.withdrawn.extend(gone);
+        let stranded = gone.filter(|gone| withdrawn::is_stranded(&self.renderer, &self.realized, gone));
+        self.withdrawn.extend(stranded.map(|(_, endpoint)| endpoint));
         self.is_sure = applied.is_ok();
         applied
     }

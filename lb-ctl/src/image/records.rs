@@ -60,20 +60,14 @@ impl Records {
         self.entries.get(&key).map(|record| record.id)
     }
 
-    /// The record with this counter id, and whose it is. Looks through all of them.
-    pub(super) fn find(&self, id: u32) -> Option<ServiceKey> {
-        self.entries.iter().find(|(_, record)| record.id == id).map(|(key, _)| *key)
-    }
-
-    /// The counter id of a record, and whose it is.
-    pub(super) fn owner(&self, key: ServiceKey) -> Option<(u32, &Key)> {
-        let record = self.entries.get(&key)?;
-        Some((record.id, record.owner.as_ref()?))
+    /// The Service that has the record.
+    pub(super) fn owner(&self, key: ServiceKey) -> Option<&Key> {
+        self.entries.get(&key).and_then(|record| record.owner.as_ref())
     }
 
     /// Whether the record is another Service's.
     pub(super) fn is_of_another(&self, key: ServiceKey, service: &Key) -> bool {
-        self.entries.get(&key).and_then(|record| record.owner.as_ref()).is_some_and(|owner| owner != service)
+        self.owner(key).is_some_and(|owner| owner != service)
     }
 
     /// The map in which this many new records do not fit, with its capacity.

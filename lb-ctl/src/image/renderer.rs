@@ -9,6 +9,7 @@ use super::addresses::Addresses;
 use super::backends::Backends;
 use super::bind::Bound;
 use super::fragment::Fragment;
+use super::networks::Networks;
 use super::plan::{plan, plan_touched};
 use super::records::Records;
 use super::sets::{Sets, Slots};
@@ -17,6 +18,8 @@ use super::withdrawn::Withdrawn;
 use crate::maps::{Image, MapOp};
 use crate::model::{Frontend, Place, Views};
 use crate::objects::{Key, differences};
+use ipnet::IpNet;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{BackendSet, Owned, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -85,8 +88,10 @@ pub struct Renderer {
     pub(super) records: Records,
     pub(super) sets: Sets,
     pub(super) backends: Backends,
-    /// Endpoints of UDP service ports that had no weight, of what was released since it was last asked for.
-    pub(super) weightless: HashSet<Withdrawn>,
+    pub(super) networks: Networks,
+    /// Endpoints of UDP service ports that were released since it was last asked for, those without slots among them: nothing in the
+    /// maps tells that these were there.
+    pub(super) released: HashSet<(ServiceKey, Withdrawn)>,
     /// Sets that may have lost their last user.
     pub(super) unused_sets: Vec<Slots>,
     /// What may differ from the maps; `None`: anything.
@@ -158,17 +163,22 @@ impl Renderer {
         self.backends.next_expiry()
     }
 
-    /// The key of the service record of a frontend, and its counter id: the index into `SERVICE_STATS`. `None` for a
-    /// frontend that is not served.
-    pub fn service_id(&self, frontend: &Frontend) -> Option<(ServiceKey, u32)> {
+    /// The counter ids of the service records of a frontend: indexes into `SERVICE_STATS`. None for a frontend that is not
+    /// served.
+    pub fn service_ids(&self, frontend: &Frontend) -> impl Iterator<Item = u32> {
+        self.records_of(frontend).map(|(_, id)| id)
+    }
+
+    /// The service records of a frontend, with their counter ids.
+    pub fn records_of(&self, frontend: &Frontend) -> impl Iterator<Item = (ServiceKey, u32)> {
         let address = match frontend.place() {
-            _ if frontend.lost_to.is_some() => return None,
-            Place::Node => Owned::NODE_ID,
-            Place::Address(address) => self.addresses.get(address)?,
+            _ if frontend.lost_to.is_some() => None,
+            Place::Node => Some(Owned::NODE_ID),
+            Place::Address(address) => self.addresses.get(address),
         };
-        let protocol = frontend.protocol.number();
-        let key = ServiceKey::new(address, frontend.port, protocol, frontend.family.version());
-        self.records.get(key).map(|id| (key, id))
+        let (protocol, version) = (frontend.protocol.number(), frontend.family.version());
+        let key = address.map(|address| ServiceKey::new(address, frontend.port, protocol, version));
+        key.into_iter().flat_map(|key| [key, key.within()]).filter_map(|key| Some((key, self.records.get(key)?)))
     }
 
     /// The id of the backend with this address: the index into `BACKEND_STATS`.
@@ -189,6 +199,21 @@ impl Renderer {
         self.touched.as_mut().map(touch);
     }
 
+    /// The networks of a group are these.
+    pub(super) fn set_networks(&mut self, group: u32, networks: BTreeSet<IpNet>) {
+        let held = self.image.networks.get(&group).cloned().unwrap_or_default();
+        if held == networks {
+            return;
+        }
+        self.networks.replace(&held, &networks);
+        if networks.is_empty() {
+            self.image.networks.remove(&group);
+        } else {
+            self.image.networks.insert(group, networks);
+        }
+        self.touch(|touched| touched.networks.insert(group));
+    }
+
     fn take_host(&mut self, host: &HostFacts) {
         let last = match self.host.take() {
             Some(last) if last == *host => {
@@ -204,7 +229,9 @@ impl Renderer {
             touched.settings = true;
             touched.devices.extend(indexes);
         });
-        self.addresses.set_node(&host.node_addresses);
+        self.addresses.set_node(&host.node_addresses, &host.silent_addresses);
+        self.set_networks(PODS, host.pods.clone());
+        self.set_networks(KEPT, host.kept.clone());
         match last {
             Some(last) if last.node_addresses == host.node_addresses => {
                 self.backends.routes_changed(last.routes.differences(&host.routes));

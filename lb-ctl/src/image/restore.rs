@@ -6,6 +6,7 @@
 
 use super::addresses::Addresses;
 use super::backends::Backends;
+use super::networks::Networks;
 use super::records::Records;
 use super::renderer::Renderer;
 use super::sets::{Sets, Slots, run};
@@ -47,7 +48,7 @@ impl Renderer {
         Self {
             views: Views::new(),
             refused: BTreeSet::new(),
-            weightless: HashSet::new(),
+            released: HashSet::new(),
             image: start,
             host: None,
             bound: BTreeMap::new(),
@@ -56,6 +57,7 @@ impl Renderer {
             unused_sets: sets.keys().cloned().collect(),
             sets: Sets::new(capacity, sets, &published),
             backends,
+            networks: Networks::new(maps),
             touched: None,
         }
     }

@@ -5,7 +5,7 @@ use crate::maps::{FakeMaps, Image};
 use crate::model::{Balancing, EndpointSource, EndpointView, Frontend, FrontendKind, PortView, ServiceView, Views};
 use crate::objects::{Algorithm, IntOrString, IpFamily, Key, Kind, Labels, ObjectId, Protocol, ServiceType};
 use lb_common::{Backend, ServiceKey, maps};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,8 @@ fn service(index: u32, pods: impl IntoIterator<Item = u32>) -> ServiceView {
         protocol: Protocol::TCP,
         port: 80,
         addresses: vec![address],
+        policy: crate::model::Policy::Cluster,
+        sources: BTreeSet::new(),
         lost_to: None,
     };
     let port = PortView {
@@ -159,10 +161,17 @@ fn what_one_udp_service_loses_and_another_keeps_is_withdrawn() {
     let withdrawn = expected(&bench, &[2]);
     assert_eq!(bench.reconciler.take_withdrawn(), withdrawn);
     assert!(bench.reconciler.take_withdrawn().is_empty(), "told once");
-    // Of a Service that goes, whatever lives on; TCP stays where it is.
+    // Flows of a Service that goes stay where they are, and so does TCP.
     bench.round(SECOND, &[udp(service(2, 1..3)), service(3, 1..2)]);
-    let withdrawn = expected(&bench, &[1]);
-    assert_eq!(bench.reconciler.take_withdrawn(), withdrawn, "nobody has pod 0: the datapath sees that itself");
+    assert!(bench.reconciler.take_withdrawn().is_empty(), "nobody has pod 0: the datapath sees that itself");
+    // Pod 1 lives on in the other Service and in this one, where it gets no new connections.
+    let mut draining = udp(service(2, 1..3));
+    draining.ports[0].endpoints[0].chosen = false;
+    bench.round(SECOND, &[draining.clone(), service(3, 1..2)]);
+    assert!(bench.reconciler.take_withdrawn().is_empty(), "it still serves");
+    bench.round(SECOND, &[draining]);
+    let (_, backend) = bench.backend(1).unwrap();
+    assert!(!backend.is_alive() && backend.is_serving(), "nobody chooses it, and flows stay");
     assert_eq!(of_first(&bench), None);
 }
 

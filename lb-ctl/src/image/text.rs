@@ -2,6 +2,8 @@
 
 use super::backends::{backend_address, peer_address};
 use crate::maps::{Image, MapOp};
+use ipnet::IpNet;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{Backend, Device, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +18,9 @@ impl fmt::Display for Image {
         }
         for (address, record) in &self.owned {
             writeln!(f, "{}", owned(*address, *record))?;
+        }
+        for (group, net) in self.networks.iter().flat_map(|(group, all)| all.iter().map(move |net| (group, net))) {
+            writeln!(f, "{}", network(*group, *net))?;
         }
         let addresses: HashMap<u32, &IpAddr> = self.owned.iter().map(|(address, owned)| (owned.id, address)).collect();
         for (key, record) in &self.services {
@@ -52,6 +57,8 @@ impl fmt::Display for MapOp {
             MapOp::DeleteOwned(address) => write!(f, "delete owned {address}"),
             MapOp::PutService(key, record) => write!(f, "put {}", service(&place(*key), *key, record)),
             MapOp::DeleteService(key) => write!(f, "delete service {} {}", place(*key), port(*key)),
+            MapOp::PutNetwork(group, net) => write!(f, "put {}", network(*group, *net)),
+            MapOp::DeleteNetwork(group, net) => write!(f, "delete {}", network(*group, *net)),
             MapOp::PutSlot(index, record) => write!(f, "put {}", slot(*index, *record)),
             MapOp::PutBackend(id, record) => write!(f, "put {}", backend(*id, record)),
             MapOp::DeleteBackend(id) => write!(f, "delete backend {id}"),
@@ -85,24 +92,37 @@ fn device(index: u32, device: Device) -> String {
 }
 
 fn owned(address: IpAddr, owned: Owned) -> String {
-    let id = if owned.is_node() { "node".to_owned() } else { owned.id.to_string() };
+    let id = match owned.id {
+        Owned::NODE_ID => "node".to_owned(),
+        Owned::SILENT_ID => "node-silent".to_owned(),
+        id => id.to_string(),
+    };
     format!("owned {address} id={id}")
+}
+
+fn network(group: u32, network: IpNet) -> String {
+    match group {
+        PODS => format!("network pods {network}"),
+        KEPT => format!("network kept {network}"),
+        service => format!("network service {service} {network}"),
+    }
 }
 
 /// The address of a service record, as far as its key tells.
 fn place(key: ServiceKey) -> String {
     match key.address {
-        Owned::NODE_ID => format!("node/{}", key.family),
+        Owned::NODE_ID => format!("node/{}", key.version()),
         id => format!("address#{id}"),
     }
 }
 
 fn port(key: ServiceKey) -> String {
+    let scope = if key.is_within() { " within" } else { "" };
     match key.protocol {
-        TCP => format!("{}/TCP", key.port()),
-        UDP => format!("{}/UDP", key.port()),
-        SCTP => format!("{}/SCTP", key.port()),
-        number => format!("{}/{number}", key.port()),
+        TCP => format!("{}/TCP{scope}", key.port()),
+        UDP => format!("{}/UDP{scope}", key.port()),
+        SCTP => format!("{}/SCTP{scope}", key.port()),
+        number => format!("{}/{number}{scope}", key.port()),
     }
 }
 
@@ -113,11 +133,13 @@ fn service(place: &str, key: ServiceKey, service: &Service) -> String {
     } else {
         format!("slots={}+{} generation={}", set.base(), set.count(), set.generation())
     };
+    let names = [(Service::SCOPED, "scoped"), (Service::RANGED, "ranged"), (Service::ELSEWHERE, "elsewhere")];
+    let flags = flags(service.flags, &names);
     let affinity = match service.affinity_ticks {
         0 => String::new(),
         ticks => format!(" affinity={} for {ticks} ticks", service.affinity_id),
     };
-    format!("service {place} {} id={} target={target} {backends}{affinity}", port(key), service.id)
+    format!("service {place} {} id={} target={target} {backends}{flags}{affinity}", port(key), service.id)
 }
 
 fn node_port(key: ServiceKey, peer: &Peer) -> String {
@@ -134,7 +156,7 @@ fn slot(index: u32, slot: Slot) -> String {
 }
 
 fn backend(id: u32, backend: &Backend) -> String {
-    let names = [(Backend::ALIVE, "alive"), (Backend::LOCAL, "local")];
+    let names = [(Backend::ALIVE, "alive"), (Backend::SERVING, "serving"), (Backend::LOCAL, "local")];
     let flags = flags(backend.flags, &names);
     format!("backend {id} {} generation={}{flags}", address(backend), backend.generation)
 }

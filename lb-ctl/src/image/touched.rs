@@ -11,6 +11,8 @@ pub(super) struct Touched {
     pub(super) settings: bool,
     pub(super) owned: BTreeSet<IpAddr>,
     pub(super) services: BTreeSet<ServiceKey>,
+    /// By group.
+    pub(super) networks: BTreeSet<u32>,
     pub(super) slots: BTreeSet<u32>,
     pub(super) backends: BTreeSet<u32>,
     pub(super) node_ports: BTreeSet<ServiceKey>,
@@ -24,6 +26,7 @@ impl Touched {
             settings: true,
             owned: keys(&image.owned, &realized.owned),
             services: keys(&image.services, &realized.services),
+            networks: keys(&image.networks, &realized.networks),
             slots: keys(&image.slots, &realized.slots),
             backends: keys(&image.backends, &realized.backends),
             node_ports: keys(&image.node_ports, &realized.node_ports),

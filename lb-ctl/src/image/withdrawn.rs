@@ -1,11 +1,17 @@
-//! Who was withdrawn from one Service and lives on in another: there the datapath sees a backend that is alive, and leaves
+//! Who was withdrawn from one Service and lives on in another: there the datapath sees a backend that serves, and leaves
 //! the UDP flows of the first where they are. So these flows have to be forgotten.
+//!
+//! Those of a Service port that is gone stay, as the datapath leaves them too; and so do those of an endpoint that still serves
+//! its Service port and gets no new connections.
 
+use super::Renderer;
+use super::backends::backend_address;
 use crate::maps::{Image, MapOp};
-use lb_common::{Backend, Service, UDP};
+use lb_common::{Service, ServiceKey, UDP};
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
-/// An endpoint that a UDP service port had, and has no more although its backend is alive.
+/// An endpoint that a UDP service port had, and has no more although its backend serves another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Withdrawn {
     /// Id of the service port.
@@ -16,14 +22,16 @@ pub struct Withdrawn {
     pub port: u16,
 }
 
-/// The endpoints of the UDP service ports that `ops` change, as far as `image` publishes them.
-/// What was there before `ops` and is not there after them is withdrawn.
-pub(super) fn endpoints(image: &Image, ops: &[MapOp]) -> HashSet<Withdrawn> {
+/// The endpoints of the UDP service ports that `ops` change, as far as `image` publishes them, each with the record.
+/// What was there before `ops` and is not there after them may be withdrawn.
+pub(super) fn endpoints(image: &Image, ops: &[MapOp]) -> HashSet<(ServiceKey, Withdrawn)> {
     let changed = ops.iter().filter_map(|op| match op {
-        MapOp::PutService(key, _) | MapOp::DeleteService(key) if key.protocol == UDP => image.services.get(key),
+        MapOp::PutService(key, _) | MapOp::DeleteService(key) if key.protocol == UDP => {
+            image.services.get(key).map(|service| (*key, service))
+        }
         _ => None,
     });
-    changed.flat_map(|service| members(image, service)).collect()
+    changed.flat_map(|(key, service)| members(image, service).map(move |endpoint| (key, endpoint))).collect()
 }
 
 /// The endpoints of a service port in order of their slots, each as it is called once it is withdrawn.
@@ -36,7 +44,9 @@ pub fn members<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item
     })
 }
 
-/// Whether the datapath takes it for one that new connections may go to.
-pub(super) fn is_alive(image: &Image, withdrawn: &Withdrawn) -> bool {
-    image.backends.get(&withdrawn.backend).is_some_and(Backend::is_alive)
+/// Whether the flows to an endpoint that this record of `image` has no more would stay, and must not.
+pub(super) fn is_stranded(renderer: &Renderer, image: &Image, (record, endpoint): &(ServiceKey, Withdrawn)) -> bool {
+    let backend = image.backends.get(&endpoint.backend).filter(|backend| backend.is_serving());
+    let Some(address) = backend.and_then(backend_address) else { return false };
+    image.services.contains_key(record) && !renderer.serves(*record, SocketAddr::new(address, endpoint.port))
 }

@@ -1,6 +1,7 @@
 //! What becomes of each map between two images, in numbers.
 
 use super::Image;
+use ipnet::IpNet;
 use lb_common::maps;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -34,11 +35,19 @@ impl Image {
             change(maps::OWNED4, &self.owned, &after.owned, v4),
             change(maps::OWNED6, &self.owned, &after.owned, v6),
             change(maps::SERVICES, &self.services, &after.services, |_| true),
+            change(maps::NETWORKS4, &networks(self), &networks(after), |(_, network)| network.addr().is_ipv4()),
+            change(maps::NETWORKS6, &networks(self), &networks(after), |(_, network)| network.addr().is_ipv6()),
             change(maps::SLOTS, &self.slots, &after.slots, |_| true),
             change(maps::BACKENDS, &self.backends, &after.backends, |_| true),
             change(maps::NODE_PORTS, &self.node_ports, &after.node_ports, |_| true),
         ]
     }
+}
+
+/// Each network of each group.
+fn networks(image: &Image) -> BTreeMap<(u32, IpNet), ()> {
+    let groups = image.networks.iter();
+    groups.flat_map(|(group, networks)| networks.iter().map(|network| ((*group, *network), ()))).collect()
 }
 
 fn change<K: Ord, V: PartialEq>(

@@ -1,6 +1,7 @@
 //! The maps in memory, with the kernel's limits: for tests, and wherever no kernel is to be touched.
 
 use super::{Image, LbMaps, MapError, MapOp};
+use ipnet::IpNet;
 use lb_common::{ReasonCount, Slot, Traffic, maps};
 use std::collections::BTreeMap;
 use std::io;
@@ -73,6 +74,11 @@ impl FakeMaps {
                 full(owned_map(op), image.owned.contains_key(address), len)
             }
             MapOp::PutService(key, _) => full(maps::SERVICES, image.services.contains_key(key), image.services.len()),
+            MapOp::PutNetwork(group, network) => {
+                let held = image.networks.get(group).is_some_and(|all| all.contains(network));
+                let is_v4 = |other: &&IpNet| other.addr().is_ipv4() == network.addr().is_ipv4();
+                full(networks_map(network), held, image.networks.values().flatten().filter(is_v4).count())
+            }
             MapOp::PutNodePort(key, _) => {
                 full(maps::NODE_PORTS, image.node_ports.contains_key(key), image.node_ports.len())
             }
@@ -142,6 +148,7 @@ fn map_of(op: &MapOp) -> &'static str {
         MapOp::PutSettings(_) => maps::SETTINGS,
         MapOp::PutOwned(..) | MapOp::DeleteOwned(_) => owned_map(op),
         MapOp::PutService(..) | MapOp::DeleteService(_) => maps::SERVICES,
+        MapOp::PutNetwork(_, network) | MapOp::DeleteNetwork(_, network) => networks_map(network),
         MapOp::PutSlot(..) => maps::SLOTS,
         MapOp::PutBackend(..) | MapOp::DeleteBackend(_) => maps::BACKENDS,
         MapOp::ResetServiceStats(_) => maps::SERVICE_STATS,
@@ -149,6 +156,10 @@ fn map_of(op: &MapOp) -> &'static str {
         MapOp::PutNodePort(..) | MapOp::DeleteNodePort(_) => maps::NODE_PORTS,
         MapOp::PutDevice(..) | MapOp::DeleteDevice(_) => maps::DEVICES,
     }
+}
+
+fn networks_map(network: &IpNet) -> &'static str {
+    if network.addr().is_ipv4() { maps::NETWORKS4 } else { maps::NETWORKS6 }
 }
 
 fn owned_map(op: &MapOp) -> &'static str {

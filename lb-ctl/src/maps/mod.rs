@@ -13,8 +13,9 @@ pub use fake::FakeMaps;
 pub use faulty::{Fault, FaultyMaps};
 pub use pinned::PinnedMaps;
 
+use ipnet::IpNet;
 use lb_common::{Backend, Device, Owned, Peer, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// What the configuration maps hold, or should hold.
@@ -26,6 +27,8 @@ pub struct Image {
     pub owned: BTreeMap<IpAddr, Owned>,
     /// Service ports.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// Networks that clients are told by, by group ([`lb_common::network`]); a group without any is absent.
+    pub networks: BTreeMap<u32, BTreeSet<IpNet>>,
     /// Members of backend sets, by slot. A slot absent here may hold anything in the map.
     pub slots: BTreeMap<u32, Slot>,
     /// Backends in use, by id. A record whose family is zero is not in use and absent here.
@@ -49,6 +52,10 @@ pub enum MapOp {
     PutService(ServiceKey, Service),
     /// Withdraws a service port.
     DeleteService(ServiceKey),
+    /// Puts a network into a group.
+    PutNetwork(u32, IpNet),
+    /// Takes it out.
+    DeleteNetwork(u32, IpNet),
     /// Writes a slot that no service publishes.
     PutSlot(u32, Slot),
     /// Writes a backend.

@@ -6,12 +6,15 @@ use super::{Image, LbMaps, MapError, MapOp};
 use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES,
-    SETTINGS, SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6, REASONS,
+    SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
 };
-use lb_common::{Backend, Device, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
+use lb_common::{
+    Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
@@ -75,6 +78,8 @@ pub(crate) struct ConfigMaps {
     owned4: Map<[u8; 4], Owned>,
     owned6: Map<[u8; 16], Owned>,
     services: Map<ServiceKey, Service>,
+    networks4: Map<NetworkKey<[u8; 4]>, u32>,
+    networks6: Map<NetworkKey<[u8; 16]>, u32>,
     slots: Map<u32, Slot>,
     backends: Map<u32, Backend>,
     node_ports: Map<ServiceKey, Peer>,
@@ -106,6 +111,8 @@ impl ConfigMaps {
             owned4: open(directory, OWNED4, Map::new)?,
             owned6: open(directory, OWNED6, Map::new)?,
             services: open(directory, SERVICES, Map::new)?,
+            networks4: open(directory, NETWORKS4, Map::new)?,
+            networks6: open(directory, NETWORKS6, Map::new)?,
             slots: open(directory, SLOTS, Map::new)?,
             backends: open(directory, BACKENDS, Map::new)?,
             node_ports: open(directory, NODE_PORTS, Map::new)?,
@@ -129,6 +136,12 @@ impl ConfigMaps {
         };
         image.owned.extend(collect(OWNED4, &self.owned4)?.into_iter().map(|(key, value)| (IpAddr::from(key), value)));
         image.owned.extend(collect(OWNED6, &self.owned6)?.into_iter().map(|(key, value)| (IpAddr::from(key), value)));
+        for key in self.networks4.keys().map_err(listing(NETWORKS4))? {
+            image.networks.entry(key.group).or_default().extend(network(key.address.into(), key.length()));
+        }
+        for key in self.networks6.keys().map_err(listing(NETWORKS6))? {
+            image.networks.entry(key.group).or_default().extend(network(key.address.into(), key.length()));
+        }
         let backends = self.backends.range(0, self.backends.entries()).map_err(listing(BACKENDS))?;
         image.backends = backends.into_iter().filter(|(_, backend)| backend.family != 0).collect();
         let published: BTreeSet<_> =
@@ -163,6 +176,18 @@ impl ConfigMaps {
             MapOp::DeleteOwned(IpAddr::V6(address)) => delete(OWNED6, &self.owned6, &address.octets()),
             MapOp::PutService(key, service) => put(SERVICES, &self.services, &key, &service),
             MapOp::DeleteService(key) => delete(SERVICES, &self.services, &key),
+            MapOp::PutNetwork(group, IpNet::V4(network)) => {
+                put(NETWORKS4, &self.networks4, &key4(group, network), &PRESENT)
+            }
+            MapOp::PutNetwork(group, IpNet::V6(network)) => {
+                put(NETWORKS6, &self.networks6, &key6(group, network), &PRESENT)
+            }
+            MapOp::DeleteNetwork(group, IpNet::V4(network)) => {
+                delete(NETWORKS4, &self.networks4, &key4(group, network))
+            }
+            MapOp::DeleteNetwork(group, IpNet::V6(network)) => {
+                delete(NETWORKS6, &self.networks6, &key6(group, network))
+            }
             MapOp::PutSlot(index, slot) => put(SLOTS, &self.slots, &index, &slot),
             MapOp::PutBackend(id, backend) => put(BACKENDS, &self.backends, &id, &backend),
             MapOp::DeleteBackend(id) => put(BACKENDS, &self.backends, &id, &Backend::UNUSED),
@@ -181,6 +206,8 @@ impl ConfigMaps {
             OWNED4 => self.owned4.entries(),
             OWNED6 => self.owned6.entries(),
             SERVICES => self.services.entries(),
+            NETWORKS4 => self.networks4.entries(),
+            NETWORKS6 => self.networks6.entries(),
             SLOTS => self.slots.entries(),
             BACKENDS => self.backends.entries(),
             NODE_PORTS => self.node_ports.entries(),
@@ -207,6 +234,7 @@ impl ConfigMaps {
         let image = self.read()?;
         let operations = (image.backends.iter().map(|(id, backend)| MapOp::PutBackend(*id, *backend)))
             .chain(image.slots.iter().map(|(index, slot)| MapOp::PutSlot(*index, *slot)))
+            .chain(image.networks.iter().flat_map(|(group, all)| all.iter().map(|one| MapOp::PutNetwork(*group, *one))))
             .chain(image.services.iter().map(|(key, service)| MapOp::PutService(*key, *service)))
             .chain(image.owned.iter().map(|(address, owned)| MapOp::PutOwned(*address, *owned)))
             .chain(image.node_ports.iter().map(|(key, peer)| MapOp::PutNodePort(*key, *peer)))
@@ -226,6 +254,21 @@ impl ConfigMaps {
         }
         self.affinity.copy_to(&to.affinity)
     }
+}
+
+/// The value of a network, which says nothing.
+const PRESENT: u32 = 1;
+
+fn key4(group: u32, network: Ipv4Net) -> NetworkKey<[u8; 4]> {
+    NetworkKey::new(group, network.network().octets(), network.prefix_len().into())
+}
+
+fn key6(group: u32, network: Ipv6Net) -> NetworkKey<[u8; 16]> {
+    NetworkKey::new(group, network.network().octets(), network.prefix_len().into())
+}
+
+fn network(address: IpAddr, length: u32) -> Option<IpNet> {
+    IpNet::new(address, u8::try_from(length).ok()?).ok()
 }
 
 fn collect<K: aya::Pod + Ord, V: aya::Pod>(name: &'static str, map: &Map<K, V>) -> Result<BTreeMap<K, V>, MapError> {

@@ -5,6 +5,7 @@
 
 use super::NodeView;
 use crate::objects::{IpFamily, Key, Protocol, Service, ServicePort, ServiceType};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,6 +22,22 @@ pub enum FrontendKind {
     LoadBalancer,
     /// The node port on the addresses of the node that serve node ports.
     NodePort,
+}
+
+/// Which endpoints clients may be sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Policy {
+    /// Those of the whole cluster.
+    #[default]
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
+impl Policy {
+    fn of(field: Option<&String>) -> Self {
+        if field.is_some_and(|policy| policy == "Local") { Policy::Local } else { Policy::Cluster }
+    }
 }
 
 /// What address a frontend is on, as the datapath tells them apart.
@@ -49,6 +66,12 @@ pub struct Frontend {
     pub port: u16,
     /// The address, or for a node port those of the node.
     pub addresses: Vec<IpAddr>,
+    /// Where its clients are sent; on an address from outside those within the cluster are sent anywhere all the same.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The networks whose clients alone are served; empty: everybody.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub sources: BTreeSet<IpNet>,
     /// Another Service has the same address, port and protocol and goes first: this frontend is not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_to: Option<Key>,
@@ -61,6 +84,12 @@ impl Frontend {
             (FrontendKind::NodePort, _) | (_, None) => Place::Node,
             (_, Some(address)) => Place::Address(*address),
         }
+    }
+
+    /// Whether it is on an address of its own and serves clients within the cluster as a node port does.
+    pub(crate) fn is_like_node_port_within(&self) -> bool {
+        let is_anywhere = self.kind != FrontendKind::ClusterIP || self.policy == Policy::Cluster;
+        self.kind != FrontendKind::NodePort && is_anywhere && self.sources.is_empty()
     }
 
     /// What no two frontends can share.
@@ -98,6 +127,19 @@ fn addresses(service: &Service) -> Vec<(FrontendKind, &'static str, IpAddr)> {
     all.chain(announced).chain(external.map(|address| (FrontendKind::ExternalIP, "externalIP", address))).collect()
 }
 
+/// The networks of a family whose clients may use `service`'s load balancer; none: everybody may. Where the node itself may,
+/// so may the load balancer's own addresses, which the node uses as its source where it holds them too.
+fn source_ranges(service: &Service, family: IpFamily, node: &NodeView) -> BTreeSet<IpNet> {
+    let ranges = service.spec.load_balancer_source_ranges.iter().filter_map(|range| range.trim().parse::<IpNet>().ok());
+    let mut ranges: BTreeSet<IpNet> =
+        ranges.filter(|range| IpFamily::of(range.addr()) == family).map(|range| range.trunc()).collect();
+    if node.addresses.iter().any(|address| ranges.iter().any(|range| range.contains(address))) {
+        let own = service.load_balancer_addresses().into_iter().filter(|address| IpFamily::of(*address) == family);
+        ranges.extend(own.map(IpNet::from));
+    }
+    ranges
+}
+
 /// The frontends of one port of `service`.
 pub(super) fn frontends(
     service: &Service,
@@ -112,11 +154,24 @@ pub(super) fn frontends(
         return Vec::new();
     }
     let families = families(service);
+    let internal = Policy::of(service.spec.internal_traffic_policy.as_ref());
+    let external = Policy::of(service.spec.external_traffic_policy.as_ref());
     let mut frontends = Vec::new();
     let mut add = |kind, port_number: i64, family, addresses: Vec<IpAddr>| {
         let number = u16::try_from(port_number).ok().filter(|number| *number != 0);
         if let Some(number) = number.filter(|_| !addresses.is_empty()) {
-            frontends.push(Frontend { kind, family, protocol: port.protocol, port: number, addresses, lost_to: None });
+            let is_internal = kind == FrontendKind::ClusterIP;
+            let is_announced = kind == FrontendKind::LoadBalancer;
+            frontends.push(Frontend {
+                kind,
+                family,
+                protocol: port.protocol,
+                port: number,
+                addresses,
+                policy: if is_internal { internal } else { external },
+                sources: if is_announced { source_ranges(service, family, node) } else { BTreeSet::new() },
+                lost_to: None,
+            });
         }
     };
     let mut known = BTreeSet::new();

@@ -17,7 +17,7 @@ mod view;
 
 pub use balancing::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 pub use endpoint::{EndpointSource, EndpointView};
-pub use frontend::{Frontend, FrontendKind, Place};
+pub use frontend::{Frontend, FrontendKind, Place, Policy};
 pub use view::{PortView, ServiceView};
 
 use crate::objects::{Key, Objects, Table};

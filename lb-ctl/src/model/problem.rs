@@ -32,30 +32,6 @@ pub(super) fn port(port: &ServicePort) -> String {
     }
 }
 
-/// What the Service asks for and the datapath does not do.
-pub(super) fn not_honoured(service: &Service) -> Vec<String> {
-    let spec = &service.spec;
-    let mut problems = Vec::new();
-    let mut tell = |asked: bool, field: &str, consequence: &str| {
-        if asked {
-            problems.push(format!("{field} is not honoured yet: {consequence}"));
-        }
-    };
-    let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
-    tell(
-        is(&spec.external_traffic_policy, "Local"),
-        "externalTrafficPolicy: Local",
-        "backends on other nodes are used too",
-    );
-    tell(
-        is(&spec.internal_traffic_policy, "Local"),
-        "internalTrafficPolicy: Local",
-        "backends on other nodes are used too",
-    );
-    tell(!spec.load_balancer_source_ranges.is_empty(), "loadBalancerSourceRanges", "no client is turned away");
-    problems
-}
-
 /// The Service is another proxy's.
 pub(super) fn left_to_others(service: &Service) -> Option<String> {
     let label = service.left_to_others_by()?;

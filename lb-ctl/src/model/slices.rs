@@ -1,7 +1,8 @@
 //! Endpoints from EndpointSlices, as kube-proxy reads them.
 //!
 //! All slices of a Service are merged; a slice's ports are matched to the Service's by name and protocol; an endpoint
-//! stands for its first address only; a condition `ready` that is absent counts as true.
+//! stands for its first address only; a condition `ready` that is absent counts as true, but what says that it does not serve is
+//! not ready.
 
 use super::endpoint::{EndpointSet, EndpointSource, EndpointView, Gathered};
 use super::problem;
@@ -77,14 +78,15 @@ fn bad_addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
 }
 
 fn view(slice: &EndpointSlice, endpoint: &Endpoint, address: IpAddr, port: u16, node: &NodeView) -> EndpointView {
-    let ready = endpoint.conditions.ready.unwrap_or(true);
+    let serving = endpoint.conditions.serving;
+    let ready = endpoint.conditions.ready.unwrap_or(true) && serving.unwrap_or(true);
     let target = endpoint.target_ref.as_ref();
     let pod = target.filter(|target| target.get("kind").and_then(|kind| kind.as_str()) == Some("Pod"));
     EndpointView {
         address,
         port,
         ready,
-        serving: endpoint.conditions.serving.unwrap_or(ready),
+        serving: serving.unwrap_or(ready),
         terminating: endpoint.conditions.terminating.unwrap_or(false),
         weight: DEFAULT_WEIGHT,
         node: endpoint.node_name.clone(),

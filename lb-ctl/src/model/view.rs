@@ -2,7 +2,7 @@
 
 use super::NodeView;
 use super::endpoint::{EndpointSource, EndpointView, Gathered};
-use super::frontend::{Frontend, families, frontends};
+use super::frontend::{Frontend, Policy, families, frontends};
 use super::{Balancing, balancing, choice, pods, problem, slices};
 use crate::objects::{EndpointSlice, IntOrString, IpFamily, Key, Labels, Pod, Protocol, Service, ServiceType};
 use serde::{Deserialize, Serialize};
@@ -70,9 +70,13 @@ pub struct PortView {
 }
 
 impl PortView {
-    /// The endpoints that new connections through a frontend of `family` go to which may go to any node.
-    pub fn chosen(&self, family: IpFamily) -> impl Iterator<Item = &EndpointView> {
-        self.endpoints.iter().filter(move |endpoint| endpoint.chosen && endpoint.family() == family)
+    /// The endpoints that new connections through a frontend of `family` go to under `policy`.
+    pub fn chosen(&self, family: IpFamily, policy: Policy) -> impl Iterator<Item = &EndpointView> {
+        let is_chosen = move |endpoint: &EndpointView| match policy {
+            Policy::Cluster => endpoint.chosen,
+            Policy::Local => endpoint.chosen_here,
+        };
+        self.endpoints.iter().filter(move |endpoint| is_chosen(endpoint) && endpoint.family() == family)
     }
 
     /// Whether endpoints are in use, and all of them have the weight 0.
@@ -123,7 +127,6 @@ pub(super) fn view(
     problems.extend(problem::left_to_others(service));
     problems.extend(balancing::bad_weights(slices, pods));
     let balancing = node.balancing.of(service, &mut problems);
-    problems.extend(problem::not_honoured(service));
     ServiceView {
         key: service.metadata.key(),
         r#type: spec.r#type,
@@ -161,6 +164,6 @@ fn families_without_endpoints(port: &PortView) -> Vec<IpFamily> {
     families.sort_unstable();
     families.dedup();
     let any = port.endpoints.iter().any(|endpoint| endpoint.chosen);
-    families.retain(|family| any && port.chosen(*family).next().is_none());
+    families.retain(|family| any && port.chosen(*family, Policy::Cluster).next().is_none());
     families
 }

@@ -1,12 +1,21 @@
 //! The maps, as [`lb_common::maps`] says.
 
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer,
     ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
+
+/// [`lb_common::NetworkKey`] without its first field, which the library adds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Network<A> {
+    pub(super) group: u32,
+    pub(super) address: A,
+}
 
 const fn size(name: &str) -> u32 {
     entries_for(name, DEFAULT_MAX_FLOWS)
@@ -20,6 +29,10 @@ pub(super) static OWNED4: HashMap<[u8; 4], Owned> = HashMap::with_max_entries(si
 pub(super) static OWNED6: HashMap<[u8; 16], Owned> = HashMap::with_max_entries(size(maps::OWNED6), NO_PREALLOC);
 #[map]
 pub(super) static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(size(maps::SERVICES), NO_PREALLOC);
+#[map]
+pub(super) static NETWORKS4: LpmTrie<Network<[u8; 4]>, u32> = LpmTrie::with_max_entries(size(maps::NETWORKS4), 0);
+#[map]
+pub(super) static NETWORKS6: LpmTrie<Network<[u8; 16]>, u32> = LpmTrie::with_max_entries(size(maps::NETWORKS6), 0);
 #[map]
 pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(size(maps::SLOTS), 0);
 #[map]

@@ -1,13 +1,16 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NEW4, NEW6,
-    OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4,
+    NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS,
+    SLOTS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::maps::lpm_trie::Key;
+use core::mem::MaybeUninit;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service,
-    ServiceKey, Settings, Slot,
+    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason, Scratch,
+    Service, ServiceKey, Settings, Slot,
 };
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
@@ -16,17 +19,38 @@ const EEXIST: i32 = -17;
 /// The maps of this object.
 pub(super) struct KernelTables;
 
+/// The verifier refuses words on the stack that are not where words belong. Fields are written one by one, since the compiler
+/// would join two of them to a word wherever they are.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
 pub(super) fn insert_error(error: i32) -> InsertError {
     if error == EEXIST { InsertError::Exists } else { InsertError::Full }
 }
 
 macro_rules! address_tables {
-    ($address:ty, $owned:ident, $confirmed:ident, $new:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $owned:ident, $networks:ident, $confirmed:ident, $new:ident, $fragments:ident, $scratch:ident) => {
         impl AddressTables<$address> for KernelTables {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
                 // SAFETY: the daemon's writes to a NO_PREALLOC hash replace whole elements under RCU.
                 unsafe { $owned.get(address) }.map(|owned| owned.id)
+            }
+
+            #[inline(always)]
+            fn is_in(&self, group: u32, address: &$address) -> bool {
+                const BITS: u32 = size_of::<$address>() as u32 * u8::BITS;
+                let wanted = NetworkKey::new(group, *address, BITS);
+                let mut key = MaybeUninit::<Aligned<NetworkKey<$address>>>::uninit();
+                let place = key.as_mut_ptr();
+                // SAFETY: each field within its own bytes; the library's key has the same fields in the same places.
+                let key = unsafe {
+                    (&raw mut (*place).0.prefix).write_volatile(wanted.prefix);
+                    (&raw mut (*place).0.group).write_volatile(wanted.group);
+                    (&raw mut (*place).0.address).write_volatile(wanted.address);
+                    &*place.cast::<Key<Network<$address>>>()
+                };
+                $networks.get(key).is_some()
             }
 
             #[inline(always)]
@@ -79,8 +103,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], OWNED4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], OWNED6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], OWNED4, NETWORKS4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], OWNED6, NETWORKS6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
 
 impl Tables for KernelTables {
     #[inline(always)]

@@ -176,9 +176,14 @@ fn redirect_neighbour(ifindex: u32) -> i32 {
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
     let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
     match verdict.action {
-        Action::Pass | Action::Defer | Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
-            TCX_NEXT
-        }
+        Action::Pass
+        | Action::Defer
+        | Action::Open
+        | Action::Choose
+        | Action::Lend
+        | Action::Enter
+        | Action::Icmp
+        | Action::Answer => TCX_NEXT,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as i32 },
         Action::RedirectNeighbour => redirect_neighbour(verdict.ifindex),

@@ -115,9 +115,14 @@ fn run(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
     let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
     match verdict.action {
-        Action::Pass | Action::Defer | Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
-            xdp_action::XDP_PASS
-        }
+        Action::Pass
+        | Action::Defer
+        | Action::Open
+        | Action::Choose
+        | Action::Lend
+        | Action::Enter
+        | Action::Icmp
+        | Action::Answer => xdp_action::XDP_PASS,
         Action::Redirect if verdict.ifindex == env.ifindex() => xdp_action::XDP_TX,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as u32 },

@@ -15,6 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The slice of the time before.
 const BEFORE: &str = "before";
+/// Fields of a Service's spec that keep clients and backends apart.
+const CHOICES: [&str; 4] =
+    ["externalTrafficPolicy", "internalTrafficPolicy", "healthCheckNodePort", "loadBalancerSourceRanges"];
 /// The client, from a network for documentation.
 const CLIENT: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7))];
@@ -115,6 +118,9 @@ fn earlier(
         port["nodePort"] = json!(entry.orig_dport);
     }
     service["spec"]["ports"] = json!([port]);
+    // Whatever it is to be chosen by: this backend was.
+    let spec = service["spec"].as_object_mut().context("a Service without a spec")?;
+    spec.retain(|field, _| !CHOICES.contains(&field.as_str()));
     let namespace = service["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",

@@ -7,7 +7,7 @@
 //! ```
 //! Everything is behind one of two gateways whose MACs are known, so that every route has a neighbour.
 
-use crate::environment::Environment;
+use crate::environment::{self, Environment, NamedAddresses};
 use crate::packet::{Ends, Outcome, Turn};
 use crate::process::Process;
 use crate::programs::{Action, Programs};
@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, ensure};
 use ipnet::IpNet;
 use lb_common::Settings;
 use lb_common::maps::MAX_FLOWS_RANGE;
-use lb_ctl::daemon::{ByHand, Config, Options};
+use lb_ctl::daemon::{ByHand, Config, DetectLocal, NodePortAddresses, Options};
 use lb_ctl::datapath::{self, Datapath};
 use lb_ctl::host::{self, HostView};
 use lb_ctl::maps::{LbMaps as _, MapOp};
@@ -304,17 +304,33 @@ impl Node {
     }
 }
 
-/// The daemon's settings in an environment. What it has no settings for yet is not in them: how pods are told from others,
-/// which addresses serve node ports, and that every source is rewritten.
+/// The daemon's settings in an environment.
 fn settings(bpffs: &Path, process: Option<&Process>, environment: Option<&Environment>) -> anyhow::Result<Options> {
     Ok(Options {
         interfaces: vec![format!("{UPLINK}=xdp").parse()?, format!("{PODS}=tcx").parse()?],
         socket_lb: process.map(|process| process.cgroup().to_owned()),
         bpffs: Some(bpffs.to_owned()),
         node_name: Some(environment.map_or("node".to_owned(), |environment| environment.this_node.clone())),
+        cluster_cidrs: environment.map(|environment| environment.cluster_pod_cidrs.clone()).unwrap_or_default(),
+        detect_local: environment.map(|environment| match environment.local_detect {
+            environment::LocalDetect::ClusterCidr => DetectLocal::ClusterCidr,
+            environment::LocalDetect::NodeCidr => DetectLocal::NodeCidr,
+            environment::LocalDetect::None => DetectLocal::None,
+        }),
+        masquerade_all: environment.map(|environment| environment.masquerade_all),
+        nodeport_addresses: environment.map(nodeport_addresses).unwrap_or_default(),
+        localhost_nodeports: environment.map(|environment| environment.localhost_nodeports),
         service_cidrs: environment.map(|environment| environment.service_cidrs.clone()).unwrap_or_default(),
         ..Options::default()
     })
+}
+
+fn nodeport_addresses(environment: &Environment) -> Vec<NodePortAddresses> {
+    match &environment.nodeport_addresses {
+        environment::NodePortAddresses::Named(NamedAddresses::Primary) => vec![NodePortAddresses::Primary],
+        environment::NodePortAddresses::Named(NamedAddresses::All) => vec![NodePortAddresses::All],
+        environment::NodePortAddresses::In(networks) => networks.iter().copied().map(NodePortAddresses::In).collect(),
+    }
 }
 
 /// Runs commands of iproute2, all in one go.

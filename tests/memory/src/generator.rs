@@ -46,6 +46,12 @@ pub struct World {
     pub no_lent: bool,
     /// New connections take the way through the stack.
     pub stack: bool,
+    /// Services tell their clients apart ([`small::set_policies`]).
+    pub policies: bool,
+    /// Pods that get no new connections keep their UDP clients.
+    pub draining: bool,
+    /// No Service has a UDP port.
+    pub without_ports: bool,
 }
 
 /// The pod that takes the place of [`LOCAL_2`].
@@ -494,24 +500,40 @@ fn recipe() -> impl Strategy<Value = Recipe> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    let odd = any::<(bool, bool, bool, bool, bool, bool)>().prop_map(
-        |(without_first, without_second, replaced, few_ports, no_lent, stack)| World {
-            without_first,
-            without_second,
-            replaced,
-            few_ports,
-            no_lent,
-            stack,
+    let odd = any::<[bool; 9]>().prop_map(
+        |[without_first, without_second, replaced, few_ports, no_lent, stack, policies, draining, without_ports]| {
+            World {
+                without_first,
+                without_second,
+                replaced,
+                few_ports,
+                no_lent,
+                stack,
+                policies,
+                draining,
+                without_ports,
+            }
         },
     );
-    let withdrawn = select(vec![true, false]).prop_map(|first| World {
+    let withdrawn = any::<[bool; 4]>().prop_map(|[first, draining, without_ports, policies]| World {
         without_first: first,
         without_second: !first,
+        policies,
+        draining,
+        without_ports,
         ..World::default()
     });
     let stack = World { stack: true, ..World::default() };
     let crowded = World { few_ports: true, ..World::default() };
-    prop_oneof![6 => Just(World::default()), 2 => Just(stack), 1 => Just(crowded), 1 => odd, 1 => withdrawn]
+    let policies = World { policies: true, ..World::default() };
+    prop_oneof![
+        6 => Just(World::default()),
+        2 => Just(stack),
+        2 => Just(policies),
+        1 => Just(crowded),
+        1 => odd,
+        1 => withdrawn,
+    ]
 }
 
 fn complaint() -> impl Strategy<Value = Complaint> {

@@ -1,7 +1,8 @@
 //! What the daemon wrote into the configuration maps.
 
+use ipnet::IpNet;
 use lb_common::{Backend, Device, Owned, Peer, Service, ServiceKey, Settings, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The content of the configuration maps.
@@ -13,6 +14,8 @@ pub struct Image {
     pub owned: BTreeMap<IpAddr, Owned>,
     /// Service ports.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// Networks that clients are told by, by group.
+    pub networks: BTreeMap<u32, BTreeSet<IpNet>>,
     /// Members of backend sets, by slot.
     pub slots: BTreeMap<u32, Slot>,
     /// Backends in use, by id.

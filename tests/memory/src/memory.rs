@@ -4,8 +4,8 @@ use crate::Image;
 use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, ReasonCount, Scratch,
-    Service, ServiceKey, Settings, Slot, Traffic,
+    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
@@ -145,7 +145,27 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         hop: lb_common::NextHop::default(),
         zero: [0; 8],
     };
-    Scratch { flow, mirror: flow, mirror_key: key, revalidated: tick, place: 0, client: AffinityKey::default() }
+    let service = Service {
+        backends: BackendSet::EMPTY,
+        id: 0,
+        target_port: [0; 2],
+        flags: 0,
+        affinity_ticks: 0,
+        affinity_id: 0,
+        members: BackendSet::EMPTY,
+    };
+    let client = AffinityKey::default();
+    Scratch {
+        flow,
+        mirror: flow,
+        mirror_key: key,
+        revalidated: tick,
+        place: 0,
+        client,
+        service,
+        client_flags: 0,
+        zero: 0,
+    }
 }
 
 /// The flow tables of one family.
@@ -285,6 +305,11 @@ macro_rules! address_tables {
         impl AddressTables<$address> for Memory {
             fn owned(&self, address: &$address) -> Option<u32> {
                 self.image.owned.get(&IpAddr::from(*address)).map(|owned| owned.id)
+            }
+
+            fn is_in(&self, group: u32, address: &$address) -> bool {
+                let networks = self.image.networks.get(&group);
+                networks.is_some_and(|all| all.iter().any(|network| network.contains(&IpAddr::from(*address))))
             }
 
             fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {

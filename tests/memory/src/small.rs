@@ -2,6 +2,8 @@
 
 use crate::Image;
 use crate::memory::Surroundings;
+use ipnet::IpNet;
+use lb_common::network::{KEPT, PODS};
 use lb_common::{
     Backend, BackendSet, Device, NextHop, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP,
 };
@@ -199,6 +201,54 @@ pub fn image(uplink: u32, inside: u32) -> Image {
         }
     }
     image
+}
+
+/// Gives Services traffic policies and source ranges: behind [`SINGLE`] are then a pod here and one elsewhere.
+pub fn set_policies(image: &mut Image) {
+    for family in Family::BOTH {
+        let (pods, clients) = match family {
+            Family::V4 => ("10.244.0.0/16", "198.51.100.0/24"),
+            Family::V6 => ("fd00:244::/32", "2001:db8:1::/48"),
+        };
+        let network = |text: &str| text.parse::<IpNet>().expect("a network");
+        image.networks.entry(PODS).or_default().insert(network(pods));
+        image.networks.insert(family.id(TWIN), [network(clients)].into());
+        image.networks.entry(KEPT).or_default().insert(network(clients));
+        let remote = Slot { backend: family.id(REMOTE), port: [0; 2], generation: 1 };
+        image.slots.insert(family.id(SINGLE) * 8 + 1, remote);
+        let is_scoped = |id: u32| [WEB, WEB_NODE_PORT, FAR, SINGLE].map(|service| family.id(service)).contains(&id);
+        let of_family = |key: &ServiceKey| key.family == family.version();
+        let records: Vec<_> = image.services.iter().filter(|(key, _)| of_family(key)).map(|(k, s)| (*k, *s)).collect();
+        for (key, mut service) in records {
+            if service.id == family.id(TWIN) {
+                service.flags = Service::RANGED;
+            }
+            if service.id == family.id(SIGNAL_FAR) {
+                service.flags = Service::INTERNAL;
+            }
+            if is_scoped(service.id) {
+                let count = if service.id == family.id(SINGLE) { 2 } else { service.backends.count() };
+                let all = BackendSet::new(service.backends.base(), count, 1);
+                image.services.insert(key.within(), Service { backends: all, ..service });
+                service.flags = Service::SCOPED;
+                if service.id == family.id(FAR) {
+                    service.backends = BackendSet::EMPTY;
+                }
+            }
+            image.services.insert(key, service);
+        }
+    }
+}
+
+/// Notes where connections from outside must stay on this node and no backend is here.
+pub fn note_elsewhere(image: &mut Image) {
+    let within = |key: &ServiceKey| image.services.get(&key.within()).is_some_and(|one| one.backends.count() > 0);
+    let elsewhere: Vec<ServiceKey> = image.services.keys().filter(|key| within(key)).copied().collect();
+    for key in elsewhere {
+        if let Some(service) = image.services.get_mut(&key).filter(|service| service.backends.count() == 0) {
+            service.flags |= Service::ELSEWHERE;
+        }
+    }
 }
 
 /// The next hop to a destination behind `ifindex`, with MACs that tell the interface.

@@ -4,11 +4,13 @@ use crate::Image;
 use crate::generator::{Case, Complaint, REPLACEMENT, Recipe, Shape, Step, Transport, World};
 use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small::{self, Family, LOCAL_1, LOCAL_2, V6};
-use lb_common::{Backend, BackendSet, Budget, Device, Flow, FlowKey, Owned, Reason, SCTP, Settings, TCP, UDP};
+use ipnet::IpNet;
+use lb_common::network::{KEPT, PODS};
+use lb_common::{Backend, BackendSet, Budget, Device, Flow, FlowKey, Reason, SCTP, Service, Settings, TCP, UDP};
 use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
 use lb_oracle::Fault;
 use lb_oracle::answer::Error;
-use lb_oracle::ledger::{self, Answer, Fate, Ledger, Member, Told, Way};
+use lb_oracle::ledger::{self, Answer, Fate, Ledger, Member, Network, Policy, Told, Way};
 use proptest::sample::Index;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -45,6 +47,12 @@ impl Interfaces {
 
 impl World {
     fn write(self, image: &mut Image) {
+        if self.policies {
+            small::set_policies(image);
+        }
+        if self.without_ports {
+            image.services.retain(|key, _| key.protocol != UDP);
+        }
         let is_gone = |id: u32| match id {
             LOCAL_1 => self.without_first,
             LOCAL_2 => self.without_second,
@@ -61,6 +69,7 @@ impl World {
         for (id, backend) in &mut image.backends {
             if is_gone(*id) {
                 backend.flags &= !Backend::ALIVE;
+                backend.flags |= if self.draining { Backend::SERVING } else { 0 };
             }
             if self.replaced && (*id == LOCAL_2 || *id == LOCAL_2 + V6) {
                 let family = if *id == LOCAL_2 { Family::V4 } else { Family::V6 };
@@ -68,6 +77,7 @@ impl World {
                 backend.generation = 2;
             }
         }
+        small::note_elsewhere(image);
         for slot in image.slots.values_mut() {
             slot.generation = image.backends[&slot.backend].generation;
         }
@@ -102,10 +112,21 @@ fn address(octets: [u8; 16], family: u8) -> IpAddr {
 pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::Node {
     let mut node = ledger::Node::default();
     for (address, owned) in &image.owned {
-        if owned.id == Owned::NODE_ID { &mut node.own } else { &mut node.owned }.insert(*address);
+        if owned.is_node() { &mut node.own } else { &mut node.owned }.insert(*address);
     }
-    for (key, service) in &image.services {
-        let set = service.backends;
+    let plain = |network: &IpNet| Network(network.addr(), network.prefix_len());
+    let networks = |group: u32| image.networks.get(&group).into_iter().flatten().map(plain).collect::<Vec<_>>();
+    node.pods = networks(PODS);
+    node.kept = networks(KEPT);
+    let draining = image.backends.values().filter(|backend| !backend.is_alive() && backend.is_serving());
+    node.draining = draining.map(|backend| address(backend.address, backend.family)).collect();
+    for (key, service) in image.services.iter().filter(|(key, _)| !key.is_within()) {
+        // Within the cluster are all of its backends; how many of them are for others the judge knows by himself.
+        let set = image.services.get(&key.within()).unwrap_or(service).backends;
+        let is_local = service.flags & Service::SCOPED != 0;
+        let sources = if service.flags & Service::RANGED == 0 { Vec::new() } else { networks(service.id) };
+        let is_internal = service.flags & Service::INTERNAL != 0;
+        let policy = Policy { is_local, sources, is_internal };
         let slots = (set.base()..set.base() + set.count()).map(|index| image.slots[&index]);
         let members: Vec<Member> = slots
             .map(|slot| {
@@ -119,7 +140,9 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
         for (address, _) in
             image.owned.iter().filter(|(address, owned)| owned.id == key.address && is_of_family(address))
         {
-            node.services.insert((SocketAddr::new(*address, key.port()), key.protocol), members.clone());
+            let place = (SocketAddr::new(*address, key.port()), key.protocol);
+            node.services.insert(place, members.clone());
+            node.policies.insert(place, policy.clone());
         }
     }
     let settings = &image.settings;
@@ -327,7 +350,7 @@ impl Trial {
             Action::Drop => Fate::Dropped,
             Action::Redirect => Fate::Sent(verdict.ifindex),
             Action::RedirectNeighbour => Fate::SentByKernel(verdict.ifindex),
-            Action::Open | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
+            Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
                 return Err(Fault("the core kept the packet to itself".to_owned()));
             }
         };

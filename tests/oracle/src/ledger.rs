@@ -52,6 +52,35 @@ pub struct Member {
     pub is_local: bool,
 }
 
+/// A network: an address of it and the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpAddr, pub u8);
+
+impl Network {
+    fn contains(self, address: IpAddr) -> bool {
+        let differ = match (self.0, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                u128::from(u32::from(network) ^ u32::from(address)) << (u128::BITS - u32::BITS)
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => u128::from(network) ^ u128::from(address),
+            _ => return false,
+        };
+        differ.leading_zeros() >= u32::from(self.1)
+    }
+}
+
+/// How a Service port tells its clients apart.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Clients outside of the cluster are sent to backends on this node alone, and to nobody else; those within are sent to
+    /// all, with their own address.
+    pub is_local: bool,
+    /// Only clients in one of these networks are served, if there are any.
+    pub sources: Vec<Network>,
+    /// Clients in the networks [`Node::kept`] keep their address.
+    pub is_internal: bool,
+}
+
 /// An interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Interface {
@@ -77,6 +106,14 @@ pub struct Way {
 pub struct Node {
     /// Backends by address, port and IP protocol.
     pub services: BTreeMap<(SocketAddr, u8), Vec<Member>>,
+    /// Policies, in the same way; without one a Service port is everybody's.
+    pub policies: BTreeMap<(SocketAddr, u8), Policy>,
+    /// Where the pods of the cluster are.
+    pub pods: Vec<Network>,
+    /// Whose address is kept at internal Service ports, wherever the backend is.
+    pub kept: Vec<Network>,
+    /// Addresses of backends that keep their UDP clients and get no new ones.
+    pub draining: BTreeSet<IpAddr>,
     /// Addresses of Services, every port of which is ours.
     pub owned: BTreeSet<IpAddr>,
     /// Addresses of the node.
@@ -576,11 +613,11 @@ impl Ledger {
                     continue;
                 }
                 let moves = opens || packet.protocol == UDP;
-                let is_member = node
-                    .services
-                    .get(&(to, packet.protocol))
-                    .is_some_and(|members| members.iter().any(|member| member.address == connection.backend));
-                if (opens && connection.is_ending() && !connection.doubtful) || (moves && !is_member) {
+                let members = node.services.get(&(to, packet.protocol));
+                let is_member = members.is_some_and(|all| all.iter().any(|one| one.address == connection.backend));
+                // A datagram to a port that no Service has any more can go nowhere else.
+                let stays = !opens && (members.is_none() || node.draining.contains(&connection.backend.ip()));
+                if (opens && connection.is_ending() && !connection.doubtful) || (moves && !is_member && !stays) {
                     promise.anew = true;
                     continue;
                 }
@@ -625,14 +662,25 @@ impl Ledger {
         }
         let members = members.filter(|_| !node.is_martian(from.ip())).map(Vec::as_slice).unwrap_or_default();
         let mut promise = Promise::NOTHING;
+        let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(from.ip()));
+        let policy = node.policies.get(&(to, packet.protocol));
+        let is_refused = policy.is_some_and(|policy| !policy.sources.is_empty() && !is_in(&policy.sources));
         // The stack would refuse such a source without a word, and so does who stands in for it.
-        promise.dropped = node.is_martian(from.ip());
-        if members.is_empty() && !promise.dropped {
+        promise.dropped = node.is_martian(from.ip()) || is_refused;
+        if promise.dropped {
+            return promise;
+        }
+        if members.is_empty() {
             promise.answers.push(Answer::Refused);
         }
-        for member in members {
+        let is_split = policy.is_some_and(|policy| policy.is_local);
+        let is_kept = is_split || (policy.is_some_and(|policy| policy.is_internal) && is_in(&node.kept));
+        let is_outside = is_split && !is_in(&node.pods);
+        // There are backends, but none for this client: it is to try another node.
+        promise.dropped = is_outside && !members.is_empty() && members.iter().all(|member| !member.is_local);
+        for member in members.iter().filter(|member| member.is_local || !is_outside) {
             let is_hairpin = member.address.ip() == from.ip();
-            let lends = is_hairpin || (!member.is_local && !device.has_local_clients);
+            let lends = is_hairpin || (!member.is_local && !device.has_local_clients && !is_kept);
             let mut connection = Connection::new(packet.protocol, (from, to), member.address, now);
             connection.stack = node.stack && !lends && !node.own.contains(&member.address.ip());
             let is_taken = self.holders(&connection).any(|holder| !holder.must_be_dead(now));

@@ -197,6 +197,33 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
+    /// All keys, one at a time: for kinds of maps whose bookmark of a walk is a key. Of those that come and go meanwhile some
+    /// are seen.
+    pub(crate) fn keys(&self) -> io::Result<Vec<K>> {
+        let mut keys: Vec<K> = Vec::new();
+        loop {
+            let mut next = MaybeUninit::<K>::uninit();
+            let mut attributes = ElementAttributes {
+                fd: self.fd.as_raw_fd() as u32,
+                reserved: 0,
+                key: keys.last().map_or(0, |key| std::ptr::from_ref(key) as u64),
+                value: next.as_mut_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: the layout of BPF_MAP_GET_NEXT_KEY; both keys have the map's size, and the first may be null.
+            match unsafe { command(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes) } {
+                // SAFETY: the kernel has written all of it, and any bytes are a valid `Pod`.
+                Ok(_) => keys.push(unsafe { next.assume_init() }),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Err(error) => return Err(error),
+            }
+            // A key that vanishes meanwhile makes the walk begin anew: it must end in any case.
+            if keys.len() >= self.entries as usize {
+                return Ok(keys);
+            }
+        }
+    }
+
     /// All entries, some thousand at a time.
     pub(crate) fn batches(&self) -> Batches<'_, K, V> {
         Batches { map: self, position: None, size: BATCH, done: false }
