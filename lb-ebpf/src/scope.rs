@@ -65,14 +65,14 @@ where
     if service.flags & asks == 0 {
         return CHOOSE;
     }
-    narrow(tables, &asked, key)
+    narrow(tables, asked, key)
 }
 
 const CHOOSE: Verdict = Verdict { ifindex: 0, action: Action::Choose, reason: Reason::NotOurs };
 
 /// The record for the client, where the Service tells its clients apart. Not inlined, so that few Services pay for it.
 #[inline(never)]
-fn narrow<A, T>(tables: &T, asked: &ServiceKey, key: &FlowKey<A>) -> Verdict
+fn narrow<A, T>(tables: &T, asked: ServiceKey, key: &FlowKey<A>) -> Verdict
 where
     A: Address,
     T: Tables + AddressTables<A>,

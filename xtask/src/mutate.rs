@@ -165,8 +165,8 @@ const MUTATIONS: [Mutation; 24] = [
         name: "told-elsewhere",
         breaks: "a client is refused where only other nodes have backends for it",
         file: "lb-ebpf/src/datapath.rs",
-        original: "service.flags & Service::ELSEWHERE != 0",
-        mutated: "service.flags & Service::ELSEWHERE == 0",
+        original: "flags & Service::ELSEWHERE != 0",
+        mutated: "flags & Service::ELSEWHERE == 0",
     },
     Mutation {
         name: "orphans",

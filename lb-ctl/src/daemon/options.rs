@@ -59,7 +59,7 @@ pub struct Options {
     /// node and its reply goes past this one; with this they do not [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub masquerade_all: Option<bool>,
-    /// Which of this node's addresses serve node ports; repeatable. `primary`: those that its Node manifest calls InternalIP,
+    /// Which of this node's addresses serve node ports; repeatable. `primary`: those that its Node manifest calls `InternalIP`,
     /// or, in a family of which it names none, all [default: primary]
     #[arg(long = "nodeport-addresses", value_name = "primary|all|CIDR", value_delimiter = ',')]
     #[serde(default)]

@@ -181,11 +181,11 @@ impl Fragment {
                 ));
             }
             let families: BTreeSet<IpFamily> = served().map(|frontend| frontend.family).collect();
-            let serves = |endpoint: &&EndpointView| {
+            let may_stay = |endpoint: &&EndpointView| {
                 let stays = endpoint.serving || endpoint.chosen || endpoint.chosen_here;
                 stays && families.contains(&endpoint.family())
             };
-            for endpoint in port.endpoints.iter().filter(serves) {
+            for endpoint in port.endpoints.iter().filter(may_stay) {
                 fragment.backends.note(endpoint, false);
                 if port.protocol == Protocol::UDP {
                     fragment.serving.insert((service_port, SocketAddr::new(endpoint.address, endpoint.port)));

@@ -45,9 +45,9 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
             ops.push(MapOp::PutDevice(*index, device));
         }
     }
-    for group in &touched.networks {
+    for &group in &touched.networks {
         let new = networks(image, group).filter(|network| !networks(realized, group).any(|held| held == *network));
-        ops.extend(new.map(|network| MapOp::PutNetwork(*group, network)));
+        ops.extend(new.map(|network| MapOp::PutNetwork(group, network)));
     }
     let (alive, dead) = backends(image, realized, touched);
     ops.extend(alive);
@@ -78,15 +78,15 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
     for index in touched.devices.iter().filter(|index| !image.devices.contains_key(index)) {
         ops.extend(realized.devices.get(index).map(|_| MapOp::DeleteDevice(*index)));
     }
-    for group in &touched.networks {
+    for &group in &touched.networks {
         let old = networks(realized, group).filter(|network| !networks(image, group).any(|wanted| wanted == *network));
-        ops.extend(old.map(|network| MapOp::DeleteNetwork(*group, network)));
+        ops.extend(old.map(|network| MapOp::DeleteNetwork(group, network)));
     }
     ops
 }
 
-fn networks<'i>(image: &'i Image, group: &u32) -> impl Iterator<Item = IpNet> + use<'i> {
-    image.networks.get(group).into_iter().flatten().copied()
+fn networks(image: &Image, group: u32) -> impl Iterator<Item = IpNet> {
+    image.networks.get(&group).into_iter().flatten().copied()
 }
 
 /// The value in the image, where the maps hold another or none.
