@@ -298,7 +298,10 @@ impl Renderer {
             Some((self.records.get(key)?, &bound.fragment, entry))
         });
         entry.into_iter().flat_map(move |(service, fragment, entry)| {
-            fragment.serving_of(entry).filter_map(move |endpoint| {
+            let members = entry.pool.members.iter();
+            let port = |member: &Member| if member.port == 0 { entry.target_port } else { member.port };
+            let members = members.map(move |member| SocketAddr::new(member.address, port(member)));
+            members.chain(fragment.serving_of(entry)).filter_map(move |endpoint| {
                 let (backend, _) = self.backends.get(endpoint.ip())?;
                 Some(Withdrawn { service, backend, port: endpoint.port() })
             })

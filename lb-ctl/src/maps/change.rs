@@ -45,9 +45,9 @@ impl Image {
 }
 
 /// Each network of each group.
-fn networks(image: &Image) -> BTreeMap<(u32, IpNet), ()> {
+fn networks(image: &Image) -> BTreeMap<(u32, IpNet), bool> {
     let groups = image.networks.iter();
-    groups.flat_map(|(group, networks)| networks.iter().map(|network| ((*group, *network), ()))).collect()
+    groups.flat_map(|(group, networks)| networks.iter().map(|network| ((*group, *network), true))).collect()
 }
 
 fn change<K: Ord, V: PartialEq>(
