@@ -30,11 +30,14 @@ pub(super) enum ReadError {
     Url(String),
 }
 
+/// Whether any manifests are named at all.
+pub(super) const fn named(files: &Files) -> Result<(), ReadError> {
+    if files.filename.is_empty() { Err(ReadError::Nothing) } else { Ok(()) }
+}
+
 /// All texts, in the order in which they were named; in a directory by name.
 pub(super) fn read(files: &Files) -> Result<Vec<ManifestText>, ReadError> {
-    if files.filename.is_empty() {
-        return Err(ReadError::Nothing);
-    }
+    named(files)?;
     let mut texts = Vec::new();
     for path in &files.filename {
         let typed = path.to_string_lossy();

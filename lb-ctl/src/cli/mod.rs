@@ -2,7 +2,8 @@
 //!
 //! What the user typed ([`args`]) is kept apart from what it means ([`query`], [`crate::daemon::Config`]).
 //! Exit codes: 0 done; 1 refused (no such object, a manifest with errors, a conflict); 2 it could not be tried (usage,
-//! configuration, privilege, no daemon).
+//! configuration, privilege, no daemon). `plan` has those of diff(1): 0 nothing would change, 1 something would, 2 anything
+//! else.
 
 mod age;
 mod apply;
@@ -14,6 +15,7 @@ mod describe;
 mod get;
 mod manifests;
 mod output;
+mod plan;
 mod query;
 mod status;
 mod tables;
@@ -31,6 +33,8 @@ use std::io;
 pub const SUCCESS: u8 = 0;
 /// Refused.
 pub const REFUSED: u8 = 1;
+/// Of `plan`: something would change.
+pub const CHANGES: u8 = 1;
 /// It could not be tried.
 pub const UNABLE: u8 = 2;
 
@@ -40,6 +44,9 @@ enum Failed {
     /// The daemon refused, or does not answer.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The same where the answer would have been a plan.
+    #[error(transparent)]
+    Plan(ClientError),
     /// Standard output is gone, or full.
     #[error("writing to standard output: {0}")]
     Output(#[from] io::Error),
@@ -74,7 +81,7 @@ impl Failed {
     /// Says it on standard error, as kubectl says it.
     fn report(&self) {
         match self {
-            Failed::Client(ClientError::Refused(failure)) => {
+            Failed::Client(ClientError::Refused(failure)) | Failed::Plan(ClientError::Refused(failure)) => {
                 failure.diagnostics.iter().for_each(|diagnostic| eprintln!("{diagnostic}"));
                 if failure.diagnostics.is_empty() {
                     eprintln!("Error from server ({}): {failure}", failure.reason);
@@ -115,6 +122,9 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Daemon(daemon) => run_daemon(&args.target, *daemon, &mut out),
         Command::Cleanup(cleanup) => cleanup::run(&cleanup, &args.target, &mut out),
         Command::Apply(command) => wait(apply::run(&client, &command, &mut out)),
+        Command::Plan(args::Plan { files, namespace, output }) => {
+            wait(plan::run(&client, &files, namespace.as_deref(), output, &mut out))
+        }
         Command::Delete(command) => wait(delete::run(&client, &command, &mut out)),
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
@@ -140,6 +150,7 @@ fn run_daemon(target: &args::Target, daemon: args::Daemon, out: &mut Output) -> 
     let config = origin.load()?;
     if check_config {
         out.line(format_args!("{config}"))?;
+        config.warnings().iter().for_each(|warning| eprintln!("Warning: {warning}"));
         out.line(format_args!("The configuration is valid. Interfaces, directories and the cgroup that it names are looked for at the start."))?;
         return Ok(SUCCESS);
     }

@@ -6,7 +6,7 @@ use super::memory;
 use crate::api::{Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, ServiceDescription};
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId};
-use crate::store::{Change, Rejected, SourceId, Update};
+use crate::store::{Change, Rejected, Snapshot, SourceId, Update};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use tracing::{error, info, warn};
@@ -15,23 +15,10 @@ impl Engine {
     /// Applies manifests of the CLI: all or nothing. They are in the maps when it returns, or `status` says why not.
     pub(super) fn apply(&mut self, parsed: Parsed) -> Result<ApplyAnswer, Failure> {
         let skipped = parsed.skipped.iter().map(skipped).collect();
-        let places = parsed.objects.iter().enumerate().map(|(place, located)| (located.object.id(), place));
-        let places: HashMap<ObjectId, usize> = places.collect();
+        let places = places(&parsed);
         let done = self.store.apply(&SourceId::Cli, parsed, Timestamp::now()).map_err(refusal)?;
         let mut warnings: Vec<String> = done.warnings.iter().map(ToString::to_string).collect();
-        let outcome = |change| match change {
-            Change::Created => Some(Outcome::Created),
-            Change::Configured => Some(Outcome::Configured),
-            Change::Unchanged => Some(Outcome::Unchanged),
-            // Not by an apply.
-            Change::Deleted => None,
-        };
-        let mut changes = done.changes;
-        changes.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
-        let applied = changes
-            .into_iter()
-            .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
-        let applied = applied.collect();
+        let applied = outcomes(done.changes, &places);
         self.converge();
         warnings.extend(self.keep());
         let waiting = (!self.store.is_synced()).then_some("not every source has been read");
@@ -43,6 +30,10 @@ impl Engine {
     /// Takes news from a feed of sources, such as the watched directory.
     pub(super) fn take_update(&mut self, update: Update) {
         let mut is_much = false;
+        for (_, snapshot) in &update.changes {
+            let Snapshot::Objects(parsed) = snapshot else { continue };
+            parsed.skipped.iter().for_each(|of| info!("skipped {}: lb-ctl does not read this kind", skipped(of)));
+        }
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
             is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
             match outcome {
@@ -90,7 +81,7 @@ impl Engine {
     pub(super) fn describe(&self, key: &Key) -> Result<ServiceDescription, Failure> {
         let id = ObjectId { kind: Kind::Service, key: key.clone() };
         let source = self.store.source_of(&id).map(|source| source.to_string()).unwrap_or_default();
-        let described = self.balancer.describe(key, source);
+        let described = self.balancer.describe(key, source, self.maps.as_ref());
         let described = described.ok_or_else(|| Failure::not_found(Kind::Service, &key.name))?;
         let mut described = described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
         described.problems.extend(self.health.problems_of(key));
@@ -98,12 +89,33 @@ impl Engine {
     }
 }
 
-fn skipped(skipped: &Skipped) -> String {
+/// Where each object stands in the manifests.
+pub(super) fn places(parsed: &Parsed) -> HashMap<ObjectId, usize> {
+    parsed.objects.iter().enumerate().map(|(place, located)| (located.object.id(), place)).collect()
+}
+
+/// What became of each object, in the order of the manifests; those of others come last.
+pub(super) fn outcomes(mut changes: Vec<(ObjectId, Change)>, places: &HashMap<ObjectId, usize>) -> Vec<Applied> {
+    let outcome = |change| match change {
+        Change::Created => Some(Outcome::Created),
+        Change::Configured => Some(Outcome::Configured),
+        Change::Unchanged => Some(Outcome::Unchanged),
+        // Not by an apply.
+        Change::Deleted => None,
+    };
+    changes.sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
+    let applied = changes
+        .into_iter()
+        .filter_map(|(id, change)| outcome(change).map(|outcome| Applied { object: id.into(), outcome }));
+    applied.collect()
+}
+
+pub(super) fn skipped(skipped: &Skipped) -> String {
     let Skipped { origin, line, kind, name, .. } = skipped;
     format!("{}/{name} ({origin}:{line})", kind.to_lowercase())
 }
 
-fn refusal(rejected: Rejected) -> Failure {
+pub(super) fn refusal(rejected: Rejected) -> Failure {
     match rejected {
         Rejected::Invalid(diagnostics) => invalid(&diagnostics),
         Rejected::NotFound(ids) => match ids.as_slice() {

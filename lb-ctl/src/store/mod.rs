@@ -45,7 +45,7 @@ const MANY: usize = 64;
 pub struct Options {
     /// Where applied objects and allocations survive; `None` keeps them in memory only.
     pub state_file: Option<PathBuf>,
-    /// Where ClusterIPs come from; the first one's family is the default.
+    /// Where ClusterIPs come from, one after the other; the first one's family is the default.
     pub service_cidrs: Vec<IpNet>,
     /// Where node ports come from.
     pub node_port_range: RangeInclusive<u16>,
@@ -117,7 +117,14 @@ impl Store {
             }
         }
         store.ledger.commit();
+        let tried = store.state_file.as_ref().map_or(Ok(()), StateFile::try_out);
+        store.state_problem = tried.err().map(|error| state_problem(&error));
         Ok(store)
+    }
+
+    /// Allocates from other service CIDRs from now on. One that goes must have no address in use.
+    pub fn set_service_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), Error> {
+        self.ledger.set_cidrs(cidrs)
     }
 
     /// Announces a feed: until it has delivered, the store is not synced.
@@ -163,6 +170,22 @@ impl Store {
         self.recognize(&applied);
         self.try_refused_again(now);
         Ok(Applied { warnings: [parsed.warnings, applied.warnings].concat(), ..applied })
+    }
+
+    /// What [`Store::apply`] would come to: all objects as they would be, and what would happen to which. Nothing is changed.
+    pub fn rehearse(
+        &mut self,
+        source: &SourceId,
+        parsed: &Parsed,
+        now: Timestamp,
+    ) -> Result<(Arc<Objects>, Applied), Rejected> {
+        self.forget_the_gone();
+        let unsaved = self.unsaved.clone();
+        let (applied, undo) = self.change(source, parsed, BTreeSet::new(), now).map_err(Rejected::Invalid)?;
+        let objects = self.snapshot();
+        self.undo(undo);
+        self.unsaved = unsaved;
+        Ok((objects, Applied { warnings: [parsed.warnings.clone(), applied.warnings].concat(), ..applied }))
     }
 
     /// Makes the objects of `source` exactly those of `parsed`, or leaves them as they are.
@@ -355,16 +378,21 @@ impl Store {
     /// Writes the state; if that fails, the change did not happen.
     fn keep(&mut self, undo: Undo) -> Result<(), Rejected> {
         if let Err(error) = self.save() {
-            self.ledger.roll_back();
-            self.objects = undo.objects;
-            for (id, owner) in undo.owners.into_iter().rev() {
-                self.ownership.set(&id, owner);
-            }
+            self.undo(undo);
             return Err(error.into());
         }
         self.ledger.commit();
         self.state_problem = None;
         Ok(())
+    }
+
+    /// The change did not happen.
+    fn undo(&mut self, undo: Undo) {
+        self.ledger.roll_back();
+        self.objects = undo.objects;
+        for (id, owner) in undo.owners.into_iter().rev() {
+            self.ownership.set(&id, owner);
+        }
     }
 
     /// What came again need not be remembered.
@@ -390,11 +418,7 @@ impl Store {
     /// Writes the state after a change of files, which does not depend on it: a failure is a problem to be shown.
     fn save_if_synced(&mut self) {
         if self.is_synced() {
-            let file = |error: &Error| match error {
-                Error::Io { path, .. } => path.display().to_string(),
-                _ => "state".to_owned(),
-            };
-            self.state_problem = self.save().err().map(|error| (file(&error), error.to_string()));
+            self.state_problem = self.save().err().map(|error| state_problem(&error));
         }
     }
 
@@ -486,4 +510,13 @@ impl Store {
         self.ledger.commit();
         self.unsaved.extend(std::mem::take(&mut self.created).into_keys());
     }
+}
+
+/// The file that cannot be written, and why.
+fn state_problem(error: &Error) -> (String, String) {
+    let file = match error {
+        Error::Io { path, .. } => path.display().to_string(),
+        _ => "state".to_owned(),
+    };
+    (file, error.to_string())
 }
