@@ -56,6 +56,15 @@ impl<A: Copy> FlowKey<A> {
         }
     }
 
+    /// Writes the protocol and the padding behind it, in one word.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
+    pub fn set_protocol(&mut self, protocol: u8) {
+        let at = &raw mut *self;
+        // SAFETY: as above.
+        unsafe { (&raw mut (*at).protocol).cast::<u32>().write_unaligned(u32::from(protocol).to_le()) };
+    }
+
     /// The tuple of the packet that answers this one.
     #[must_use]
     pub fn reversed(&self) -> Self {
@@ -96,6 +105,20 @@ impl NextHop {
     pub const PAIR: u16 = 16;
     /// What is decided once, when the flow is created, and holds for both of its entries.
     pub const FIXED: u16 = Self::LOCAL | Self::STACK | Self::HOST;
+
+    /// Forgets the way out, in words: bytes would be cleared one by one, in a call.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
+    pub fn renew(&mut self, flags: u16, came_to: [u8; 4]) {
+        let at = (&raw mut *self).cast::<u64>();
+        let rest = u64::from(flags) << 16 | u64::from(u32::from_le_bytes(came_to)) << 32;
+        // SAFETY: the record is three aligned words, of which the last holds the MTU and what is given here (asserted below).
+        unsafe {
+            at.write(0);
+            at.add(1).write(0);
+            at.add(2).write(rest.to_le());
+        }
+    }
 
     /// Whether the packet is forwarded here in place of the stack, which costs it a hop.
     pub const fn takes_hop(&self) -> bool {
@@ -380,6 +403,9 @@ record!(
 );
 
 const _: () = {
+    assert!(core::mem::offset_of!(NextHop, mtu) == 16);
+    assert!(core::mem::offset_of!(NextHop, flags) == 18);
+    assert!(core::mem::offset_of!(NextHop, came_to) == 20);
     assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, src_port) + 4 == core::mem::offset_of!(FlowKey<[u8; 4]>, protocol));
     assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, src_port) + 2 == core::mem::offset_of!(FlowKey<[u8; 4]>, dst_port));
     assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, protocol) + 4 == size_of::<FlowKey<[u8; 4]>>());

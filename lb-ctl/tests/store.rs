@@ -479,3 +479,57 @@ fn ten_thousand_services_are_no_quadratic_work() {
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
     println!("{:?}", started.elapsed());
 }
+
+#[test]
+fn service_networks_are_used_up_in_order_and_come_and_go_while_nobody_needs_them() {
+    let cidrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
+    let (first, second) = ("10.1.0.0/30", "10.2.0.0/30");
+    let mut store = Store::open(Options { service_cidrs: cidrs(&[first, second]), ..options(None) }).unwrap();
+    let network = |store: &Store, name: &str| address(store, name).rsplit_once('.').unwrap().0.to_owned();
+    for (name, expected) in [("a", "10.1.0"), ("b", "10.1.0"), ("c", "10.2.0"), ("d", "10.2.0")] {
+        apply(&mut store, &service(name, "")).unwrap();
+        assert_eq!(network(&store, name), expected, "{name}");
+    }
+    let full = errors(apply(&mut store, &service("e", "")));
+    assert!(full[0].contains("no free IPv4 address is left in the service CIDRs"), "{full:?}");
+
+    // A third one comes, in front of the others, and of another family.
+    store.set_service_cidrs(&cidrs(&["fd00:3::/112", "10.3.0.0/30", first, second])).unwrap();
+    apply(&mut store, &service("e", "ipFamilies: [IPv4],")).unwrap();
+    assert_eq!(network(&store, "e"), "10.3.0");
+    apply(&mut store, &service("six", "")).unwrap();
+    assert!(address(&store, "six").starts_with("fd00:3::"));
+
+    let refused = store.set_service_cidrs(&cidrs(&["fd00:3::/112", "10.3.0.0/30", second])).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("service CIDR 10.1.0.0/30 cannot be taken away: service/default/a has 10.1.0."),
+        "{refused}"
+    );
+    assert!(refused.contains("and another Service"), "{refused}");
+    for name in ["a", "b"] {
+        store.delete(&[id(Kind::Service, name)], NOW).unwrap();
+    }
+    store.set_service_cidrs(&cidrs(&["fd00:3::/112", "10.3.0.0/30", second])).unwrap();
+    let gone = errors(apply(&mut store, &service("f", "clusterIP: 10.1.0.1,")));
+    assert!(gone[0].contains("10.1.0.1 is not in a service CIDR"), "{gone:?}");
+    // A wider network that has the addresses in it takes the place of the narrower one.
+    store.set_service_cidrs(&cidrs(&["10.2.0.0/16", "10.3.0.0/30", "fd00:3::/112"])).unwrap();
+    assert!(store.set_service_cidrs(&cidrs(&["10.2.0.0/16", "10.2.4.0/24"])).is_err(), "they overlap");
+}
+
+#[test]
+fn a_state_file_that_cannot_be_written_is_told_at_once_and_files_are_taken_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(options(Some(folder.path()))).unwrap();
+    assert!(store.problems().is_empty());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "trying leaves nothing behind");
+
+    // No folder can be made there, not even by root.
+    store = Store::open(options(Some(Path::new("/proc/none")))).unwrap();
+    let problems = store.problems();
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(problem.diagnostics[0].to_string().contains("cannot be written"), "{problem:?}");
+    store.register(FEED);
+    assert!(deliver(&mut store, &[("a.yaml", Some(&service("a", "")))], true)[0].is_ok());
+    assert_eq!(store.snapshot().services.len(), 1);
+}

@@ -64,8 +64,7 @@ pub fn mirror<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, scratch: &mut Scratc
     mirror.generation = flow.generation;
     mirror.backend = flow.backend;
     mirror.service = flow.service;
-    mirror.hop = NextHop::default();
-    mirror.hop.flags = flow.hop.flags & NextHop::FIXED;
+    mirror.hop.renew(flow.hop.flags & NextHop::FIXED, [0; 4]);
 }
 
 /// Writes the key of the entry for the other direction ([`Flow::partner`]).
@@ -75,8 +74,7 @@ pub fn write_partner<A: Address>(protocol: u8, flow: &Flow<A>, key: &mut FlowKey
     key.dst = flow.src;
     key.src_port = flow.dst_port;
     key.dst_port = flow.src_port;
-    key.protocol = protocol;
-    key.zero = [0; 3];
+    key.set_protocol(protocol);
 }
 
 /// Notes in `flow` what the change from the tuple `key` to the one it writes adds to checksums. Not inlined: it has a stack

@@ -69,7 +69,7 @@ where
         Ok(mut wire) => {
             let mut verdict = look_up(packet, tables, env, &mut wire);
             if verdict.action == Action::Open {
-                verdict = scope::receive(packet, tables, env, &wire.key);
+                verdict = scope::receive(packet, tables, env, &wire.key, verdict.ifindex);
             }
             if verdict.action == Action::Choose {
                 verdict = open_flow(packet, tables, env, &wire);
@@ -172,17 +172,21 @@ pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
     leaves_translated == (E::HOOK == Hook::Egress)
 }
 
-/// Whether a packet between these addresses can be of a flow, or open one ([`lb_common::gate`]).
+/// Whether the address can be ours, or a backend's ([`lb_common::gate`]).
 #[inline(always)]
-fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
-    let is_open = |address: &A| {
-        let Place { word, bit } = Place::of(address.words());
-        tables.gate(word) & bit != 0
-    };
-    is_open(&key.dst) || is_open(&key.src)
+pub(crate) fn is_open<A: Address, T: Tables>(tables: &T, address: &A) -> bool {
+    let Place { word, bit } = Place::of(address.words());
+    tables.gate(word) & bit != 0
 }
 
-/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us.
+/// Whether a packet between these addresses can be of a flow, or open one.
+#[inline(always)]
+fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
+    is_open(tables, &key.dst) || is_open(tables, &key.src)
+}
+
+/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us, for
+/// the owned address whose id stands in place of the interface.
 #[inline(always)]
 fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &mut Wire<A>) -> Verdict
 where
@@ -216,10 +220,12 @@ where
     if wire.is_later() {
         return leave::<A, P, T, E>(packet, tables, env, Reason::Fragment);
     }
-    if E::HOOK == Hook::Egress || tables.owned(&wire.key.dst).is_none() {
-        return Verdict::pass(Reason::NotOurs);
+    if E::HOOK != Hook::Egress
+        && let Some(owned) = tables.owned(&wire.key.dst)
+    {
+        return Verdict { ifindex: owned, action: Action::Open, reason: Reason::NotOurs };
     }
-    Verdict { ifindex: 0, action: Action::Open, reason: Reason::NotOurs }
+    Verdict::pass(Reason::NotOurs)
 }
 
 /// A packet of a flow that is known and stands.
@@ -325,8 +331,7 @@ where
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
-    flow.hop = NextHop::default();
-    flow.hop.came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
+    flow.hop.renew(0, packet.load(MAC_END_OFFSET).unwrap_or_default());
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     if is_host {
         flow.hop.flags = NextHop::HOST;
@@ -456,10 +461,10 @@ where
     if fixed & NextHop::STACK != 0 {
         return Reason::Forwarded;
     }
-    flow.hop = NextHop { flags: fixed, came_to, ..NextHop::default() };
+    flow.hop.renew(fixed, came_to);
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
-    let is_home = flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node_id);
-    if fixed & NextHop::HOST != 0 && is_home {
+    let is_home = || flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node_id);
+    if fixed & NextHop::HOST != 0 && is_home() {
         flow.hop.flags |= NextHop::PAIR;
         return match tables.settings() {
             Some(Settings { host, .. }) if host.ifindex != 0 => {

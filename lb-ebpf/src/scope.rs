@@ -8,7 +8,7 @@
 //! It is asked once, when a flow is opened, so a flow outlives any change of these.
 
 use crate::Address;
-use crate::datapath::{is_for_another_host, refuse};
+use crate::datapath::{is_for_another_host, is_open, refuse};
 use crate::env::Env;
 use crate::packet::Packet;
 use crate::tables::{AddressTables, Tables};
@@ -16,10 +16,11 @@ use crate::verdict::{Action, Verdict};
 use lb_common::network::{KEPT, PODS};
 use lb_common::{Device, FlowKey, Owned, Reason, Scratch, Service, ServiceKey};
 
-/// Looks up what the first packet of a flow asks for. What is found stands in the working memory: the record that counts
-/// for the client, and what is to know of it. Not inlined: it has a stack frame of its own.
+/// Looks up what the first packet of a flow asks for, to the address of ours that has the id `owned`. What is found stands in the
+/// working memory: the record that counts for the client, and what is to know of it. Not inlined: it has a stack frame of its
+/// own.
 #[inline(never)]
-pub(crate) fn receive<P, A, T, E>(packet: &P, tables: &T, env: &E, key: &FlowKey<A>) -> Verdict
+pub(crate) fn receive<P, A, T, E>(packet: &P, tables: &T, env: &E, key: &FlowKey<A>, owned: u32) -> Verdict
 where
     P: Packet,
     A: Address,
@@ -30,9 +31,6 @@ where
     if is_for_another_host(packet, &device) {
         return Verdict::pass(Reason::NotOurs);
     }
-    let Some(owned) = tables.owned(&key.dst) else {
-        return Verdict::pass(Reason::NotOurs);
-    };
     let asked = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
     let Some(service) = tables.service(&asked) else {
         // On an address of the node itself, every other port is the host's.
@@ -45,7 +43,8 @@ where
     // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
     // the node's own addresses, or those of a load balancer, where the node holds them too.
     let is_host = device.flags & Device::HOST != 0;
-    let source = tables.owned(&key.src);
+    // The gate is closed for nearly every client, and small: the table costs a look into memory for each of them.
+    let source = if is_open(tables, &key.src) { tables.owned(&key.src) } else { None };
     if key.src.is_martian() || (source.is_some() && !is_host) {
         return Verdict::drop(Reason::MartianSource);
     }

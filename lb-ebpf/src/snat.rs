@@ -47,7 +47,7 @@ pub fn lend<A: Address, T: Tables + AddressTables<A>, E: Env>(
         return Err(Reason::SctpFragment);
     }
     if flow.flags & Flow::<A>::SNAT == 0 {
-        match claim(tables, key, flow, false) {
+        match claim_own(tables, key, flow) {
             Ok(()) => return Ok(false),
             Err(InsertError::Full) => return Err(Reason::TableFull),
             Err(InsertError::Exists) if keeps_port => return Err(Reason::SctpFragment),
@@ -122,6 +122,32 @@ impl<A: Address, T: Tables + AddressTables<A>> Step for Probe<'_, A, T> {
         };
         false
     }
+}
+
+/// Claims the client's own tuple. It is nearly always free, so the table of new flows is not asked before the entry goes there.
+#[inline(always)]
+fn claim_own<A: Address, T: AddressTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+) -> Result<(), InsertError> {
+    if !is_confirmed(tables, key, flow) {
+        match insert(tables, key, flow) {
+            Err(InsertError::Exists) => {}
+            done => return done,
+        }
+    }
+    claim(tables, key, flow, false)
+}
+
+/// Whether a confirmed flow has the tuple that `flow` rewrites to. Not inlined: it has a stack frame of its own.
+#[inline(never)]
+fn is_confirmed<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    let Some(scratch) = tables.scratch() else {
+        return false;
+    };
+    conntrack::write_partner(key.protocol, flow, &mut scratch.mirror_key);
+    tables.flow(Table::Confirmed, &scratch.mirror_key).is_some()
 }
 
 /// Claims the tuple that `flow` rewrites to, by inserting the reply's entry, if whoever holds it makes way.

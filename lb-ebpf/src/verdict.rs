@@ -35,7 +35,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The interface to leave by, where the action sends the packet on; the MTU, where the answer
-    /// [`Reason::MtuExceeded`] is due; otherwise zero.
+    /// [`Reason::MtuExceeded`] is due; the id of the owned address, where a flow is to be opened; otherwise zero.
     pub ifindex: u32,
     /// What to do.
     pub action: Action,

@@ -232,6 +232,9 @@ fn a_node_that_does_not_forward_says_so() {
     near.sysctl("ipv4/ip_forward", 0).expect("a namespace of our own");
     near.sysctl("ipv6/conf/all/forwarding", 0).expect("a namespace of our own");
     refused(&fixture, to, "forwarding-disabled");
+    let problems = fixture.status().expect("the daemon answers").problems;
+    let told = problems.iter().find(|problem| problem.subject == "forwarding").expect("the status says so");
+    assert!(told.message.contains("`sysctl -w net.ipv4.ip_forward=1`"), "{}", told.message);
 }
 
 /// Nobody is answered, and each attempt is counted for `reason`.

@@ -22,20 +22,50 @@ const BPF_PACKAGES: [&str; 4] = [DEBIAN_COMPILER, "cargo-web", "rust-web-clippy"
 const TEST_PROGRAMS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("c++", "g++"), ("dig", "bind9-dnsutils")];
 
-/// Programs that the bench compares with, and the Debian package of each. Without them it leaves their rows out.
-const PEERS: [(&str, &str); 5] =
-    [("iptables", "iptables"), ("iperf3", "iperf3"), ("wrk", "wrk"), ("haproxy", "haproxy"), ("nginx", "nginx-light")];
+/// What the bench compares with: a file, below the root or below [`peers_root`], and the Debian package that has it.
+const PEERS: [(&str, &str); 6] = [
+    ("usr/sbin/iptables-legacy-restore", "iptables"),
+    ("usr/bin/iperf3", "iperf3"),
+    ("usr/bin/wrk", "wrk"),
+    ("usr/sbin/haproxy", "haproxy"),
+    ("usr/sbin/nginx", "nginx-light"),
+    ("usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+];
 
-/// Installs the peers that are missing.
+/// Where the peers' packages are unpacked.
+fn peers_root() -> PathBuf {
+    workspace::tools().join("peers")
+}
+
+/// Unpacks the peers that are missing below `target/`, with what they depend on: installed, some would start services on this
+/// machine.
 pub(crate) fn peers() -> anyhow::Result<()> {
-    let missing: Vec<String> = PEERS
-        .into_iter()
-        .filter(|(program, _)| !program_exists(program))
-        .map(|(_, package)| package.to_owned())
-        .collect();
-    if !missing.is_empty() {
-        step(format_args!("setup: will install Debian's packages {}", missing.join(" ")));
-        install_packages(&missing)?;
+    let root = peers_root();
+    let is_there = |file: &str| [PathBuf::from("/"), root.clone()].iter().any(|root| root.join(file).exists());
+    let missing: Vec<&str> =
+        PEERS.into_iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step(format_args!(
+        "setup: will unpack Debian's packages {} into {}",
+        missing.join(" "),
+        workspace::relative(&root)
+    ));
+    let archives = root.join("archives");
+    fs::create_dir_all(archives.join("partial")).with_context(|| format!("cannot make {}", archives.display()))?;
+    let mut download = Command::new("apt-get");
+    // Only what is not installed is fetched, and nothing is changed, so no lock is needed.
+    download.args(["-q", "install", "--yes", "--download-only", "--no-install-recommends"]);
+    download.args(["-o", "Debug::NoLocking=1", "-o"]).arg(format!("Dir::Cache::archives={}", archives.display()));
+    download.args(&missing);
+    step(shown(&download));
+    process::run(&mut download)?;
+    for entry in fs::read_dir(&archives)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            process::run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
+        }
     }
     Ok(())
 }

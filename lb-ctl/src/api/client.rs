@@ -2,6 +2,7 @@
 
 use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
+use super::plan::PlanAnswer;
 use super::status::Status;
 use super::types::{ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version};
 use http_body_util::{BodyExt as _, Full};
@@ -96,6 +97,11 @@ impl Client {
     /// Applies manifests: all or nothing.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<ApplyAnswer, ClientError> {
         self.post("/v1/apply", request).await
+    }
+
+    /// What an apply would do, or, without files, what is still to be done. Changes nothing.
+    pub async fn plan(&self, request: &ApplyRequest) -> Result<PlanAnswer, ClientError> {
+        self.post("/v1/plan", request).await
     }
 
     /// Deletes objects: all or nothing.

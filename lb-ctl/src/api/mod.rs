@@ -9,6 +9,7 @@
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
+//! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
 //!
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
@@ -18,6 +19,7 @@ pub mod catalogue;
 pub mod client;
 pub mod description;
 mod endpoints;
+pub mod plan;
 pub mod server;
 pub mod status;
 pub mod types;
@@ -28,6 +30,7 @@ mod round_trip;
 pub use catalogue::{Catalogue, Resource};
 pub use client::{Client, ClientError};
 pub use description::{EndpointDescription, PortDescription, ServiceDescription};
+pub use plan::PlanAnswer;
 pub use server::{Control, ServeError, Server};
 pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,

@@ -41,6 +41,10 @@ impl Control for Pretender {
         Ok(answer)
     }
 
+    async fn plan(&self, request: ApplyRequest) -> Result<PlanAnswer, Failure> {
+        Ok(PlanAnswer { writes: request.files.len(), ..PlanAnswer::default() })
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),

@@ -5,6 +5,7 @@
 
 use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
+use super::plan::PlanAnswer;
 use super::status::Status;
 use super::types::{
     ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason, FlowLine, Items,
@@ -40,6 +41,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub trait Control: Send + Sync + 'static {
     /// Applies manifests: all or nothing.
     fn apply(&self, request: ApplyRequest) -> impl Future<Output = Result<ApplyAnswer, Failure>> + Send;
+    /// What an apply would do, or, without files, what is still to be done. Changes nothing.
+    fn plan(&self, request: ApplyRequest) -> impl Future<Output = Result<PlanAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
@@ -160,6 +163,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/plan", post(plan::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
     let streams = Router::new().route("/v1/flows", get(flows::<C>)).route("/v1/{resource}", get(list::<C>));
     writes
@@ -225,6 +229,13 @@ async fn apply<C: Control>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ApplyAnswer>, Failure> {
     shared.control.apply(parse(body)?).await.map(Json)
+}
+
+async fn plan<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PlanAnswer>, Failure> {
+    shared.control.plan(parse(body)?).await.map(Json)
 }
 
 async fn delete<C: Control>(

@@ -1,8 +1,8 @@
 //! `apply`: sends manifests to the daemon, which takes all of them or none.
 
-use super::args::{Apply, ApplyFormat, DryRun, Files};
+use super::args::{Apply, ApplyFormat, DryRun, Files, ReportFormat};
 use super::output::Output;
-use super::{Failed, REFUSED, SUCCESS, manifests};
+use super::{Failed, REFUSED, SUCCESS, manifests, plan};
 use crate::api::catalogue::Selection;
 use crate::api::{Applied, ApplyAnswer, ApplyRequest, Client, ObjectName, Outcome};
 use crate::manifest::{self, Parsed};
@@ -13,6 +13,10 @@ pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Res
     let prune = if apply.prune { Some(set(&apply.files)?) } else { None };
     let files = manifests::read(&apply.files)?;
     let validate = apply.validate.into();
+    if apply.plan {
+        let request = ApplyRequest { namespace, files, validate, dry_run: true, prune };
+        return plan::run(client, &request, ReportFormat::Text, out).await;
+    }
     let (answer, how) = match apply.dry_run {
         DryRun::Client => {
             let mut parsed = Parsed::default();

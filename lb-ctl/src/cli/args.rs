@@ -47,6 +47,8 @@ pub enum Command {
     Apply(Apply),
     /// Show how the objects of manifests differ from what there is, as an apply would leave them
     Diff(Diff),
+    /// Show what an apply would change in the maps, and what that means for live connections; without -f, what is still to be done
+    Plan(Plan),
     /// Delete objects, by manifest or by name
     Delete(Delete),
     /// List objects
@@ -100,6 +102,9 @@ pub struct Apply {
     /// Where the manifests are.
     #[command(flatten)]
     pub files: Files,
+    /// Apply nothing, but show what would change, as `lb-ctl plan` does and with its exit codes
+    #[arg(long)]
+    pub plan: bool,
     /// Namespace of objects that name none [default: default]
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -181,6 +186,21 @@ impl From<Validate> for manifest::Validate {
             Validate::Ignore => Self::Ignore,
         }
     }
+}
+
+/// `plan`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 nothing would change, 1 something would, 2 it could not be told.")]
+pub struct Plan {
+    /// Where the manifests are.
+    #[command(flatten)]
+    pub files: Files,
+    /// Namespace of objects that name none [default: default]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
 }
 
 /// `delete`

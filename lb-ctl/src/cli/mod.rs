@@ -2,7 +2,8 @@
 //!
 //! What the user typed ([`args`]) is kept apart from what it means ([`query`], [`crate::daemon::Config`]).
 //! Exit codes: 0 done; 1 refused (no such object, a manifest with errors, a conflict); 2 it could not be tried (usage,
-//! configuration, privilege, no daemon). `diff` has those of diff(1): 0 nothing would change, 1 something would, 2 anything else.
+//! configuration, privilege, no daemon). `diff` and `plan` have those of diff(1): 0 nothing would change, 1 something would, 2
+//! anything else.
 
 mod age;
 mod apply;
@@ -15,6 +16,7 @@ mod diff;
 mod get;
 mod manifests;
 mod output;
+mod plan;
 mod query;
 mod status;
 mod tables;
@@ -32,7 +34,7 @@ use std::io;
 pub const SUCCESS: u8 = 0;
 /// Refused.
 pub const REFUSED: u8 = 1;
-/// Of `diff`: something would change.
+/// Of `diff` and `plan`: something would change.
 pub const DIFFERENT: u8 = 1;
 /// It could not be tried.
 pub const UNABLE: u8 = 2;
@@ -122,6 +124,7 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Cleanup(cleanup) => cleanup::run(&cleanup, &args.target, &mut out),
         Command::Apply(command) => wait(apply::run(&client, &command, &mut out)),
         Command::Diff(command) => wait(diff::run(&client, &command, &mut out)),
+        Command::Plan(command) => wait(plan::planned(&client, &command, &mut out)),
         Command::Delete(command) => wait(delete::run(&client, &command, &mut out)),
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
@@ -147,6 +150,7 @@ fn run_daemon(target: &args::Target, daemon: args::Daemon, out: &mut Output) -> 
     let config = origin.load()?;
     if check_config {
         out.line(format_args!("{config}"))?;
+        config.warnings().iter().for_each(|warning| eprintln!("Warning: {warning}"));
         out.line(format_args!("The configuration is valid. Interfaces, directories and the cgroup that it names are looked for at the start."))?;
         return Ok(SUCCESS);
     }

@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, DnsCounters, LentPorts, Status};
+use crate::api::{Client, DnsCounters, InterfaceStatus, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -59,7 +59,7 @@ fn text(status: &Status) -> String {
     }
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
-    let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE", "NOTE"]);
+    let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE"]);
     for interface in &status.interfaces {
         interfaces.push(vec![
             interface.name.clone(),
@@ -67,7 +67,6 @@ fn text(status: &Status) -> String {
             interface.wanted.clone(),
             list(&interface.attached),
             if interface.role.is_empty() { "-".to_owned() } else { interface.role.clone() },
-            interface.note.clone(),
         ]);
     }
     let mut sources = Table::new(vec!["SOURCE", "SYNCED", "OBJECTS"]);
@@ -90,7 +89,10 @@ fn text(status: &Status) -> String {
             format!("{}{remedy}", counter.sentence),
         ]);
     }
-    for table in [interfaces, sources, maps, counters].iter().filter(|table| !table.is_empty()) {
+    if !interfaces.is_empty() {
+        let _ = write!(text, "\n{interfaces}{}", notes(&status.interfaces));
+    }
+    for table in [sources, maps, counters].iter().filter(|table| !table.is_empty()) {
         let _ = write!(text, "\n{table}");
     }
     text.push('\n');
@@ -101,6 +103,22 @@ fn text(status: &Status) -> String {
         for problem in &status.problems {
             let _ = writeln!(text, "  {}: {}", problem.subject, problem.message);
         }
+    }
+    text
+}
+
+/// What is to be said of interfaces, each sentence once: too long for a column of the table.
+fn notes(interfaces: &[InterfaceStatus]) -> String {
+    let mut by_note: Vec<(&str, Vec<&str>)> = Vec::new();
+    for interface in interfaces.iter().filter(|interface| !interface.note.is_empty()) {
+        match by_note.iter_mut().find(|(note, _)| *note == interface.note) {
+            Some((_, names)) => names.push(&interface.name),
+            None => by_note.push((&interface.note, vec![&interface.name])),
+        }
+    }
+    let mut text = String::new();
+    for (note, names) in by_note {
+        let _ = writeln!(text, "  {}: {note}", names.join(", "));
     }
     text
 }
@@ -182,9 +200,11 @@ mod tests {
         DNS messages:   22 (2 by TCP): 15 answered, 6 forwarded (3 failed), 1 refused
         Objects:        1 services, 2 pods
 
-        INTERFACE   INDEX   WANTED   ATTACHED                             ROLE   NOTE
-        eth0        2       auto     xdp-generic,tcx-ingress,tcx-egress   wire   the driver has no native XDP
-        eth7        -       xdp      <none>                               -      no such interface yet
+        INTERFACE   INDEX   WANTED   ATTACHED                             ROLE
+        eth0        2       auto     xdp-generic,tcx-ingress,tcx-egress   wire
+        eth7        -       xdp      <none>                               -
+          eth0: the driver has no native XDP
+          eth7: no such interface yet
 
         SOURCE   SYNCED   OBJECTS
         cli      yes      3

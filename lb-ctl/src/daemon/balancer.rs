@@ -13,7 +13,7 @@ use super::options::{DetectLocal, NodePortAddresses, PathMode};
 use crate::api::catalogue::Catalogue;
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
-use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Withdrawn};
+use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Renderer, Withdrawn};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{Balancing, EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
@@ -56,12 +56,12 @@ pub(super) struct Inputs {
 /// Asks the kernel for the route to an address.
 pub(super) type Routing<'a> = &'a dyn Fn(IpAddr) -> Option<Route>;
 
-/// See the [module](self).
+/// See the [module](self). A clone goes the same way by itself: that is how a change is rehearsed.
+#[derive(Clone)]
 pub(super) struct Balancer {
     node_name: String,
     /// Addresses to lend, if the node has them.
     wanted_addresses: Vec<IpAddr>,
-    maps: Box<dyn LbMaps>,
     reconciler: Reconciler,
     model: Model,
     facts: HostFacts,
@@ -73,20 +73,20 @@ pub(super) struct Balancer {
     events: Events,
     refused: Vec<Refused>,
     objects: Arc<Objects>,
-    /// Where Services are, until the addresses change.
-    destinations: Option<Arc<Destinations>>,
+    /// Where Services are, with the networks that this was asked for; until the addresses change.
+    destinations: Option<(Vec<IpNet>, Arc<Destinations>)>,
     adopted: bool,
 }
 
 impl Balancer {
     /// Takes over what the maps hold.
     pub(super) fn adopt(
-        maps: Box<dyn LbMaps>,
+        maps: &dyn LbMaps,
         node_name: String,
         wanted_addresses: Vec<IpAddr>,
         now: Instant,
     ) -> Result<Self, MapError> {
-        let reconciler = Reconciler::adopt(maps.as_ref(), now)?;
+        let reconciler = Reconciler::adopt(maps, now)?;
         let realized = reconciler.realized();
         let adopted = realized.settings.seed != 0;
         let settings =
@@ -95,7 +95,6 @@ impl Balancer {
         Ok(Self {
             node_name,
             wanted_addresses,
-            maps,
             reconciler,
             model: Model::default(),
             facts,
@@ -196,8 +195,8 @@ impl Balancer {
     }
 
     /// Makes the maps hold what was observed last. Says how many writes it took.
-    pub(super) fn reconcile(&mut self, now: Instant) -> Result<usize, ReconcileError> {
-        let done = self.reconciler.reconcile(self.maps.as_mut(), self.model.views(), &self.facts, now)?;
+    pub(super) fn reconcile(&mut self, maps: &mut dyn LbMaps, now: Instant) -> Result<usize, ReconcileError> {
+        let done = self.reconciler.reconcile(maps, self.model.views(), &self.facts, now)?;
         if done.addresses_changed {
             self.destinations = None;
         }
@@ -211,9 +210,14 @@ impl Balancer {
     }
 
     /// Reads the maps back and repairs what differs. Says how many writes it took.
-    pub(super) fn audit(&mut self) -> Result<usize, ReconcileError> {
+    pub(super) fn audit(&mut self, maps: &mut dyn LbMaps) -> Result<usize, ReconcileError> {
         self.destinations = None;
-        self.reconciler.audit(self.maps.as_mut())
+        self.reconciler.audit(maps)
+    }
+
+    /// Takes nothing for granted of what the maps hold: the next round reads them back.
+    pub(super) fn doubt(&mut self) {
+        self.reconciler.doubt();
     }
 
     /// When to reconcile again although nothing has changed.
@@ -246,7 +250,9 @@ impl Balancer {
     /// Where Services are, as far as the node has a source of the family to use towards them: these networks, and every
     /// address outside of them that is a Service's.
     pub(super) fn destinations(&mut self, networks: &[IpNet]) -> Arc<Destinations> {
-        if let Some(known) = &self.destinations {
+        if let Some((of, known)) = &self.destinations
+            && of == networks
+        {
             return Arc::clone(known);
         }
         let sources = self.lent_addresses();
@@ -255,13 +261,13 @@ impl Balancer {
         let outside = owned.filter(|address| !networks.iter().any(|network| network.contains(address)));
         let all = networks.iter().copied().chain(outside.map(IpNet::from));
         let all = Arc::new(all.filter_map(|to| Some((to, source(to.addr())?))).collect());
-        self.destinations = Some(Arc::clone(&all));
+        self.destinations = Some((networks.to_vec(), Arc::clone(&all)));
         all
     }
 
-    /// The maps.
-    pub(super) fn maps(&self) -> &dyn LbMaps {
-        self.maps.as_ref()
+    /// The ids of frontends.
+    pub(super) fn renderer(&self) -> &Renderer {
+        self.reconciler.renderer()
     }
 
     /// What the maps hold, as far as is known.
@@ -288,7 +294,12 @@ impl Balancer {
     }
 
     /// The description of a Service, or `None` if there is none.
-    pub(super) fn describe(&self, key: &Key, source: String) -> Option<Result<ServiceDescription, MapError>> {
+    pub(super) fn describe(
+        &self,
+        key: &Key,
+        source: String,
+        maps: &dyn LbMaps,
+    ) -> Option<Result<ServiceDescription, MapError>> {
         let service = self.objects.services.get(key)?;
         let view = self.model.views().get(key)?;
         let refused = self.refused.iter().filter(|refused| refused.service == *key);
@@ -303,7 +314,7 @@ impl Balancer {
                 endpoint.local.unwrap_or_else(|| self.facts.is_local(endpoint.address))
             },
         };
-        Some(describe::describe(service, &known, self.reconciler.renderer(), self.maps.as_ref()))
+        Some(describe::describe(service, &known, self.reconciler.renderer(), maps))
     }
 }
 

@@ -10,14 +10,14 @@ use super::engine::{Engine, Parts};
 use super::host_clients::HostClients;
 use super::sources::Sources;
 use super::{Config, Error, config, flows};
-use crate::api::{Catalogue, Failure};
+use crate::api::{Catalogue, Failure, PlanAnswer};
 use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
 use crate::dns::Dns;
 use crate::health::{self, Health};
 use crate::host::{self, HostView};
 use crate::image::Withdrawn;
-use crate::manifest;
+use crate::manifest::{self, Parsed};
 use crate::maps::PinnedMaps;
 use crate::objects::ObjectId;
 use crate::readiness::Readiness;
@@ -89,8 +89,8 @@ impl ByHand {
     pub fn restart(&mut self, config: Config) -> Result<(), Error> {
         self.engine.store = open_store(&config)?;
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
-        let maps = Box::new(self.maps.clone());
-        self.engine.balancer = Balancer::adopt(maps, name.clone(), addresses, self.now()).map_err(Error::Maps)?;
+        let now = self.now();
+        self.engine.balancer = Balancer::adopt(&self.maps, name.clone(), addresses, now).map_err(Error::Maps)?;
         let served = self.engine.balancer.served();
         self.engine.readiness = Readiness::new(name, served, self.runtime.handle().clone());
         self.engine.config = config;
@@ -99,10 +99,15 @@ impl ByHand {
 
     /// Applies manifests, all or none, and brings maps and hooks up to date. The error tells every reason.
     pub fn apply(&mut self, manifests: &str) -> Result<(), String> {
-        let parsed = manifest::parse(manifests, "manifests", "default")
-            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        self.engine.apply(parsed, How::default()).map_err(|failure| reasons(&failure))?;
+        self.engine.apply(parse(manifests)?, How::default()).map_err(|failure| reasons(&failure))?;
         self.finish()
+    }
+
+    /// What would change if these manifests were applied; without any, what is still to be done.
+    pub fn plan(&mut self, manifests: Option<&str>) -> Result<PlanAnswer, String> {
+        let parsed = manifests.map(parse).transpose()?;
+        let foreseen = self.engine.foresee(parsed, None).map_err(|failure| reasons(&failure))?;
+        foreseen.count(&self.maps).map_err(|failure| reasons(&failure))
     }
 
     /// Deletes objects, all or none, and brings maps and hooks up to date.
@@ -179,6 +184,11 @@ fn open_store(config: &Config) -> Result<Store, store::Error> {
     })?;
     store.offer(config.load_balancer_pools.clone());
     Ok(store)
+}
+
+fn parse(manifests: &str) -> Result<Parsed, String> {
+    manifest::parse(manifests, "manifests", "default")
+        .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 /// A refusal in one line.

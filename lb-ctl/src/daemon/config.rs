@@ -231,6 +231,13 @@ impl Config {
 }
 
 impl Config {
+    /// What can be, and is likely not meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let read = |name: &str| std::fs::read_to_string(Path::new("/proc/sys/net/ipv4").join(name)).unwrap_or_default();
+        let local = read("ip_local_port_range");
+        node_port_warnings(&self.node_port_range, &local, &read("ip_local_reserved_ports"))
+    }
+
     /// Names of the settings that differ from `new` and that only a restart can change, since they were built into
     /// maps, paths or locks.
     pub fn needs_restart_for(&self, new: &Self) -> Vec<&'static str> {
@@ -239,7 +246,6 @@ impl Config {
             ("socket", self.socket != new.socket),
             ("instance", self.instance != new.instance),
             ("nodeName", self.node_name != new.node_name),
-            ("serviceCIDRs", self.service_cidrs != new.service_cidrs),
             ("clusterCIDRs", self.cluster_cidrs != new.cluster_cidrs),
             ("detectLocal", self.detect_local != new.detect_local),
             ("masqueradeAll", self.masquerade_all != new.masquerade_all),
@@ -343,8 +349,8 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         if cidr.addr() != cidr.network() {
             return Err(invalid(setting, format!("{cidr} has bits set behind its prefix: write {}", cidr.trunc())));
         }
-        if cidrs[..index].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
-            return Err(invalid(setting, format!("{cidr} is the second network of its family: give one of each")));
+        if let Some(other) = cidrs[..index].iter().find(|other| other.contains(cidr) || cidr.contains(*other)) {
+            return Err(invalid(setting, format!("{cidr} and {other} overlap: give networks apart from each other")));
         }
         let largest = cidr.max_prefix_len() - SERVICE_BITS;
         if cidr.prefix_len() < largest {
@@ -375,6 +381,36 @@ fn check_pools(pools: &[AddressPool], cidrs: &[IpNet]) -> Result<(), ConfigError
         }
     }
     Ok(())
+}
+
+/// Node ports come before whatever else has the port on the node. `local` are the first and the last port that the kernel gives
+/// to the node's own connections, and `reserved` those of them that it does not, as the kernel's files say it.
+fn node_port_warnings(range: &RangeInclusive<u16>, local: &str, reserved: &str) -> Vec<String> {
+    let setting = "--node-port-range (nodePortRange)";
+    let mut warnings = Vec::new();
+    if *range.start() < 1024 {
+        warnings.push(format!(
+            "{setting}: ports below 1024 are those of the node's own servers, such as SSH's 22, whose clients would \
+             reach a Service instead: begin at 1024 or later"
+        ));
+    }
+    let port = |text: &str| text.trim().parse::<u16>().ok();
+    let bounds = |text: &str| match text.split_once(['-', '\t', ' ']) {
+        Some((first, last)) => port(first).zip(port(last)),
+        None => port(text).map(|only| (only, only)),
+    };
+    let Some((first, last)) = bounds(local.trim()) else { return warnings };
+    let (first, last) = (first.max(*range.start()), last.min(*range.end()));
+    let is_reserved =
+        |port: u16| reserved.trim().split(',').filter_map(bounds).any(|(first, last)| (first..=last).contains(&port));
+    if !(first..=last).all(is_reserved) {
+        warnings.push(format!(
+            "{setting}: ports {first}-{last} are also given to connections of the node's own \
+             (net.ipv4.ip_local_port_range), whose replies would reach a Service instead: \
+             `sysctl -w net.ipv4.ip_local_reserved_ports={first}-{last}` keeps them apart"
+        ));
+    }
+    warnings
 }
 
 fn check_snat_addresses(addresses: &[IpAddr]) -> Result<(), ConfigError> {
@@ -538,6 +574,8 @@ mod tests {
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
         insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"config.yaml:1:1: `here` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53");
+        insta::assert_snapshot!(file("serviceCIDRs: [10.96.0.0/33]\n").unwrap_err(), @"config.yaml:1:1: `10.96.0.0/33` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)");
+        insta::assert_snapshot!(file("serviceCIDRs: []\n").unwrap_err(), @"config.yaml:1:1: the list is empty: name networks, or leave the setting out to get the default");
         insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
     }
 
@@ -557,11 +595,21 @@ mod tests {
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["10.0.0.1/8".parse().unwrap()], ..minimal() }), @"--service-cidr (serviceCIDRs): 10.0.0.1/8 has bits set behind its prefix: write 10.0.0.0/8");
         insta::assert_snapshot!(
-            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "11.0.0.0/16".parse().unwrap()], ..minimal() }),
-            @"--service-cidr (serviceCIDRs): 11.0.0.0/16 is the second network of its family: give one of each");
+            refuse(Options { service_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "10.0.7.0/24".parse().unwrap()], ..minimal() }),
+            @"--service-cidr (serviceCIDRs): 10.0.7.0/24 and 10.0.0.0/16 overlap: give networks apart from each other");
         insta::assert_snapshot!(
             refuse(Options { service_cidrs: vec!["0.0.0.0/0".parse().unwrap()], ..minimal() }),
             @"--service-cidr (serviceCIDRs): 0.0.0.0/0 is too large: of a service network at least 12 bits are fixed");
+    }
+
+    #[test]
+    fn node_ports_that_others_use_are_warned_of() {
+        let local = "32768\t60999\n";
+        let warnings = |range, reserved| node_port_warnings(&range, local, reserved);
+        assert_eq!(warnings(30_000..=32_767, ""), [""; 0]);
+        assert_eq!(warnings(30_000..=33_000, "8080,32768-33000\n"), [""; 0]);
+        insta::assert_snapshot!(warnings(30_000..=33_000, "32768-32999").join("\n"), @"--node-port-range (nodePortRange): ports 32768-33000 are also given to connections of the node's own (net.ipv4.ip_local_port_range), whose replies would reach a Service instead: `sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000` keeps them apart");
+        insta::assert_snapshot!(warnings(1..=2000, "").join("\n"), @"--node-port-range (nodePortRange): ports below 1024 are those of the node's own servers, such as SSH's 22, whose clients would reach a Service instead: begin at 1024 or later");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
+use super::flows;
+use super::foresee::Foreseen;
 use crate::api::server::Control;
 use crate::api::{
     ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
-    ManifestText, MapFill, ServiceDescription, Status,
+    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
 };
+use crate::datapath::conntrack::{self, FlowEntry};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
 use lb_common::Settings;
@@ -24,6 +27,8 @@ pub(super) enum Command {
     Apply(Parsed, How, oneshot::Sender<Result<ApplyAnswer, Failure>>),
     /// Deletes objects; `true`: those that are not there are no error.
     Delete(Vec<ObjectId>, bool, oneshot::Sender<Result<DeleteAnswer, Failure>>),
+    /// Tells what applying these, or nothing, would change. They may be all of the set of a name.
+    Plan(Option<Parsed>, Option<String>, oneshot::Sender<Result<Foreseen, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
     /// Tells how everything is.
@@ -41,8 +46,8 @@ pub(super) struct How {
 
 /// The flow tables, read without the engine, which has better things to do.
 pub(super) trait FlowSource: Send + Sync {
-    /// Gives each flow to `sink`, until it wants no more.
-    fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure>;
+    /// Gives each flow that is alive at tick `now` to `sink`, by the entry for what its client sends, until it wants no more.
+    fn each(&self, now: u32, sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure>;
     /// How full the tables are.
     fn fill(&self) -> Fullness;
 }
@@ -95,6 +100,17 @@ impl Control for Handle {
         self.ask(|answer| Command::Delete(ids, ignore_not_found, answer)).await?
     }
 
+    async fn plan(&self, request: ApplyRequest) -> Result<PlanAnswer, Failure> {
+        let ApplyRequest { namespace, files, validate, dry_run: _, prune } = request;
+        let parsed = if files.is_empty() { None } else { Some(read(files, namespace, validate).await?) };
+        let foreseen = self.ask(|answer| Command::Plan(parsed, prune, answer)).await??;
+        let flows = Arc::clone(&self.flows);
+        let counted = tokio::task::spawn_blocking(move || foreseen.count(flows.as_ref()));
+        counted.await.unwrap_or_else(|error| {
+            Err(Failure::new(FailureReason::InternalError, format!("counting connections broke off: {error}")))
+        })
+    }
+
     fn catalogue(&self) -> watch::Receiver<Catalogue> {
         self.catalogue.clone()
     }
@@ -120,9 +136,10 @@ impl Control for Handle {
 
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {
         let (sender, receiver) = mpsc::channel(FLOWS_AHEAD);
-        let flows = Arc::clone(&self.flows);
+        let source = Arc::clone(&self.flows);
         tokio::task::spawn_blocking(move || {
-            let listed = flows.list(&mut |line| sender.blocking_send(line).is_ok());
+            let now = conntrack::now();
+            let listed = source.each(now, &mut |flow| sender.blocking_send(flows::line(flow, now)).is_ok());
             if let Err(failure) = listed {
                 tracing::warn!("listing flows ended early: {failure}");
             }

@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
-use crate::objects::Key;
+use crate::objects::{Key, Objects};
 use crate::readiness::Readiness;
 use crate::store::{Store, Update};
 use jiff::Timestamp;
@@ -71,13 +71,14 @@ pub(super) struct Engine {
     pub(super) config: Config,
     origin: config::Origin,
     pub(super) store: Store,
+    pub(super) maps: Box<dyn LbMaps>,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
     pub(super) readiness: Readiness,
     pub(super) dns: Dns,
-    route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
     commands: mpsc::Receiver<Command>,
@@ -139,13 +140,15 @@ impl Engine {
             withdrawn,
             catalogue,
         } = parts;
-        let balancer = Balancer::adopt(maps, config.node_name.clone(), config.snat_addresses.clone(), Instant::now())?;
+        let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
+        let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
         let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime);
         Ok(Self {
             config,
             origin,
             store,
+            maps,
             hooks,
             host,
             host_clients,
@@ -236,7 +239,7 @@ impl Engine {
         }
         if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
             if self.progress.next_audit.is_some() {
-                match self.balancer.audit() {
+                match self.balancer.audit(self.maps.as_mut()) {
                     Ok(0) => debug!("the maps hold what they should"),
                     Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
                     Err(error) => self.failed(&error),
@@ -332,11 +335,17 @@ impl Engine {
     }
 
     fn observe(&mut self, host: &Arc<HostView>) {
+        let inputs = self.inputs(self.store.snapshot(), Arc::clone(host));
+        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+    }
+
+    /// What the maps would follow from, were these the objects and this the network.
+    pub(super) fn inputs(&self, objects: Arc<Objects>, host: Arc<HostView>) -> Inputs {
         let mut attached = interfaces::devices(self.hooks.as_ref());
         self.host_clients.mark(&mut attached);
-        let inputs = Inputs {
-            objects: Arc::new(self.readiness.judged(&self.store.snapshot())),
-            host: Arc::clone(host),
+        Inputs {
+            objects: Arc::new(self.readiness.judged(&objects)),
+            host,
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),
             pair: self.host_clients.settings(),
@@ -347,12 +356,12 @@ impl Engine {
             masquerade_all: self.config.masquerade_all,
             nodeport_addresses: self.config.nodeport_addresses.clone(),
             no_loopback: !self.config.localhost_nodeports,
-        };
-        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+        }
     }
 
     fn fill(&mut self) -> Result<(), crate::image::ReconcileError> {
-        let reconciled = self.balancer.reconcile(self.now());
+        let now = self.now();
+        let reconciled = self.balancer.reconcile(self.maps.as_mut(), now);
         let withdrawn = self.balancer.take_withdrawn();
         if !withdrawn.is_empty() {
             // Nobody listens any more: the daemon is ending.
@@ -367,7 +376,7 @@ impl Engine {
     }
 
     /// The engine's clock.
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         Instant::now() + self.ahead
     }
 
@@ -380,7 +389,13 @@ impl Engine {
 
     fn reload(&mut self) {
         notify::reloading();
-        match self.origin.load() {
+        let loaded = self.origin.load().map_err(|error| error.to_string());
+        // All of it or nothing: a network that cannot go is as good as a file that cannot be read.
+        let taken = loaded.and_then(|new| match self.store.set_service_cidrs(&new.service_cidrs) {
+            Ok(()) => Ok(new),
+            Err(error) => Err(error.to_string()),
+        });
+        match taken {
             Ok(new) => {
                 for setting in self.config.needs_restart_for(&new) {
                     warn!(setting, "changed in the configuration, but takes effect only with a restart");
@@ -396,12 +411,13 @@ impl Engine {
                 self.config.balancing = new.balancing;
                 self.config.maglev_seed = new.maglev_seed;
                 self.config.healthz_address = new.healthz_address;
+                self.config.service_cidrs = new.service_cidrs;
                 self.config_problem = None;
                 info!("configuration reloaded");
             }
             Err(error) => {
                 error!("the configuration was not reloaded: {error}");
-                self.config_problem = Some(error.to_string());
+                self.config_problem = Some(error);
             }
         }
         self.sources.look_anew();
@@ -421,6 +437,7 @@ impl Engine {
                 }
             }
             Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
+            Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Status(answer) => drop(answer.send(self.status())),
         }

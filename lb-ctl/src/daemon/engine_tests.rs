@@ -10,18 +10,18 @@ use super::{Config, Options, config};
 use crate::api::catalogue::Selection;
 use crate::api::server::Control as _;
 use crate::api::{
-    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, FlowLine, ManifestText, ObjectName, Outcome,
-    Resource,
+    ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
+use crate::datapath::conntrack::FlowEntry;
 use crate::host::HostView;
 use crate::manifest::Validate;
-use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps};
+use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
 use crate::objects::{Key, Kind, Objects};
 use crate::store::{self, Store};
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +47,7 @@ status: {podIP: 10.244.0.5, phase: Running}
 struct NoFlows;
 
 impl super::control::FlowSource for NoFlows {
-    fn list(&self, _sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
+    fn each(&self, _now: u32, _sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -90,6 +90,9 @@ fn start_with(
         ..options
     };
     let config = Config::resolve(options.clone()).unwrap();
+    let file = config_file(directory);
+    // It says nothing, until a test writes it.
+    std::fs::File::options().create(true).append(true).open(&file).unwrap();
     let mut store = Store::open(store::Options {
         state_file: Some(config.state_file.clone()),
         service_cidrs: config.service_cidrs.clone(),
@@ -109,7 +112,7 @@ fn start_with(
     let dns = crate::dns::Dns::new(config.dns.clone(), tokio::runtime::Handle::current());
     let parts = Parts {
         config,
-        origin: config::Origin { flags: options, file: Some("/dev/null".into()) },
+        origin: config::Origin { flags: options, file: Some(file) },
         store,
         maps: Box::new(maps),
         hooks: Box::new(hooks),
@@ -129,6 +132,11 @@ fn start_with(
     tokio::task::spawn_local(engine.run());
     let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
+}
+
+/// The configuration that an engine reads at a reload.
+fn config_file(directory: &TempDir) -> PathBuf {
+    directory.path().join("config.yaml")
 }
 
 /// Runs a test on one thread, where the engine is too.
@@ -502,5 +510,94 @@ fn a_file_that_turns_bad_keeps_its_objects_and_shows_in_status() {
         assert!(has_pod());
         std::fs::remove_file(&path).unwrap();
         eventually("the pod is gone", async || !has_pod()).await;
+    });
+}
+
+#[test]
+fn a_plan_tells_what_an_apply_then_does_and_changes_nothing() {
+    on_one_thread(async {
+        let maps = SharedMaps::new(FakeMaps::default());
+        let running = start(maps.clone(), &directory(), None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        let nothing = || ApplyRequest { files: Vec::new(), ..manifests("") };
+        assert!(!running.handle.plan(nothing()).await.unwrap().is_change());
+
+        let before = maps.0.lock().unwrap().image();
+        let (first, second) = (manifests(WEB), manifests(WEB));
+        let plan = running.handle.plan(first).await.unwrap();
+        assert_eq!(maps.0.lock().unwrap().image(), before, "a plan writes nothing");
+        assert_eq!(running.handle.catalogue().borrow().services.len(), 0);
+        assert_eq!(plan, running.handle.plan(second).await.unwrap(), "and leaves nothing behind");
+        assert!(plan.objects.iter().all(|applied| applied.outcome == Outcome::Created));
+
+        maps.0.lock().unwrap().log.clear();
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        assert_eq!(maps.0.lock().unwrap().log.len(), plan.writes);
+        let after = maps.0.lock().unwrap().image();
+        let entries = |name: &str| plan.maps.iter().find(|map| map.name == name).unwrap().entries_after;
+        assert_eq!((entries("SERVICES"), entries("BACKENDS")), (after.services.len(), after.backends.len()));
+        assert!(!running.handle.plan(manifests(WEB)).await.unwrap().is_change());
+        assert!(!running.handle.plan(nothing()).await.unwrap().is_change());
+
+        // Someone else changes a map: that is still to be done, and whose Service it is.
+        let key = *after.services.keys().next().unwrap();
+        maps.0.lock().unwrap().apply(&MapOp::DeleteService(key)).unwrap();
+        let plan = running.handle.plan(nothing()).await.unwrap();
+        assert_eq!(plan.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), ["web"]);
+        assert!(plan.is_change() && plan.objects.is_empty());
+    });
+}
+
+#[test]
+fn a_plan_warns_of_what_would_not_be_served_and_refuses_what_an_apply_would() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["eth0"]);
+        let lonely =
+            WEB.replace("selector: {app: web}", "selector: {app: shop}").replace("name: web}", "name: lonely}");
+        let plan = running.handle.plan(manifests(&lonely)).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("app=shop")), "{:?}", plan.warnings);
+        let unnamed = WEB.replace("targetPort: 8080", "targetPort: http");
+        let plan = running.handle.plan(manifests(&unnamed)).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("http")), "{:?}", plan.warnings);
+        let bad = WEB.replace("port: 80,", "port: 800000,");
+        assert_eq!(running.handle.plan(manifests(&bad)).await.unwrap_err().reason, FailureReason::Invalid);
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let taken = WEB.replace("name: web}", "name: other}");
+        let refused = running.handle.plan(manifests(&taken)).await.unwrap_err();
+        assert!(refused.diagnostics[0].contains("30080 is in use by service/default/web"), "{refused:?}");
+    });
+}
+
+#[test]
+fn service_networks_come_and_go_by_a_reload_unless_a_service_needs_them() {
+    on_one_thread(async {
+        let directory = directory();
+        let running = start(FakeMaps::default(), &directory, None, &["eth0"]);
+        eventually("ready", async || running.handle.status().await.unwrap().ready).await;
+        let reload = |networks: &str| {
+            std::fs::write(config_file(&directory), format!("serviceCIDRs: [{networks}]")).unwrap();
+            // Every engine of this process hears it; the others read what they know.
+            nix::sys::signal::raise(nix::sys::signal::SIGHUP).unwrap();
+        };
+        let problem = async || {
+            let problems = running.handle.status().await.unwrap().problems;
+            problems.into_iter().find(|problem| problem.subject == "configuration").map(|problem| problem.message)
+        };
+        let there =
+            |address: &str| manifests(&WEB.replace("spec:\n  type", &format!("spec:\n  clusterIP: {address}\n  type")));
+        let refused = running.handle.apply(there("10.128.0.9")).await.unwrap_err();
+        assert!(refused.diagnostics[0].contains("is not in a service CIDR"), "{refused:?}");
+        reload("10.96.0.0/12, 10.128.0.0/16");
+        eventually("the second network is taken from", async || {
+            running.handle.apply(there("10.128.0.9")).await.is_ok()
+        })
+        .await;
+        reload("10.96.0.0/12");
+        let kept = "service CIDR 10.128.0.0/16 cannot be taken away: service/default/web has 10.128.0.9;";
+        eventually("it is kept", async || problem().await.is_some_and(|message| message.starts_with(kept))).await;
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        reload("10.96.0.0/12");
+        eventually("it is gone", async || problem().await.is_none()).await;
+        assert!(running.handle.apply(there("10.128.0.9")).await.is_err());
     });
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const KEPT: usize = 16;
 
 /// The latest events of every Service that exists.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Events(BTreeMap<Key, VecDeque<ServiceEvent>>);
 
 impl Events {

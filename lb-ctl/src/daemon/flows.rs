@@ -21,12 +21,11 @@ const STEPS_A_ROUND: usize = 128;
 const STEP_LIMITS: (usize, usize) = (2048, 65_536);
 
 impl FlowSource for PinnedMaps {
-    fn list(&self, sink: &mut dyn FnMut(FlowLine) -> bool) -> Result<(), Failure> {
-        let now = conntrack::now();
+    fn each(&self, now: u32, sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure> {
         for entry in self.flow_tables().iter() {
             let entry = entry.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
             // Each flow has an entry for replies too, which says the same from the other side.
-            if !entry.is_reply() && !entry.is_expired(now) && !sink(line(&entry, now)) {
+            if !entry.is_reply() && !entry.is_expired(now) && !sink(&entry) {
                 break;
             }
         }
@@ -55,7 +54,8 @@ impl FlowSource for PinnedMaps {
     }
 }
 
-fn line(entry: &FlowEntry, now: u32) -> FlowLine {
+/// The line of a flow in a listing.
+pub(super) fn line(entry: &FlowEntry, now: u32) -> FlowLine {
     let seconds = |ticks: u32| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000;
     let idle = now.saturating_sub(entry.tick);
     let left = entry.state().timeout_ticks().saturating_sub(idle);

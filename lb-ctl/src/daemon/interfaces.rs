@@ -124,6 +124,11 @@ impl Interfaces {
         if !std::mem::take(&mut self.is_due) {
             return false;
         }
+        for attachment in hooks.attachments() {
+            if !host.interfaces.contains_key(&attachment.ifindex) {
+                info!(interface = attachment.name, ifindex = attachment.ifindex, "the interface is gone");
+            }
+        }
         let mut changed = hooks.refresh(host);
         self.refused.retain(|index, _| host.interfaces.contains_key(index));
         let managed: BTreeMap<u32, Mode> =

@@ -15,6 +15,7 @@ mod events;
 #[cfg(test)]
 mod fakes;
 mod flows;
+mod foresee;
 mod host_clients;
 mod interfaces;
 pub mod logging;
@@ -50,7 +51,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Requests that wait for the engine.
 const COMMANDS_AHEAD: usize = 64;
@@ -93,6 +94,7 @@ pub enum Error {
 pub fn run(config: Config, origin: config::Origin) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), instance = config.instance, node = config.node_name, "starting");
+    config.warnings().iter().for_each(|warning| warn!("{warning}"));
     allow_many_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
@@ -117,6 +119,10 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         node_port_range: config.node_port_range.clone(),
     })?;
     store.offer(config.load_balancer_pools.clone());
+    // Daemon and manifests work all the same.
+    for problem in store.problems() {
+        problem.diagnostics.iter().for_each(|diagnostic| error!("{diagnostic}"));
+    }
     let (sources, updates) = Sources::open(config.manifests.clone(), &mut store)?;
     if let Some(cgroup) = &config.socket_lb {
         // A name that is none is told at once, not by and by.

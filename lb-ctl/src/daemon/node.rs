@@ -137,7 +137,7 @@ pub(super) fn lent_addresses(
 
 /// Which of the endpoints that nobody placed on a node are behind this one, as the kernel routes them. Remembers what it
 /// asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Placement {
     /// The views that were seen last.
     views: Views,
@@ -189,7 +189,7 @@ fn unplaced(view: &ServiceView) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The interfaces by which other nodes are reached, as the kernel routes their addresses. Remembers what it asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct WaysToNodes(BTreeMap<IpAddr, Option<u32>>);
 
 impl WaysToNodes {

@@ -43,10 +43,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     #[expect(clippy::doc_markdown, reason = "it is the help text")]
-    /// Network that ClusterIPs are allocated from; repeatable, the first gives the default family
-    /// [default: 10.96.0.0/12 and fd00:10:96::/112]
-    #[arg(long = "service-cidr", value_name = "CIDR")]
-    #[serde(default, rename = "serviceCIDRs")]
+    /// Network that ClusterIPs are allocated from; repeatable, those of a family are used up one after the other, and the first
+    /// of all gives the default family [default: 10.96.0.0/12 and fd00:10:96::/112]
+    #[arg(long = "service-cidr", value_name = "CIDR", value_parser = network)]
+    #[serde(default, rename = "serviceCIDRs", deserialize_with = "networks")]
     pub service_cidrs: Vec<IpNet>,
     /// Network of the cluster's pods; repeatable. Clients in it are of the cluster: on addresses from outside no policy
     /// keeps them on one node
@@ -184,6 +184,25 @@ impl Options {
             log_format: self.log_format.or(weaker.log_format),
         }
     }
+}
+
+/// A text is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)")]
+pub struct NetworkError(String);
+
+/// A network as typed.
+fn network(text: &str) -> Result<IpNet, NetworkError> {
+    text.trim().parse().map_err(|_| NetworkError(text.to_owned()))
+}
+
+/// Networks of the configuration file: one at least, since an empty list could mean none as well as the default.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    if texts.is_empty() {
+        return Err(D::Error::custom("the list is empty: name networks, or leave the setting out to get the default"));
+    }
+    texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
 }
 
 /// What tells pods from clients outside.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use lb_common::{Reason, maps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 impl Engine {
     /// How everything is. How full the flow tables are is told by others: it costs a walk.
@@ -30,7 +31,8 @@ impl Engine {
         problems.extend(self.health.problems());
         problems.extend(self.readiness.problems());
         problems.extend(self.dns.problems());
-        let counters = match self.balancer.maps().reasons() {
+        problems.extend(self.not_forwarding().map(|message| problem("forwarding", &message)));
+        let counters = match self.maps.reasons() {
             Ok(counts) => counts
                 .iter()
                 .enumerate()
@@ -72,9 +74,24 @@ impl Engine {
             sources: self.sources(&objects),
             objects: counted(&objects),
             problems,
-            maps: fill(self.balancer.realized(), self.balancer.maps()),
+            maps: fill(self.balancer.realized(), self.maps.as_ref()),
             counters,
         }
+    }
+
+    /// The sysctls of the families that the node has addresses of, and that forbid it to forward.
+    fn not_forwarding(&self) -> impl Iterator<Item = String> {
+        let addresses = self.balancer.node_addresses();
+        let families = [
+            (addresses.iter().any(IpAddr::is_ipv4), "net.ipv4.ip_forward"),
+            (addresses.iter().any(IpAddr::is_ipv6), "net.ipv6.conf.all.forwarding"),
+        ];
+        let is_off = |name: &str| {
+            let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+            std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0")
+        };
+        let off = families.into_iter().filter(move |(has, name)| *has && is_off(name));
+        off.map(|(_, name)| format!("{name} is 0, so nothing can be sent on to pods: `sysctl -w {name}=1`"))
     }
 
     /// Whose sockets are served, and what the node's own processes cannot reach.

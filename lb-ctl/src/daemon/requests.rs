@@ -9,7 +9,7 @@ use crate::api::{
 };
 use crate::manifest::{Parsed, Skipped};
 use crate::objects::{Key, Kind, ObjectId, Objects};
-use crate::store::{self, Change, Rejected, SourceId, Update};
+use crate::store::{self, Change, Rejected, Snapshot, SourceId, Update};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap};
 use tracing::{error, info, warn};
@@ -17,10 +17,7 @@ use tracing::{error, info, warn};
 impl Engine {
     /// Applies manifests of the CLI: all or nothing. They are in the maps when it returns, or `status` says why not.
     pub(super) fn apply(&mut self, mut parsed: Parsed, how: How) -> Result<ApplyAnswer, Failure> {
-        let removed = how.prune.map_or_else(BTreeSet::new, |set| {
-            store::mark(&mut parsed, &set);
-            self.store.left_over(&parsed, &set)
-        });
+        let removed = self.left_over(&mut parsed, how.prune);
         if how.dry_run {
             return self.rehearse(parsed, removed);
         }
@@ -39,6 +36,14 @@ impl Engine {
         let reason = self.failure().or(waiting);
         warnings.extend(reason.map(|reason| format!("accepted, but not in the datapath yet: {reason}")));
         Ok(ApplyAnswer { applied, skipped, warnings, pruned, rehearsed: Vec::new() })
+    }
+
+    /// What goes when these are all of the set of this name, which they are marked with.
+    pub(super) fn left_over(&self, parsed: &mut Parsed, set: Option<String>) -> BTreeSet<ObjectId> {
+        set.map_or_else(BTreeSet::new, |set| {
+            store::mark(parsed, &set);
+            self.store.left_over(parsed, &set)
+        })
     }
 
     /// Tells what an apply would do.
@@ -65,6 +70,10 @@ impl Engine {
     /// Takes news from a feed of sources, such as the watched directory.
     pub(super) fn take_update(&mut self, update: Update) {
         let mut is_much = false;
+        for (_, snapshot) in &update.changes {
+            let Snapshot::Objects(parsed) = snapshot else { continue };
+            parsed.skipped.iter().for_each(|of| info!("skipped {}: lb-ctl does not read this kind", skipped(of)));
+        }
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
             is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
             match outcome {
@@ -112,7 +121,7 @@ impl Engine {
     pub(super) fn describe(&self, key: &Key) -> Result<ServiceDescription, Failure> {
         let id = ObjectId { kind: Kind::Service, key: key.clone() };
         let source = self.store.source_of(&id).map(|source| source.to_string()).unwrap_or_default();
-        let described = self.balancer.describe(key, source);
+        let described = self.balancer.describe(key, source, self.maps.as_ref());
         let described = described.ok_or_else(|| Failure::not_found(Kind::Service, &key.name))?;
         let mut described = described.map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))?;
         described.problems.extend(self.health.problems_of(key));
@@ -149,12 +158,12 @@ pub(super) fn outcomes(mut changes: Vec<(ObjectId, Change)>, places: &HashMap<Ob
     applied.collect()
 }
 
-fn skipped(skipped: &Skipped) -> String {
+pub(super) fn skipped(skipped: &Skipped) -> String {
     let Skipped { origin, line, kind, name, .. } = skipped;
     format!("{}/{name} ({origin}:{line})", kind.to_lowercase())
 }
 
-fn refusal(rejected: Rejected) -> Failure {
+pub(super) fn refusal(rejected: Rejected) -> Failure {
     match rejected {
         Rejected::Invalid(diagnostics) => invalid(&diagnostics),
         Rejected::NotFound(ids) => match ids.as_slice() {

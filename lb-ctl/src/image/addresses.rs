@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Every owned address in the image.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Addresses {
     entries: BTreeMap<IpAddr, Entry>,
     /// Addresses of the node itself; where one is a Service's too, the node's role counts.
@@ -25,7 +25,7 @@ pub(super) struct Addresses {
     capacity: [u32; 2],
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     id: u32,
     uses: u32,

@@ -48,7 +48,7 @@ pub(super) fn octets(address: IpAddr) -> ([u8; 16], u8) {
 }
 
 /// Every backend record in the image, by address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Backends {
     entries: BTreeMap<IpAddr, Entry>,
     ids: Ids,
@@ -63,7 +63,7 @@ pub(super) struct Backends {
     changed: BTreeSet<IpAddr>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     id: u32,
     generation: u16,

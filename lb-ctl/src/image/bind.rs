@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A fragment and what it got.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bound {
     pub(super) fragment: Fragment,
     /// For each entry that was bound, its record and the sets of its pools.
@@ -288,5 +288,23 @@ impl Renderer {
                 }
             }
         }
+    }
+
+    /// The endpoints of a service port, those too that get no new connections and keep those they have.
+    pub fn endpoints_of(&self, key: ServiceKey) -> impl Iterator<Item = Withdrawn> {
+        let bound = self.records.owner(key).and_then(|owner| self.bound.get(owner));
+        let entry = bound.and_then(|bound| {
+            let (entry, _) = bound.fragment.entries.iter().zip(&bound.entries).find(|(_, (of, _))| *of == key)?;
+            Some((self.records.get(key)?, &bound.fragment, entry))
+        });
+        entry.into_iter().flat_map(move |(service, fragment, entry)| {
+            let members = entry.pool.members.iter();
+            let port = |member: &Member| if member.port == 0 { entry.target_port } else { member.port };
+            let members = members.map(move |member| SocketAddr::new(member.address, port(member)));
+            members.chain(fragment.serving_of(entry)).filter_map(move |endpoint| {
+                let (backend, _) = self.backends.get(endpoint.ip())?;
+                Some(Withdrawn { service, backend, port: endpoint.port() })
+            })
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The ids `0..capacity` of one map.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ids {
     capacity: u32,
     /// Ids from here on were never given out.

@@ -28,6 +28,7 @@ mod records;
 mod renderer;
 mod restore;
 mod sets;
+mod share;
 mod text;
 mod touched;
 mod withdrawn;
@@ -40,7 +41,8 @@ pub use host::{HostFacts, Routes};
 pub use plan::plan;
 pub use reconcile::{ReconcileError, Reconciled, Reconciler};
 pub use renderer::{Refusal, Refused, Renderer};
-pub use withdrawn::Withdrawn;
+pub use share::{moved_share, redrawn_share};
+pub use withdrawn::{Withdrawn, members};
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use lb_common::maps;
 use std::collections::BTreeSet;
 
 /// How many networks of each family are in the image, and how many fit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Networks {
     held: [usize; 2],
     capacity: [u32; 2],

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The slots `0..capacity`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ranges {
     capacity: u32,
     /// Free runs: first slot to length. No two touch.

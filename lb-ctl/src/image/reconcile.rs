@@ -28,7 +28,7 @@ pub struct ReconcileError {
 }
 
 /// A renderer and what the maps hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reconciler {
     renderer: Renderer,
     realized: Image,
@@ -79,6 +79,11 @@ impl Reconciler {
         let ops = plan(self.renderer.image(), &self.realized);
         self.perform(maps, &ops)?;
         Ok(ops.len())
+    }
+
+    /// Takes nothing for granted of what the maps hold: the next round reads them back.
+    pub fn doubt(&mut self) {
+        self.is_sure = false;
     }
 
     fn perform(&mut self, maps: &mut dyn LbMaps, ops: &[MapOp]) -> Result<(), MapError> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Every service record in the image.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Records {
     entries: BTreeMap<ServiceKey, Record>,
     ids: Ids,
@@ -19,7 +19,7 @@ pub(super) struct Records {
     capacity: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     id: u32,
     /// The Service whose frontend it is. `None`: nobody's any more, or of a former daemon and not claimed yet.

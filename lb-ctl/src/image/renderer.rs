@@ -74,7 +74,7 @@ pub struct Refused {
 }
 
 /// Renders views into an image. See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Renderer {
     /// The views of the last render.
     pub(super) views: Views,
@@ -166,6 +166,11 @@ impl Renderer {
     /// The counter ids of the service records of a frontend: indexes into `SERVICE_STATS`. None for a frontend that is not
     /// served.
     pub fn service_ids(&self, frontend: &Frontend) -> impl Iterator<Item = u32> {
+        self.records_of(frontend).map(|(_, id)| id)
+    }
+
+    /// The service records of a frontend, with their counter ids.
+    pub fn records_of(&self, frontend: &Frontend) -> impl Iterator<Item = (ServiceKey, u32)> {
         let address = match frontend.place() {
             _ if frontend.lost_to.is_some() => None,
             Place::Node => Some(Owned::NODE_ID),
@@ -173,7 +178,7 @@ impl Renderer {
         };
         let (protocol, version) = (frontend.protocol.number(), frontend.family.version());
         let key = address.map(|address| ServiceKey::new(address, frontend.port, protocol, version));
-        key.into_iter().flat_map(|key| [key, key.within()]).filter_map(|key| self.records.get(key))
+        key.into_iter().flat_map(|key| [key, key.within()]).filter_map(|key| Some((key, self.records.get(key)?)))
     }
 
     /// The id of the backend with this address: the index into `BACKEND_STATS`.

@@ -11,7 +11,7 @@ use std::time::Instant;
 pub(super) type Slots = Arc<[Slot]>;
 
 /// Every set in the image, by its content.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sets {
     by_content: HashMap<Slots, Published>,
     ranges: Ranges,

@@ -31,10 +31,11 @@ pub(super) fn endpoints(image: &Image, ops: &[MapOp]) -> HashSet<(ServiceKey, Wi
         }
         _ => None,
     });
-    changed.flat_map(|(key, service)| of_service(image, service).map(move |endpoint| (key, endpoint))).collect()
+    changed.flat_map(|(key, service)| members(image, service).map(move |endpoint| (key, endpoint))).collect()
 }
 
-fn of_service<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item = Withdrawn> + 'i {
+/// The endpoints of a service port in order of their slots, each as it is called once it is withdrawn.
+pub fn members<'i>(image: &'i Image, service: &'i Service) -> impl Iterator<Item = Withdrawn> + 'i {
     let set = service.backends;
     let slots = image.slots.range(set.base()..set.base().saturating_add(set.count()));
     slots.map(|(_, slot)| {

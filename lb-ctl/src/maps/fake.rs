@@ -44,6 +44,11 @@ impl FakeMaps {
         }
     }
 
+    /// Maps of these sizes that hold `image`.
+    pub fn holding(image: Image, max_flows: u32) -> Self {
+        Self { slots: image.slots.clone(), image, ..Self::new(max_flows) }
+    }
+
     /// What the maps hold.
     pub fn image(&self) -> Image {
         let mut image = Image { slots: self.slots.clone(), ..self.image.clone() };

@@ -3,10 +3,12 @@
 //! [`LbMaps`] has three implementations: the pinned maps of a running datapath, an in-memory one, and one that fails
 //! on demand.
 
+mod change;
 mod fake;
 mod faulty;
 pub(crate) mod pinned;
 
+pub use change::MapChange;
 pub use fake::FakeMaps;
 pub use faulty::{Fault, FaultyMaps};
 pub use pinned::PinnedMaps;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 type Claimant = (Timestamp, Key, usize, usize);
 
 /// Everything that Services want.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Claims(BTreeSet<(Identity, Claimant)>);
 
 impl Claims {

@@ -62,7 +62,7 @@ pub fn services(objects: &Objects, node: &NodeView) -> Views {
 }
 
 /// The views of some objects, and what it takes to follow changes of these.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     objects: Objects,
     node: NodeView,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 type Label = (String, String, String);
 
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
     slices: Members<EndpointSlice>,
     pods: Members<Pod>,
@@ -133,7 +133,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 }
 
 /// Objects of one kind by the Service, of their own namespace, that they are for; each list in order of name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Members<T>(HashMap<Key, Vec<Arc<T>>>);
 
 impl<T> Default for Members<T> {

@@ -76,7 +76,11 @@ pub fn clean_up(name: &Name) -> Result<(), Error> {
 
 /// Removes every playground of a demo that no running process holds.
 pub fn clean_up_all() -> Result<(), Error> {
-    for name in Name::all(super::name::DEMO) {
+    let names = Name::all(super::name::DEMO);
+    if names.is_empty() {
+        say(format_args!("no playground of a demo is left"));
+    }
+    for name in names {
         if janitor::lock(&name)?.is_some() {
             clean_up(&name)?;
         } else {

@@ -1,7 +1,7 @@
 //! What the store refuses, and why.
 
 use crate::manifest::Diagnostic;
-use crate::objects::ObjectId;
+use crate::objects::{Key, ObjectId};
 use std::io;
 use std::path::PathBuf;
 
@@ -65,6 +65,22 @@ pub enum Error {
         cidr: ipnet::IpNet,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// A service CIDR that is to go has addresses in use.
+    #[error(
+        "service CIDR {cidr} cannot be taken away: service/{owner} has {address}{}; delete such Services first, or leave \
+         the CIDR where it is",
+        match others { 0 => String::new(), 1 => ", and another Service an address of it".to_owned(), _ => format!(", and {others} others have addresses of it") }
+    )]
+    ServiceCidrInUse {
+        /// The range.
+        cidr: ipnet::IpNet,
+        /// A Service with an address of it.
+        owner: Key,
+        /// That address.
+        address: std::net::IpAddr,
+        /// How many more addresses of it are in use.
+        others: usize,
     },
     /// There is not one service CIDR.
     #[error("no service CIDR is given: ClusterIPs have to come from one, such as 10.96.0.0/16")]

@@ -55,6 +55,11 @@ impl Ledger {
         Ok(Self { addresses, ports, balancers: Balancers::new() })
     }
 
+    /// Takes other service CIDRs, unless a Service has an address of one that goes.
+    pub(super) fn set_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), Error> {
+        self.addresses.set_cidrs(cidrs)
+    }
+
     /// The families a Service may have.
     pub(super) fn families(&self) -> Vec<IpFamily> {
         self.addresses.families()

@@ -51,7 +51,7 @@ const MANY: usize = 64;
 pub struct Options {
     /// Where applied objects and allocations survive; `None` keeps them in memory only.
     pub state_file: Option<PathBuf>,
-    /// Where ClusterIPs come from; the first one's family is the default.
+    /// Where ClusterIPs come from, one after the other; the first one's family is the default.
     pub service_cidrs: Vec<IpNet>,
     /// Where node ports come from.
     pub node_port_range: RangeInclusive<u16>,
@@ -129,6 +129,8 @@ impl Store {
             }
         }
         store.ledger.commit();
+        let tried = store.state_file.as_ref().map_or(Ok(()), StateFile::try_out);
+        store.state_problem = tried.err().map(|error| state_problem(&error));
         Ok(store)
     }
 
@@ -193,6 +195,11 @@ impl Store {
                 applied.changes.push((id, Change::Configured));
             }
         }
+    }
+
+    /// Allocates from other service CIDRs from now on. One that goes must have no address in use.
+    pub fn set_service_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), Error> {
+        self.ledger.set_cidrs(cidrs)
     }
 
     /// Announces a feed: until it has delivered, the store is not synced.
@@ -545,11 +552,7 @@ impl Store {
     /// Writes the state after a change of files, which does not depend on it: a failure is a problem to be shown.
     fn save_if_synced(&mut self) {
         if self.is_synced() {
-            let file = |error: &Error| match error {
-                Error::Io { path, .. } => path.display().to_string(),
-                _ => "state".to_owned(),
-            };
-            self.state_problem = self.save().err().map(|error| (file(&error), error.to_string()));
+            self.state_problem = self.save().err().map(|error| state_problem(&error));
         }
     }
 
@@ -648,4 +651,13 @@ fn waits(object: &Object) -> Option<Key> {
     let Object::Service(service) = object else { return None };
     let waits = service.spec.r#type == ServiceType::LoadBalancer && service.status.load_balancer.ingress.is_empty();
     waits.then(|| service.metadata.key())
+}
+
+/// The file that cannot be written, and why.
+fn state_problem(error: &Error) -> (String, String) {
+    let file = match error {
+        Error::Io { path, .. } => path.display().to_string(),
+        _ => "state".to_owned(),
+    };
+    (file, error.to_string())
 }

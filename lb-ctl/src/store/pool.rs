@@ -113,19 +113,25 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn new(cidrs: &[IpNet]) -> Result<Self, Error> {
-        let mut ranges = Vec::new();
-        for cidr in cidrs {
-            let cidr = cidr.trunc();
-            let overlaps = |(other, _): &(IpNet, Band)| other.contains(&cidr) || cidr.contains(other);
-            if ranges.iter().any(overlaps) {
-                return Err(Error::ServiceCidr { cidr, reason: "overlaps another service CIDR" });
+        Ok(Self { pool: Pool::new(), ranges: ranges(cidrs)? })
+    }
+
+    /// Takes other ranges, unless a Service has an address of one that goes.
+    pub(super) fn set_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), Error> {
+        let ranges = ranges(cidrs)?;
+        let stays = |address: &IpAddr| ranges.iter().any(|(cidr, _)| cidr.contains(address));
+        for (cidr, _) in &self.ranges {
+            let of_cidr = self.pool.holders.iter().filter(|(address, _)| cidr.contains(*address) && !stays(address));
+            let mut held: Vec<(Key, IpAddr)> =
+                of_cidr.map(|(address, holder)| (holder.owner.clone(), *address)).collect();
+            held.sort();
+            if let Some((owner, address)) = held.first() {
+                let (owner, address, others) = (owner.clone(), *address, held.len() - 1);
+                return Err(Error::ServiceCidrInUse { cidr: *cidr, owner, address, others });
             }
-            if cidr.addr().is_loopback() || cidr.addr().is_multicast() {
-                return Err(Error::ServiceCidr { cidr, reason: "is not a range of ordinary addresses" });
-            }
-            ranges.push((cidr, band(cidr)));
         }
-        if ranges.is_empty() { Err(Error::NoServiceCidr) } else { Ok(Self { pool: Pool::new(), ranges }) }
+        self.ranges = ranges;
+        Ok(())
     }
 
     /// The configured families, the default one first.
@@ -161,6 +167,23 @@ impl Addresses {
         let mut bands = self.ranges.iter().filter(of_family);
         bands.find_map(|(_, band)| self.pool.choose(*band, owner, |value| address(family, value)))
     }
+}
+
+/// The ranges in the order in which they are chosen from.
+fn ranges(cidrs: &[IpNet]) -> Result<Vec<(IpNet, Band)>, Error> {
+    let mut ranges = Vec::new();
+    for cidr in cidrs {
+        let cidr = cidr.trunc();
+        let overlaps = |(other, _): &(IpNet, Band)| other.contains(&cidr) || cidr.contains(other);
+        if ranges.iter().any(overlaps) {
+            return Err(Error::ServiceCidr { cidr, reason: "overlaps another service CIDR" });
+        }
+        if cidr.addr().is_loopback() || cidr.addr().is_multicast() {
+            return Err(Error::ServiceCidr { cidr, reason: "is not a range of ordinary addresses" });
+        }
+        ranges.push((cidr, band(cidr)));
+    }
+    if ranges.is_empty() { Err(Error::NoServiceCidr) } else { Ok(ranges) }
 }
 
 fn band(cidr: IpNet) -> Band {

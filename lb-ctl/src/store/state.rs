@@ -257,6 +257,17 @@ impl StateFile {
         }
     }
 
+    /// Whether it can be written at all: better known at the start than at the first change.
+    pub(super) fn try_out(&self) -> Result<(), Error> {
+        let temporary = self.beside(".tmp");
+        let tried = fs::create_dir_all(self.folder()).and_then(|()| private(&temporary));
+        tried.and_then(|_| fs::remove_file(&temporary)).map_err(|error| self.not_written(error))
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// Whether it is time to write the whole.
     pub(super) fn wants_all(&self) -> bool {
         self.journal.as_ref().is_none_or(|journal| journal.length > journal.limit)
@@ -312,8 +323,8 @@ impl StateFile {
     }
 
     fn write(&mut self, state: &Written) -> io::Result<()> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
+        let folder = self.folder().to_owned();
+        fs::create_dir_all(&folder)?;
         let temporary = self.beside(".tmp");
         let mut file = BufWriter::new(private(&temporary)?);
         serde_json::to_writer(&mut file, state)?;
@@ -326,7 +337,7 @@ impl StateFile {
         File::open(&copy)?.sync_all()?;
         fs::rename(&temporary, &self.path)?;
         fs::rename(&copy, self.beside(".bak"))?;
-        File::open(folder)?.sync_all()?;
+        File::open(&folder)?.sync_all()?;
         // Its lines are in the file now, and in the copy.
         let journal = private(&self.beside(".journal"))?;
         File::open(folder)?.sync_all()?;

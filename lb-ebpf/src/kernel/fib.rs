@@ -16,8 +16,9 @@ struct Lookup {
     /// In: where the packet came in; out: where it leaves.
     ifindex: u32,
     tos_or_flowinfo: u32,
-    source: [u8; 16],
-    destination: [u8; 16],
+    /// In words too: bytes would be cleared and copied one by one.
+    source: [u64; 2],
+    destination: [u64; 2],
     /// VLAN or table (4 bytes), source MAC (6), destination MAC (6); as words for the same reason.
     tail: [u64; 2],
 }
@@ -41,6 +42,17 @@ const _: () = assert!(core::mem::size_of::<Lookup>() == 64);
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 
+/// Writes an address as it lies in a packet, with zeros behind it.
+#[inline(always)]
+fn put<A: Address>(at: &mut [u64; 2], address: &A) {
+    if A::VERSION == 4 {
+        *at = [u64::from((address.words()[0] as u32).to_be()), 0];
+    } else {
+        // SAFETY: an address of IPv6 is as large as the two words.
+        unsafe { (&raw mut *at).cast::<A>().write_unaligned(*address) };
+    }
+}
+
 /// The MTU of a device, or the largest there is if the kernel does not tell.
 #[inline(always)]
 fn device_mtu(ctx: *mut c_void, ifindex: u32) -> u16 {
@@ -60,15 +72,12 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
         head: family | u64::from(key.protocol) << 8 | ports << 16 | 1 << 48,
         ifindex,
         tos_or_flowinfo: 0,
-        source: [0; 16],
-        destination: [0; 16],
+        source: [0; 2],
+        destination: [0; 2],
         tail: [0; 2],
     };
-    // SAFETY: an address is 4 or 16 bytes at the start of a field of 16.
-    unsafe {
-        (&raw mut lookup.source).cast::<A>().write_unaligned(key.src);
-        (&raw mut lookup.destination).cast::<A>().write_unaligned(key.dst);
-    }
+    put(&mut lookup.source, &key.src);
+    put(&mut lookup.destination, &key.dst);
     // SAFETY: the context of this program, and a structure of the size the kernel knows.
     let answer = unsafe { bpf_fib_lookup(ctx, (&raw mut lookup).cast(), core::mem::size_of::<Lookup>() as i32, 0) };
     // The helper leaves the gateway, or else the destination, in place of the destination, and its family.
@@ -78,7 +87,10 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
         // SAFETY: this CPU's own copy.
         let neighbour = unsafe { &mut *neighbour };
         neighbour.family = (lookup.head & 0xff) as u32;
-        neighbour.address = lookup.destination;
+        // In words, as all of this.
+        let [first, second] = lookup.destination.map(u64::to_ne_bytes);
+        neighbour.address[..8].copy_from_slice(&first);
+        neighbour.address[8..].copy_from_slice(&second);
     }
     match answer {
         // BPF_FIB_LKUP_RET_SUCCESS, _NO_NEIGH (the MACs are then zero)

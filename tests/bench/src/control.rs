@@ -27,7 +27,7 @@ const ENDPOINTS: u32 = 10;
 /// Flows that the maps are made for: the daemon's default, which also bounds the number of Services.
 const MAX_FLOWS: u32 = lb_common::maps::DEFAULT_MAX_FLOWS;
 /// The Service whose endpoint changes, by the API, the CLI or the watched directory: these stand behind all others.
-const WATCHED: u32 = 1 << 20;
+const WATCHED: u32 = 1 << 19;
 /// For how long it is watched doing nothing.
 const IDLE: Duration = Duration::from_secs(5);
 /// For how long a change may take.

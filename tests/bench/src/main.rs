@@ -1,18 +1,25 @@
 //! The bench: what lb-ctl costs against yardsticks and peers, in one run on one machine. Run by `cargo xtask bench`.
 
+mod applications;
 mod check;
 mod control;
 mod document;
+mod established;
+mod flood;
 mod maglev;
 mod manifests;
 mod measure;
 mod node;
+mod opening;
 mod packets;
 mod path;
 mod plot;
 mod report;
+mod rules;
+mod scale;
 mod statistics;
 mod targets;
+mod tools;
 mod wrapper;
 
 use anyhow::{Context, ensure};
@@ -23,6 +30,7 @@ use std::{fmt, fs};
 
 use crate::packets::Bench;
 use crate::report::Report;
+use crate::tools::Tools;
 use crate::wrapper::Wrapper;
 
 /// How much is measured.
@@ -35,16 +43,18 @@ pub(crate) struct Extent {
     pub(crate) packets: u32,
     /// Numbers of flows, each a power of two.
     pub(crate) flows: Vec<u32>,
+    /// Whether UDP is measured too.
+    pub(crate) udp: bool,
     /// Numbers of Services.
     pub(crate) services: Vec<u32>,
-    /// Flows that the maps are made for.
-    pub(crate) max_flows: u32,
     /// Numbers of Services for the control plane.
     pub(crate) control: Vec<u32>,
     /// Numbers of Services for the whole path.
     pub(crate) path: Vec<u32>,
     /// How often an endpoint is changed.
     pub(crate) changes: u32,
+    /// Rounds of a second for each application and who is between.
+    pub(crate) application_rounds: u32,
 }
 
 #[derive(Parser)]
@@ -76,7 +86,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_parser = flows)]
     flows: Vec<u32>,
     /// Measure only this part.
-    #[arg(long, value_parser = ["packet", "path", "control"])]
+    #[arg(long, value_parser = ["established", "opening", "flood", "scale", "control", "path", "applications"])]
     only: Vec<String>,
 }
 
@@ -116,16 +126,18 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         extent.flows.clone_from(&args.flows);
     }
     let mut report = Report::new(extent.name);
-    if args.wants("packet") {
-        packets(args, &extent, &mut report)?;
-    }
+    let tools = Tools::of(&args.workspace);
+    packets(args, &extent, &mut report)?;
     if args.wants("control") {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
         control::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
     }
     if args.wants("path") {
         let mut wrapper = Wrapper::load(&args.yardsticks, 1024)?;
-        path::all(&args.lb_ctl, &mut wrapper, &extent, &mut report)?;
+        path::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &mut report)?;
+    }
+    if args.wants("applications") {
+        applications::all(&args.lb_ctl, &tools, &extent, &mut report)?;
     }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
@@ -140,9 +152,21 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 }
 
 fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    // As many entries as the table of confirmed flows has.
-    let wrapper = Wrapper::load(&args.yardsticks, extent.max_flows * 2)?;
-    Bench { wrapper, extent, datapath: args.datapath.as_deref() }.all(&args.lb_ctl, report)
+    let bench =
+        Bench { lb_ctl: &args.lb_ctl, yardsticks: &args.yardsticks, extent, datapath: args.datapath.as_deref() };
+    if args.wants("established") {
+        established::all(&bench, report)?;
+    }
+    if args.wants("opening") {
+        opening::all(&bench, report)?;
+    }
+    if args.wants("flood") {
+        flood::all(&bench, report)?;
+    }
+    if args.wants("scale") && extent.services.len() > 1 {
+        scale::all(&bench, report)?;
+    }
+    Ok(())
 }
 
 /// Measures twice and compares with the committed figures.
@@ -168,21 +192,18 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
 }
 
 impl Extent {
-    /// So that the table of confirmed flows has 2.5 entries for each of the most flows. The same in every run: the size of a
-    /// table shows in the figures.
-    const MAX_FLOWS: u32 = 5 << 17;
-
     fn quick() -> Self {
         Self {
             name: "quick",
             rounds: 5,
             packets: 131_072,
-            flows: vec![1, 1024, 65_536],
+            flows: vec![1, 65_536],
+            udp: false,
             services: vec![10, 10_000],
-            max_flows: Self::MAX_FLOWS,
-            control: vec![0, 1000, 10_000],
+            control: vec![0, 10_000],
             path: vec![10],
             changes: 40,
+            application_rounds: 1,
         }
     }
 
@@ -192,11 +213,12 @@ impl Extent {
             rounds: 15,
             packets: 262_144,
             flows: vec![1, 1024, 65_536, 524_288],
+            udp: true,
             services: vec![10, 1000, 10_000, 100_000],
-            max_flows: Self::MAX_FLOWS,
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
             changes: 300,
+            application_rounds: 5,
         }
     }
 

@@ -48,10 +48,24 @@ pub(crate) struct Measured {
     pub(crate) frame: Vec<u8>,
 }
 
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn empty() -> Self {
+        Self { own: Rounds::default(), floor: Rounds::default(), share: 1.0, frame: Vec::new() }
+    }
+
+    /// Adds later rounds of the same.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.own.0.extend(later.own.0);
+        self.floor.0.extend(later.floor.0);
+        self.share = self.share.min(later.share);
+        self.frame = later.frame;
+    }
+}
+
 /// Runs the members for so many rounds.
 pub(crate) fn rounds(wrapper: &mut Wrapper, members: &mut [Member<'_>], rounds: u32) -> anyhow::Result<Vec<Measured>> {
-    let empty = || Measured { own: Rounds::default(), floor: Rounds::default(), share: 1.0, frame: Vec::new() };
-    let mut measured: Vec<Measured> = iter::repeat_with(empty).take(members.len()).collect();
+    let mut measured: Vec<Measured> = iter::repeat_with(Measured::empty).take(members.len()).collect();
     for _ in 0..rounds {
         for (member, measured) in members.iter_mut().zip(&mut measured) {
             let floor = wrapper.yardstick(member.hook, "nothing")?;

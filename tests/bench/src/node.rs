@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{io::Write, thread};
 
-use crate::manifests;
+use crate::manifests::{self, BACKEND4, BACKEND6};
 use crate::wrapper::Hook;
 
 /// How long the daemon may take for what it is told.
@@ -39,7 +39,6 @@ pub(crate) struct Node {
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
-    inside: u32,
 }
 
 impl Node {
@@ -72,9 +71,17 @@ impl Node {
                 ip(space, &format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent"))?;
             }
         }
-        let (uplink, inside) = (links.index("eth0")?, links.index("eth1")?);
+        let uplink = links.index("eth0")?;
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, inside, playground })
+        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, playground })
+    }
+
+    /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
+    /// by the other interface.
+    pub(crate) fn route_hot(&self, back: bool) -> anyhow::Result<()> {
+        let (gateway, device) = if back { (CLIENT, "eth0") } else { (NODE2, "eth1") };
+        ip(self.space(), &format!("route replace {BACKEND4}/32 via {} dev {device}", gateway.v4))?;
+        ip(self.space(), &format!("-6 route replace {BACKEND6}/128 via {} dev {device}", gateway.v6))
     }
 
     fn start_daemon(&mut self, max_flows: u32) -> anyhow::Result<()> {
@@ -161,11 +168,6 @@ impl Node {
         self.uplink
     }
 
-    /// The interface that backends answer by.
-    pub(crate) fn inside(&self) -> u32 {
-        self.inside
-    }
-
     /// Runs the CLI.
     pub(crate) fn cli(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         let mut command = Command::new(&self.binary);
@@ -187,8 +189,8 @@ impl Node {
 
     /// Applies the hot Service and `services` others with `endpoints` endpoints each, and waits until they are in the maps.
     pub(crate) fn fill(&mut self, services: u32, endpoints: u32) -> anyhow::Result<()> {
-        /// A request has a largest size.
-        const AT_ONCE: u32 = 20_000;
+        /// A request has a largest size, and half a minute.
+        const AT_ONCE: u32 = 5_000;
         self.cli(&["apply", "-f", "-"], &manifests::hot())?;
         for first in (0..services).step_by(AT_ONCE as usize) {
             let text = manifests::services(first..(first + AT_ONCE).min(services), endpoints);

@@ -3,24 +3,23 @@
 //! Frames are made at the client's end by a generator in the kernel and counted at the backend's end. In between is
 //! everything: the cables, the node's receive path, whoever balances, and the way out. All frames must arrive.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use lb_ctl::playground::links::Links;
 use lb_ctl::playground::offload::Offload;
 use lb_ctl::playground::topology::Node as Role;
 use lb_tests::frames;
 use lb_yardsticks::Place;
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::manifests::{self, BACKEND_PORT, BACKEND4, FIRST, HOT4};
+use crate::manifests::{BACKEND_PORT, BACKEND4, FIRST, HOT4};
 use crate::node::{Node, client4};
 use crate::report::{Part, Report, Row};
+use crate::rules::{self, Served};
 use crate::statistics::{self, Rounds};
+use crate::tools::Tools;
 use crate::wrapper::{Packets, Wrapper};
 use crate::{Extent, say};
 
@@ -67,18 +66,26 @@ struct Contender {
 }
 
 /// Measures all of it.
-pub(crate) fn all(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    let mut contenders =
-        vec![Contender::new(Who::Floor, 0, binary, wrapper)?, Contender::new(Who::Routing, 0, binary, wrapper)?];
-    let iptables = ["iptables-legacy-restore", "iptables-restore"].into_iter().find(|program| exists(program));
-    if iptables.is_none() {
-        report.skip("whole path, iptables: iptables is not installed (`cargo xtask bench --setup`)");
+pub(crate) fn all(
+    binary: &Path,
+    tools: &Tools,
+    wrapper: &mut Wrapper,
+    extent: &Extent,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut contenders = vec![
+        Contender::new(Who::Floor, 0, binary, tools, wrapper)?,
+        Contender::new(Who::Routing, 0, binary, tools, wrapper)?,
+    ];
+    let has_iptables = tools.find("iptables-legacy-restore").is_some();
+    if !has_iptables {
+        report.skip("whole path, iptables: there is no iptables-legacy-restore");
     }
     for services in extent.path.clone() {
         for who in [Who::Ours, Who::Nftables, Who::Iptables] {
-            if who != Who::Iptables || iptables.is_some() {
+            if who != Who::Iptables || has_iptables {
                 say(format_args!("whole path: {} with {services} Services", who.name()));
-                contenders.push(Contender::new(who, services, binary, wrapper)?);
+                contenders.push(Contender::new(who, services, binary, tools, wrapper)?);
             }
         }
     }
@@ -111,14 +118,11 @@ pub(crate) fn all(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, report:
             });
         }
     }
-    for peer in ["haproxy", "nginx", "wrk", "iperf3"] {
-        report.skip(format!("applications: {peer} is not compared yet"));
-    }
     Ok(())
 }
 
 impl Contender {
-    fn new(who: Who, services: u32, binary: &Path, wrapper: &mut Wrapper) -> anyhow::Result<Self> {
+    fn new(who: Who, services: u32, binary: &Path, tools: &Tools, wrapper: &mut Wrapper) -> anyhow::Result<Self> {
         let mut node = if who == Who::Ours {
             Node::start(binary, lb_common::maps::DEFAULT_MAX_FLOWS)?
         } else {
@@ -131,11 +135,9 @@ impl Contender {
                 node.fill(services, 10)?;
                 node.end_daemon()?;
             }
-            Who::Nftables => feed(&node, "nft", &["-f", "-"], &nftables(services))?,
+            Who::Nftables => tools.feed(node.space(), "nft", &["-f", "-"], &rules::nftables(&services_of(services)))?,
             Who::Iptables => {
-                let program =
-                    if exists("iptables-legacy-restore") { "iptables-legacy-restore" } else { "iptables-restore" };
-                feed(&node, program, &[], &iptables(services))?;
+                tools.feed(node.space(), "iptables-legacy-restore", &[], &rules::iptables(&services_of(services)))?;
             }
         }
         // As a NIC would have it: without NAPI a veth takes no frames that XDP sends.
@@ -193,111 +195,13 @@ fn header_checksum_without_addresses(frame: &[u8]) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-fn exists(program: &str) -> bool {
-    ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().any(|directory| Path::new(directory).join(program).exists())
-}
-
-/// Runs a program in the node's namespace with `text` on its standard input.
-fn feed(node: &Node, program: &str, arguments: &[&str], text: &str) -> anyhow::Result<()> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped());
-    let mut child = node.space().spawn(&mut command)?;
-    child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
-    let status = child.wait()?;
-    ensure!(status.success(), "{program} refuses the rules: {status}");
-    Ok(())
-}
-
-/// Address, protocol, port and endpoints of all Services, the one that is measured last.
-fn services(number: u32) -> impl Iterator<Item = (Ipv4Addr, &'static str, u16, Vec<Ipv4Addr>)> {
+/// So many Services with ten endpoints each, and the one that is measured last.
+fn services_of(number: u32) -> Vec<Served> {
     let others = (0..number).map(|number| {
         let address = Ipv4Addr::from_bits(FIRST.to_bits() + number);
         let endpoints = (0..10).map(|index| Ipv4Addr::from_bits(0x0ac8_0000 + (number * 10 + index) % 4096)).collect();
-        (address, "tcp", 80, endpoints)
+        Served { address, protocol: "tcp", port: 80, endpoints, target: BACKEND_PORT }
     });
-    others.chain([(HOT4, "udp", 53, vec![manifests::BACKEND4])])
-}
-
-/// What kube-proxy writes in its mode nftables (`pkg/proxy/nftables/proxier.go`), for a cluster whose network it is not told: a verdict map from address, protocol and port
-/// to the Service's chain, there a random choice, and a chain for each endpoint.
-fn nftables(number: u32) -> String {
-    let mut chains = String::new();
-    let mut elements = Vec::new();
-    for (index, (address, protocol, port, endpoints)) in services(number).enumerate() {
-        let mut choices = Vec::new();
-        for (place, endpoint) in endpoints.iter().enumerate() {
-            writeln!(
-                chains,
-                "chain endpoint-{index}-{place} {{ ip saddr {endpoint} jump mark-for-masquerade; meta l4proto {protocol} dnat to {endpoint}:{BACKEND_PORT}; }}"
-            )
-            .expect("a String takes all");
-            choices.push(format!("{place} : goto endpoint-{index}-{place}"));
-        }
-        writeln!(
-            chains,
-            "chain service-{index} {{ numgen random mod {} vmap {{ {} }}; }}",
-            choices.len(),
-            choices.join(", ")
-        )
-        .expect("a String takes all");
-        elements.push(format!("{address} . {protocol} . {port} : goto service-{index}"));
-    }
-    format!(
-        "table ip kube-proxy {{
-chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}
-chain masquerading {{ meta mark and 0x4000 == 0 return; meta mark set meta mark xor 0x4000; masquerade fully-random; }}
-{chains}map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {} }} }}
-chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}
-chain nat-prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}
-chain nat-output {{ type nat hook output priority -100; policy accept; jump services; }}
-chain nat-postrouting {{ type nat hook postrouting priority srcnat; policy accept; jump masquerading; }}
-}}
-",
-        elements.join(",\n")
-    )
-}
-
-/// What kube-proxy writes in its mode iptables (`pkg/proxy/iptables/proxier.go`): one rule for each Service in one list, there a
-/// rule for each endpoint with its probability, and a chain for each endpoint.
-fn iptables(number: u32) -> String {
-    let mut chains = String::from(
-        "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-NODEPORTS - [0:0]\n",
-    );
-    let mut rules = String::from(
-        "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
--A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
--A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING
--A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
--A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
--A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
--A KUBE-POSTROUTING -j MASQUERADE --random-fully
-",
-    );
-    for (index, (address, protocol, port, endpoints)) in services(number).enumerate() {
-        writeln!(chains, ":KUBE-SVC-{index} - [0:0]").expect("a String takes all");
-        writeln!(
-            rules,
-            "-A KUBE-SERVICES -d {address}/32 -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-{index}"
-        )
-        .expect("a String takes all");
-        for (place, endpoint) in endpoints.iter().enumerate() {
-            let left = endpoints.len() - place;
-            let chance = if left > 1 {
-                format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64)
-            } else {
-                String::new()
-            };
-            writeln!(chains, ":KUBE-SEP-{index}-{place} - [0:0]").expect("a String takes all");
-            write!(
-                rules,
-                "-A KUBE-SVC-{index} {chance}-j KUBE-SEP-{index}-{place}
--A KUBE-SEP-{index}-{place} -s {endpoint}/32 -j KUBE-MARK-MASQ
--A KUBE-SEP-{index}-{place} -p {protocol} -m {protocol} -j DNAT --to-destination {endpoint}:{BACKEND_PORT}
-"
-            )
-            .expect("a String takes all");
-        }
-    }
-    rules += "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n";
-    format!("{chains}{rules}COMMIT\n")
+    let hot = Served { address: HOT4, protocol: "udp", port: 53, endpoints: vec![BACKEND4], target: BACKEND_PORT };
+    others.chain([hot]).collect()
 }

@@ -15,6 +15,8 @@ pub(crate) enum Part {
     Packet,
     /// The whole path through a node.
     Path,
+    /// Clients and servers through a node.
+    Application,
     /// From manifests to maps.
     Control,
 }
@@ -107,7 +109,7 @@ impl Report {
     /// All figures as a table for a terminal.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
-        for part in [Part::Packet, Part::Path, Part::Control] {
+        for part in [Part::Packet, Part::Path, Part::Application, Part::Control] {
             let rows: Vec<_> = self.rows.iter().filter(|row| row.part == part).collect();
             if !rows.is_empty() {
                 writeln!(text, "\n{}", Row::HEADER).expect("a String takes all");

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::maps;
 use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, WORDS_AT};
 use std::fs;
 use std::path::Path;
@@ -59,12 +60,15 @@ pub(crate) struct Wrapper {
 }
 
 impl Wrapper {
-    /// Loads the object; its flow table has room for `entries`.
-    pub(crate) fn load(object: &Path, entries: u32) -> anyhow::Result<Self> {
+    /// Loads the object; its tables have the sizes that the product's have for `max_flows`.
+    pub(crate) fn load(object: &Path, max_flows: u32) -> anyhow::Result<Self> {
         let bytes = fs::read(object)
             .with_context(|| format!("cannot read {}: `cargo xtask bench` builds it", object.display()))?;
         let mut loader = EbpfLoader::new();
-        let mut ebpf = loader.map_max_entries("FLOWS", entries).load(&bytes).context("the yardsticks do not load")?;
+        for (name, ours) in [("FLOWS", maps::FLOWS4), ("PAIRS", maps::FLOWS4), ("BORN", maps::NEW4)] {
+            loader.map_max_entries(name, maps::entries_for(ours, max_flows));
+        }
+        let mut ebpf = loader.load(&bytes).context("the yardsticks do not load")?;
         for (name, program) in ebpf.programs_mut() {
             let done = match program {
                 aya::programs::Program::Xdp(program) => program.load(),
@@ -82,6 +86,13 @@ impl Wrapper {
         let name = format!("{prefix}_{name}");
         let program = self.ebpf.program(&name).with_context(|| format!("there is no yardstick {name}"))?;
         Ok(program.fd()?.try_clone()?)
+    }
+
+    /// A map of the yardsticks.
+    pub(crate) fn map(&self, name: &str) -> anyhow::Result<MapData> {
+        let map = self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))?;
+        let aya::maps::Map::LruHashMap(data) = map else { bail!("the map {name} is no LRU hash") };
+        Ok(MapData::from_id(data.info()?.id())?)
     }
 
     fn control(&mut self) -> anyhow::Result<Array<&mut MapData, Control>> {

@@ -50,16 +50,31 @@ impl Frame {
     pub(super) fn key(self) -> FlowKey {
         FlowKey {
             addresses: self.get(ADDRESSES),
-            ports: self.get(PORTS),
-            protocol: u32::from(self.get::<u8>(PROTOCOL)),
+            rest: u64::from(self.get::<u32>(PORTS)) | u64::from(self.protocol()) << 32,
         }
     }
 
-    /// In the words in which it is hashed: a word written in pieces and read whole waits for its pieces.
+    /// The tuple of the backend's packets.
+    #[inline(always)]
+    pub(super) fn reply_key(self) -> FlowKey {
+        let ports = u64::from(BACKEND_PORT) | u64::from(self.get::<u16>(PORTS)) << 16;
+        FlowKey {
+            addresses: u64::from(BACKEND) | u64::from(self.get::<u32>(ADDRESSES)) << 32,
+            rest: ports | u64::from(self.protocol()) << 32,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn protocol(self) -> u8 {
+        self.get(PROTOCOL)
+    }
+
+    /// The service that a packet with this tuple is for. Made of the tuple, in whose words a frame is written: who reads a word
+    /// that was written in other pieces a moment ago waits for them.
     #[inline(always)]
     pub(super) fn service(self) -> ServiceKey {
-        let port = u32::from(self.get::<u16>(DESTINATION_PORT));
-        ServiceKey { address: self.get(DESTINATION), port: port | u32::from(self.get::<u8>(PROTOCOL)) << 16 }
+        let FlowKey { addresses, rest } = self.key();
+        addresses >> 32 | rest << 16 & !0xffff_ffff
     }
 
     /// The flow that this packet would open.
@@ -70,7 +85,14 @@ impl Frame {
         sum += (BACKEND & 0xffff) + (BACKEND >> 16);
         let delta = fold(sum);
         let port_delta = fold((!self.get::<u16>(DESTINATION_PORT) as u32 & 0xffff) + u32::from(BACKEND_PORT));
-        Flow { address: BACKEND, port: BACKEND_PORT, delta, port_delta, service: 1, zero: 0 }
+        Flow {
+            address: BACKEND,
+            port: BACKEND_PORT,
+            delta,
+            port_delta,
+            sum: fold(u32::from(delta) + u32::from(port_delta)),
+            service: 1,
+        }
     }
 
     #[inline(always)]
@@ -92,14 +114,15 @@ impl Frame {
     /// Brings the checksum of TCP up to date.
     #[inline(always)]
     pub(super) fn update_transport(self, flow: &Flow) {
-        self.update(TCP_CHECKSUM, fold(u32::from(flow.delta) + u32::from(flow.port_delta)));
+        self.update(TCP_CHECKSUM, flow.sum);
     }
 
     /// Adds to a checksum.
     #[inline(always)]
     fn update(self, offset: usize, delta: u16) {
-        let complement = !self.get::<u16>(offset);
-        self.set(offset, !fold(u32::from(complement) + u32::from(delta)));
+        let sum = u32::from(!self.get::<u16>(offset)) + u32::from(delta);
+        // One carry at most.
+        self.set(offset, !(sum + (sum >> 16)) as u16);
     }
 }
 

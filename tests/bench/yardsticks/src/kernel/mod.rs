@@ -16,13 +16,13 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// A flow's tuple as it lies in the frame: addresses, ports, protocol.
+/// A flow's tuple as it lies in the frame.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct FlowKey {
     addresses: u64,
-    ports: u32,
-    protocol: u32,
+    /// Ports, and above them the protocol.
+    rest: u64,
 }
 
 /// Where a flow's packets go, and what that adds to checksums.
@@ -33,17 +33,14 @@ struct Flow {
     port: u16,
     delta: u16,
     port_delta: u16,
-    service: u16,
-    zero: u32,
+    /// Both of the former.
+    sum: u16,
+    service: u32,
 }
 
-/// Address, and port and protocol, of a service.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ServiceKey {
-    address: u32,
-    port: u32,
-}
+/// Address, port and protocol of a service in one word: the kernel compares keys in words of eight bytes, and who reads a word
+/// that was written in two pieces a moment ago waits for them.
+type ServiceKey = u64;
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -52,8 +49,22 @@ struct Count {
     bytes: u64,
 }
 
+/// A value as large as the product's.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Wide {
+    flow: Flow,
+    rest: [u64; 6],
+}
+
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1 << 16, 0);
+/// The same flows in entries of the product's size and number: two for each flow, in a plain hash.
+#[map]
+static PAIRS: HashMap<FlowKey, Wide> = HashMap::with_max_entries(1 << 16, 0);
+/// Where two entries of that size are made for each new flow, and nothing else is done.
+#[map]
+static BORN: LruHashMap<FlowKey, Wide> = LruHashMap::with_max_entries(1 << 16, 0);
 /// The services' numbers.
 #[map]
 static SERVICES: HashMap<ServiceKey, u64> = HashMap::with_max_entries(1 << 16, 0);

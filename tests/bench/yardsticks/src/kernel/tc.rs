@@ -28,16 +28,17 @@ fn tc_lru(ctx: TcContext) -> i32 {
     back(&ctx)
 }
 
-/// Service, flow, counters, rewrite with both checksums (that of TCP by the kernel, since it may be partial), redirect.
+/// Flow, service, counters, rewrite with both checksums (that of TCP by the kernel, since it may be partial), redirect.
 #[classifier]
 fn tc_full(ctx: TcContext) -> i32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
-    // SAFETY: nobody deletes services while a run lasts.
-    let Some(service) = (unsafe { SERVICES.get(frame.service()) }) else { return NEXT };
-    // SAFETY: as for services.
+    // SAFETY: nobody deletes flows while a run lasts.
     let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return NEXT };
-    count(*service as u32, ctx.len() as usize);
+    let service = frame.service();
     frame.rewrite(flow);
+    // SAFETY: as for flows.
+    let Some(service) = (unsafe { SERVICES.get(service) }) else { return NEXT };
+    count(*service as u32, ctx.len() as usize);
     frame.swap_macs();
     // SAFETY: the context of this program; the helper checks the offset.
     let replace = |delta: u16, flags| unsafe {

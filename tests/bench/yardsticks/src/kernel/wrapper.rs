@@ -121,9 +121,9 @@ fn xdp_send(_: XdpContext) -> u32 {
 /// Where frames arrive: counts and drops them, and hands on what others send (neighbour discovery).
 #[xdp(frags)]
 fn xdp_count(ctx: XdpContext) -> u32 {
-    const UDP: u32 = 17;
+    const UDP: u8 = 17;
     match Frame::parse(ctx.data(), ctx.data_end()) {
-        Some(frame) if frame.key().protocol == UDP => {
+        Some(frame) if frame.protocol() == UDP => {
             super::count(0, ctx.data_end() - ctx.data());
             xdp_action::XDP_DROP
         }

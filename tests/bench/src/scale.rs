@@ -1,0 +1,64 @@
+//! The same packets beside few Services and beside many.
+
+use lb_common::Reason;
+use lb_tests::frames::Flags;
+use lb_yardsticks::Place;
+use std::net::SocketAddr;
+
+use crate::manifests::FIRST;
+use crate::measure::{self, Expected, Member};
+use crate::packets::{Bench, FRESH, Kind, Stage, row};
+use crate::report::{Report, Row};
+use crate::say;
+use crate::statistics;
+use crate::wrapper::{Hook, Packets};
+
+/// Flows that are established.
+const FLOWS: u32 = 1024;
+/// What the tables are made for, beside few Services too: their size shows in the figures. The tables of Services have half as
+/// many entries.
+const MAX_FLOWS: u32 = 3 << 17;
+
+/// Measures all numbers of Services, round by round.
+pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let mut stages = Vec::new();
+    for services in &bench.extent.services {
+        say(format_args!("a node with {services} Services"));
+        let mut stage = bench.stage(MAX_FLOWS, *services)?;
+        stage.establish(Kind::Tcp4, 0, FLOWS)?;
+        stages.push((*services, stage));
+    }
+    let mut members = Vec::new();
+    let mut numbers = Vec::new();
+    for (services, Stage { node, .. }) in &stages {
+        let ifindex = node.uplink();
+        let random = {
+            let to = SocketAddr::new(FIRST.into(), 80);
+            let frame = Kind::Tcp4.frame(Kind::Tcp4.client(), to, Flags::Syn);
+            Packets { frame, place: Place::Source4, flows: 0, first: FRESH << 1, services: *services }
+        };
+        let fresh = Packets { first: FRESH, ..Kind::Tcp4.requests(0, Flags::Syn) };
+        for (name, packets, expected) in [
+            ("Services: established", Kind::Tcp4.requests(FLOWS, Flags::Ack), Expected::All(Reason::Forwarded)),
+            ("Services: new flow to one", fresh, Expected::Most(Reason::Forwarded)),
+            ("Services: new flow to any", random, Expected::Most(Reason::Forwarded)),
+        ] {
+            let program = node.program(Hook::Xdp, ifindex)?;
+            let count = bench.extent.packets;
+            members.push(Member { name, node, hook: Hook::Xdp, program, ifindex, packets, count, expected });
+            numbers.push(*services);
+        }
+    }
+    let mut wrapper = crate::wrapper::Wrapper::load(bench.yardsticks, 1024)?;
+    say("the same packets beside few Services and beside many");
+    // Fills the tables of new flows, so that all of them evict.
+    measure::rounds(&mut wrapper, &mut members, 1)?;
+    let measured = measure::rounds(&mut wrapper, &mut members, bench.extent.rounds.div_ceil(2))?;
+    for ((member, own), services) in members.iter().zip(&measured).zip(numbers) {
+        // The first of this name is the one with the fewest Services.
+        let fewest = members.iter().position(|other| other.name == member.name).map(|index| &measured[index]);
+        let ratio = fewest.map(|fewest| statistics::ratio((&own.own, &own.floor), (&fewest.own, &fewest.floor)));
+        report.add(Row { ratio, to: "fewest Services".to_owned(), ..row(member, own, member.packets.flows, services) });
+    }
+    Ok(())
+}
