@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 /// A file changed this recently may be half written: emptied, and not yet filled again.
 const UNSETTLED: Duration = Duration::from_millis(100);
+/// Who empties a file means to fill it again, and a busy disk may hold that up.
+const EMPTIED: Duration = Duration::from_secs(2);
 /// A file changed this recently may change again within the resolution of its time stamp.
 const RACY: Duration = Duration::from_secs(2);
 
@@ -105,9 +107,11 @@ impl Scanner {
 
     fn look_at(&mut self, path: &Path, is_whole: bool, no_time: bool) -> Option<Snapshot> {
         let stamp = stamp(path);
-        // Who empties a file means to fill it again.
-        let is_whole = is_whole && stamp.as_ref().is_some_and(|stamp| stamp.size > 0);
-        if !no_time && !is_whole && stamp.as_ref().is_some_and(|stamp| is_younger(stamp, UNSETTLED)) {
+        let is_unsettled = |stamp: &Stamp| match stamp.size {
+            0 => is_younger(stamp, EMPTIED),
+            _ => !is_whole && is_younger(stamp, UNSETTLED),
+        };
+        if !no_time && stamp.as_ref().is_some_and(is_unsettled) {
             self.is_settled = false;
             return None;
         }
