@@ -335,16 +335,16 @@ impl Engine {
     }
 
     fn observe(&mut self, host: &Arc<HostView>) {
-        let inputs = self.inputs(self.store.snapshot(), Arc::clone(host));
+        let inputs = self.inputs(&self.store.snapshot(), Arc::clone(host));
         self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
     }
 
     /// What the maps would follow from, were these the objects and this the network.
-    pub(super) fn inputs(&self, objects: Arc<Objects>, host: Arc<HostView>) -> Inputs {
+    pub(super) fn inputs(&self, objects: &Objects, host: Arc<HostView>) -> Inputs {
         let mut attached = interfaces::devices(self.hooks.as_ref());
         self.host_clients.mark(&mut attached);
         Inputs {
-            objects: Arc::new(self.readiness.judged(&objects)),
+            objects: Arc::new(self.readiness.judged(objects)),
             host,
             // Before the first attachment those of an earlier daemon count.
             devices: self.progress.filled.then_some(attached),

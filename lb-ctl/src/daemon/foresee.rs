@@ -93,7 +93,7 @@ impl Engine {
         copy.doubt();
         let host = Arc::clone(&self.host.borrow());
         let (host, _) = copy.survey(&host, &objects, &self.route_to);
-        copy.observe(&self.inputs(objects, host), &self.route_to, Timestamp::now());
+        copy.observe(&self.inputs(&objects, host), &self.route_to, Timestamp::now());
         copy.reconcile(&mut maps, self.now()).map_err(|error| failed(&error))?;
         answer.writes = maps.log.len();
         answer.maps = before.changes(copy.realized()).iter().map(|change| self.map_plan(change)).collect();
