@@ -35,7 +35,7 @@ fn tell_readiness(space: &NetNs, status: Arc<AtomicU16>) {
                 continue;
             }
             // What a prober that gave up thinks of it is its business.
-            stream.read(&mut [0; 1024]).ok();
+            let _request = stream.read(&mut [0; 1024]).unwrap_or(0);
             write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").ok();
         }
     });
