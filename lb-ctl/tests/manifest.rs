@@ -88,6 +88,17 @@ fn unknown_fields_and_repeated_keys_are_what_the_user_says() {
 }
 
 #[test]
+fn a_misspelt_annotation_of_ours_is_told() {
+    let annotations = "{lb-ctl/wieght: '1', lb-ctl/weight: '1', example.net/lb-ctl: x}";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {annotations}}}\nstatus: {{podIP: 10.0.0.1}}\n"
+    );
+    let told = parse(&pod).unwrap().warnings;
+    insta::assert_snapshot!(told[0], @"");
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
 fn a_service_of_a_template_is_told_that_it_takes_pods() {
     let template = "spec: {template: {metadata: {labels: {app: web, v: '1'}}}}";
     let deployment = format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n{template}\n");

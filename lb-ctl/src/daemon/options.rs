@@ -50,8 +50,8 @@ pub struct Options {
     pub service_cidrs: Vec<IpNet>,
     /// Network of the cluster's pods; repeatable. Clients in it are of the cluster: on addresses from outside no policy
     /// keeps them on one node
-    #[arg(long = "cluster-cidr", value_name = "CIDR")]
-    #[serde(default, rename = "clusterCIDRs")]
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_parser = network)]
+    #[serde(default, rename = "clusterCIDRs", deserialize_with = "networks")]
     pub cluster_cidrs: Vec<IpNet>,
     /// What tells pods from clients outside: the cluster's networks, those that this node's Node manifest gives to
     /// its own pods, or nothing [default: cluster-cidr where one is given, else node-cidr]

@@ -17,7 +17,8 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
     require::options_make_sense(options)?;
     require::privilege()?;
     if !bpffs::is_bpffs(&options.bpffs) {
-        return Ok(Vec::new());
+        // A mount namespace that ended took the pins along, with what they held.
+        return remove_unpinned(&options.instance);
     }
     let pins = Pins::new(options);
     let lock = InstanceLock::take_existing(&pins, &options.instance)?;

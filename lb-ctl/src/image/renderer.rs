@@ -54,7 +54,7 @@ pub enum Refusal {
     },
     /// There is no room for one more Maglev table.
     #[error(
-        "map SLOTS has no room for one more Maglev table of {slots}: it holds {capacity} entries, the tables of other Services among them; lower --maglev-table-size, use the algorithm `random`, or raise --max-flows, which sizes every map"
+        "map SLOTS has no room for one more Maglev table of {slots}: it holds {capacity} entries, the tables of other Services among them, and those given up in the last seconds; lower --maglev-table-size, use the algorithm `random`, or raise --max-flows, which sizes every map"
     )]
     NoRoomForTable {
         /// Slots of the table.

@@ -170,7 +170,18 @@ fn algorithm_and_weights_come_from_annotations() {
     let views = services(&objects, &NodeView { balancing, ..node() });
     let view = &views[&Key::new("d", "s")];
     assert_eq!(view.balancing, balancing);
-    assert_eq!(view.problems, ["port 80/TCP: every endpoint in use has the weight 0, so new connections are refused"]);
+    assert_eq!(
+        view.problems,
+        ["port 80/TCP: every endpoint in use of family IPv4 has the weight 0, so new connections are refused"]
+    );
+    // What another family has does not help its clients.
+    let dual = service("").replace("clusterIP: 10.96.0.1", "clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1']");
+    let objects = self::objects(&[&dual, &none, &pod("six", "'fd00::6'", "")]);
+    let view = &services(&objects, &node())[&Key::new("d", "s")];
+    assert_eq!(
+        view.problems,
+        ["port 80/TCP: every endpoint in use of family IPv4 has the weight 0, so new connections are refused"]
+    );
 }
 
 #[test]

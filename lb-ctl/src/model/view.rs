@@ -83,9 +83,9 @@ impl PortView {
         self.endpoints.iter().filter(move |endpoint| is_chosen(endpoint) && endpoint.family() == family)
     }
 
-    /// Whether endpoints are in use, and all of them have the weight 0.
-    fn is_without_weight(&self) -> bool {
-        let mut used = self.endpoints.iter().filter(|endpoint| endpoint.chosen).peekable();
+    /// Whether endpoints of the family are in use, and all of them have the weight 0.
+    fn is_without_weight(&self, family: IpFamily) -> bool {
+        let mut used = self.chosen(family, Policy::Cluster).peekable();
         used.peek().is_some() && used.all(|endpoint| endpoint.weight == 0)
     }
 }
@@ -122,9 +122,11 @@ pub(super) fn view(
             let name = problem::port(port);
             problems.push(format!("{name}: no ready endpoint has an address of family {family:?}"));
         }
-        if view.is_without_weight() {
+        for family in [IpFamily::IPv4, IpFamily::IPv6].into_iter().filter(|family| view.is_without_weight(*family)) {
             let name = problem::port(port);
-            problems.push(format!("{name}: every endpoint in use has the weight 0, so new connections are refused"));
+            problems.push(format!(
+                "{name}: every endpoint in use of family {family:?} has the weight 0, so new connections are refused"
+            ));
         }
         ports.push(view);
     }

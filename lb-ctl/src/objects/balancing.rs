@@ -1,14 +1,10 @@
 //! Which endpoint a new connection goes to: the algorithm of a Service and the weights of its endpoints, by annotations.
 
-use super::Labels;
+use super::{ALGORITHM_ANNOTATION, Labels, WEIGHT_ANNOTATION};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The annotation of a Service that names its algorithm.
-pub const ALGORITHM_ANNOTATION: &str = "lb-ctl/algorithm";
-/// The annotation of a Pod, or of an EndpointSlice for all its endpoints, that gives their weight.
-pub const WEIGHT_ANNOTATION: &str = "lb-ctl/weight";
 /// Weight of an endpoint that nobody gave one.
 pub const DEFAULT_WEIGHT: u8 = 1;
 /// The greatest weight.

@@ -3,6 +3,7 @@
 //! The types are our own and strict: an unknown field in `spec` is an error with its line and column, where generated
 //! types would drop it in silence. `metadata` and `status` are tolerant, as they come from many hands.
 
+mod annotations;
 mod balancing;
 mod endpoint_slice;
 mod meta;
@@ -13,14 +14,18 @@ mod probe;
 mod service;
 mod table;
 
-pub use balancing::{ALGORITHM_ANNOTATION, Algorithm, DEFAULT_WEIGHT, MAX_WEIGHT, WEIGHT_ANNOTATION, weight};
+pub use annotations::{
+    ALGORITHM_ANNOTATION, ANNOTATION_PREFIX, ANNOTATIONS, POD_IP_ANNOTATION, POOL_ANNOTATION, SET_ANNOTATION,
+    WEIGHT_ANNOTATION,
+};
+pub use balancing::{Algorithm, DEFAULT_WEIGHT, MAX_WEIGHT, weight};
 pub use endpoint_slice::{
     AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, SERVICE_NAME_LABEL,
 };
 pub use meta::{Key, Labels, Metadata};
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, TO_BE_DELETED_TAINT, Taint, ZONE_LABEL};
-pub use pod::{Condition, Container, ContainerPort, POD_IP_ANNOTATION, PROBED, Pod, PodIp, PodSpec, PodStatus};
+pub use pod::{Condition, Container, ContainerPort, PROBED, Pod, PodIp, PodSpec, PodStatus};
 pub use probe::{GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
 pub use service::{
     AFFINITY_SECONDS, ClientIpConfig, HEADLESS_LABEL, IntOrString, IpFamily, LoadBalancerIngress, LoadBalancerStatus,

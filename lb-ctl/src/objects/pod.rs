@@ -1,12 +1,10 @@
 //! `v1/Pod`, as far as a Service proxy reads it. A `PodSpec` has hundreds of fields that are none of our business, so it is
 //! tolerant; what is read is typed.
 
-use super::{Labels, Metadata, Probe, Protocol};
+use super::{Labels, Metadata, POD_IP_ANNOTATION, Probe, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// The annotation that gives a Pod without `status.podIP` its addresses, separated by commas.
-pub const POD_IP_ANNOTATION: &str = "lb-ctl/pod-ip";
 /// The reason of a condition `Ready` that no manifest gave: the pod's node has probed it.
 pub const PROBED: &str = "ProbedByLbCtl";
 /// The condition by which a pod gets connections.

@@ -7,15 +7,12 @@
 
 use super::pool::{Band, Pool, address, number};
 use crate::manifest::rules::names;
-use crate::objects::{IpFamily, Key, LoadBalancerIngress, LoadBalancerStatus, Service, ServiceType};
+use crate::objects::{IpFamily, Key, LoadBalancerIngress, LoadBalancerStatus, POOL_ANNOTATION, Service, ServiceType};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-
-/// The annotation by which a Service chooses a pool.
-pub const POOL_ANNOTATION: &str = "lb-ctl/address-pool";
 
 /// A pool of addresses, as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

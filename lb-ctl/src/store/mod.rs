@@ -23,10 +23,10 @@ mod state;
 mod transaction;
 mod workloads;
 
-pub use balancers::{AddressPool, AddressRange, POOL_ANNOTATION};
+pub use balancers::{AddressPool, AddressRange};
 pub use change::{Applied, Change, Problem, Snapshot, Update};
 pub use error::{Error, Rejected};
-pub use sets::{SET_ANNOTATION, mark};
+pub use sets::mark;
 pub use source_id::SourceId;
 
 use crate::manifest::{Diagnostic, Parsed};

@@ -4,11 +4,8 @@
 
 use super::{SourceId, Store};
 use crate::manifest::Parsed;
-use crate::objects::ObjectId;
+use crate::objects::{ObjectId, SET_ANNOTATION};
 use std::collections::BTreeSet;
-
-/// The annotation that names the set.
-pub const SET_ANNOTATION: &str = "lb-ctl/applied-from";
 
 /// Makes these objects members of a set.
 pub fn mark(parsed: &mut Parsed, set: &str) {

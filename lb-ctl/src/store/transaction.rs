@@ -2,12 +2,11 @@
 
 use super::admission::{admit, has_health_check, has_node_ports};
 use super::ledger::{Claim, Ledger, Refusal, Value, claims};
-use super::sets::SET_ANNOTATION;
 use super::state::Allocation;
 use super::{Owner, SourceId};
 use crate::manifest::path::{FieldPath, field};
 use crate::manifest::{Diagnostic, Located, Parsed, diagnostics};
-use crate::objects::{Key, Object, ObjectId, Objects, Service, ServiceSpec};
+use crate::objects::{Key, Object, ObjectId, Objects, SET_ANNOTATION, Service, ServiceSpec};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::Rules;
 use super::names::{self, Check};
 use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{Labels, Metadata, WEIGHT_ANNOTATION};
+use crate::objects::{ANNOTATION_PREFIX, ANNOTATIONS, Labels, Metadata, WEIGHT_ANNOTATION};
 
 /// `TotalAnnotationSizeLimitB`
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -42,6 +42,10 @@ fn annotations(metadata: &Metadata, rules: &mut Rules) {
         // Their keys, unlike those of labels, may be written in upper case before the slash.
         let check = names::qualified_name(&key.to_lowercase());
         rules.value(check, || entry(&field!["metadata", "annotations"], key), key);
+        if key.starts_with(ANNOTATION_PREFIX) && !ANNOTATIONS.contains(&key.as_str()) {
+            let message = format!("lb-ctl has no such annotation: there are {}", ANNOTATIONS.join(", "));
+            rules.warning(annotation(key), message);
+        }
     }
     let bytes: usize = metadata.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > MAX_ANNOTATION_BYTES {
