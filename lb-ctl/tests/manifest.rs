@@ -94,7 +94,7 @@ fn a_misspelt_annotation_of_ours_is_told() {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {annotations}}}\nstatus: {{podIP: 10.0.0.1}}\n"
     );
     let told = parse(&pod).unwrap().warnings;
-    insta::assert_snapshot!(told[0], @"");
+    insta::assert_snapshot!(told[0], @"test.yaml:3:35: pod/p: metadata.annotations[lb-ctl/wieght]: lb-ctl has no such annotation: there are lb-ctl/address-pool, lb-ctl/algorithm, lb-ctl/applied-from, lb-ctl/pod-ip, lb-ctl/weight");
     assert_eq!(told.len(), 1);
 }
 
