@@ -68,6 +68,13 @@ pub const SCRATCH4: &str = "SCRATCH4";
 /// Working memory of the programs.
 pub const SCRATCH6: &str = "SCRATCH6";
 
+/// The ring that a capturing instance of the programs fills.
+pub const CAPTURED: &str = "CAPTURED";
+/// Where it puts its copies together.
+pub const CAPTURE_ROOM: &str = "CAPTURE_ROOM";
+/// The maps that each instance of the programs has for itself: not pinned, and gone with it.
+pub const OF_AN_INSTANCE: &[&str] = &[CAPTURED, CAPTURE_ROOM];
+
 /// Kinds of BPF maps that are used, with the kernel's numbers (`enum bpf_map_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
