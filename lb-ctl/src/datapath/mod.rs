@@ -19,6 +19,7 @@ pub mod conntrack;
 mod error;
 mod filters;
 mod handover;
+mod instance;
 mod layout;
 mod links;
 mod lock;
@@ -34,6 +35,7 @@ pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
+pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
 pub use sockets::Cgroup;
 
@@ -88,6 +90,7 @@ impl Default for Options {
 pub struct Datapath {
     programs: Programs,
     maps: PinnedMaps,
+    shared: SharedMaps,
     links: Links,
     sockets: SocketLinks,
     attachments: BTreeMap<u32, Attachment>,
@@ -123,10 +126,12 @@ impl Datapath {
         let in_use = claim(&pins, wanted)?;
         let handover = Handover::begin(&pins, wanted, in_use)?;
         let (config, flows) = (handover.directory(Half::Config), handover.directory(Half::Flows));
-        let programs = Programs::load(object, &config, &flows, clock_moves)?;
+        let shared = SharedMaps { config, flows };
+        let programs = Programs::load(object, &shared, clock_moves)?;
         Ok(Self {
             programs,
-            maps: PinnedMaps::open(&config, &flows)?,
+            maps: PinnedMaps::open(&shared.config, &shared.flows)?,
+            shared,
             links: Links::open(&pins, options)?,
             sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
@@ -143,6 +148,11 @@ impl Datapath {
     /// The maps.
     pub fn maps(&self) -> PinnedMaps {
         self.maps.clone()
+    }
+
+    /// Where the maps are, for other instances of the programs.
+    pub fn shared_maps(&self) -> SharedMaps {
+        self.shared.clone()
     }
 
     /// Takes an interface under management, or changes its mode.
