@@ -45,13 +45,15 @@ pub struct Instance {
 
 impl Instance {
     /// Makes an instance of `object` in which each of `constants`, a byte, has the value given. Of the maps of the contract it
-    /// takes those pinned in `shared`, but for those that `own` gives a number of entries: these are made for it alone. No
-    /// program is loaded yet.
+    /// takes those pinned in `shared`, but for those that `own` gives a number of entries: these are made for it alone. Of the maps
+    /// that every instance has for itself ([`lb_common::maps::OF_AN_INSTANCE`]) those in `sizes` get so many entries. No program
+    /// is loaded yet.
     pub fn new(
         object: &[u8],
         constants: &[(&str, u8)],
         shared: &SharedMaps,
         own: impl Fn(&MapSpec) -> Option<u32>,
+        sizes: &[(&str, u32)],
     ) -> Result<Self, Error> {
         check_maps(object)?;
         let mut loader = EbpfLoader::new();
@@ -63,6 +65,9 @@ impl Instance {
                 Some(entries) => loader.map_max_entries(spec.name, entries),
                 None => loader.map_pin_path(spec.name, shared.pin(spec)),
             };
+        }
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, *entries);
         }
         let object = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
         Ok(Self { object })

@@ -1,10 +1,11 @@
 //! The instance of the BPF object whose programs are on the hooks.
 
-use super::Error;
 use super::bpf::{Hook, SocketHook};
 use super::instance::{Instance, SharedMaps, chain};
-use aya::maps::{Array, MapData};
+use super::{Error, capture};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use lb_common::maps::CAPTURED;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -29,6 +30,17 @@ impl Clock {
     }
 }
 
+/// What programs do beside their work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing.
+    Plain,
+    /// They have a [`Clock`].
+    Timed,
+    /// They copy packets to user space.
+    Copying,
+}
+
 /// The loaded programs.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -36,11 +48,17 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads everything that the hooks of interfaces need. `clock_moves`: there is a [`Clock`].
-    pub(super) fn load(object: &[u8], maps: &SharedMaps, clock_moves: bool) -> Result<Self, Error> {
+    /// Loads everything that the hooks of interfaces need.
+    pub(super) fn load(object: &[u8], maps: &SharedMaps, kind: Kind) -> Result<Self, Error> {
         let logs = tracing::enabled!(target: "lb_ebpf", tracing::Level::DEBUG);
-        let constants = [("LOG", u8::from(logs)), ("CLOCK_MOVES", u8::from(clock_moves))];
-        let mut instance = Instance::new(object, &constants, maps, |_| None)?;
+        let constants = [
+            ("LOG", u8::from(logs)),
+            ("CLOCK_MOVES", u8::from(kind == Kind::Timed)),
+            ("CAPTURE", u8::from(kind == Kind::Copying)),
+        ];
+        let ring = [(CAPTURED, capture::RING)];
+        let sizes = if kind == Kind::Copying { &ring[..] } else { &[] };
+        let mut instance = Instance::new(object, &constants, maps, |_| None, sizes)?;
         for name in ["lb_xdp", "lb_xdp_generic", "lb_tcx_ingress", "lb_tcx_egress", PROBE] {
             instance.load(name)?;
         }
@@ -62,6 +80,11 @@ impl Programs {
         let broken = |reason: String| Error::Object(format!("its map {CLOCK} cannot be used: {reason}"));
         let map = self.instance.object_mut().take_map(CLOCK).ok_or_else(|| broken("there is none".to_owned()))?;
         Array::try_from(map).map(Clock).map_err(|error| broken(chain(&error)))
+    }
+
+    /// A map that these programs have for themselves; once.
+    pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.instance.object_mut().take_map(name)
     }
 
     /// The program that belongs on a hook.

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_
 use core::mem::offset_of;
 use lb_common::Reason;
 use lb_common::capture::{CaptureRoom, Captured, SNAPLEN};
-use lb_ebpf::Verdict;
+use lb_ebpf::{Action, Verdict};
 
 /// A packet that can be copied.
 pub(super) trait Whole {
@@ -41,13 +41,15 @@ pub(super) fn left<P: Whole>(packet: &P, hook: u8, ifindex: u32, verdict: Verdic
     let Some(room) = CAPTURE_ROOM.get_ptr_mut(0) else { return };
     // SAFETY: as above.
     let room = unsafe { &mut *room };
+    let is_sent = matches!(verdict.action, Action::Redirect | Action::RedirectNeighbour);
+    let sent_to = if is_sent { verdict.ifindex } else { 0 };
     room.head = Captured {
         // SAFETY: helpers without arguments.
         time: unsafe { bpf_ktime_get_ns() },
         // SAFETY: as above.
         cpu: unsafe { bpf_get_smp_processor_id() },
         ifindex,
-        sent_to: verdict.ifindex,
+        sent_to,
         hook,
         side: Captured::CAME,
         action: action as i8,
