@@ -7,6 +7,7 @@ use super::options::{
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use crate::dns;
+use crate::figures::Detail;
 use crate::image::maglev;
 use crate::manifest::rules::names;
 use crate::model::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
@@ -29,6 +30,8 @@ pub const DEFAULT_INSTANCE: &str = "default";
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 /// Where the state file is.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
+/// Service ports, and endpoints, that metrics name.
+pub const DEFAULT_METRICS_LIMIT: usize = 10_000;
 /// Node ports.
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
@@ -82,6 +85,12 @@ pub struct Config {
     pub snat_addresses: Vec<IpAddr>,
     /// Where the proxy's own health is told.
     pub healthz_address: HealthzAddress,
+    /// Where metrics are told.
+    pub metrics: HealthzAddress,
+    /// Whose traffic they tell.
+    pub metrics_detail: Detail,
+    /// How many names they have at most, of Service ports and of endpoints each.
+    pub metrics_limit: usize,
     /// The DNS server.
     pub dns: dns::Settings,
     /// Where the bpf file system is.
@@ -219,6 +228,9 @@ impl Config {
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             healthz_address: options.healthz_address.unwrap_or_default(),
+            metrics: options.metrics.unwrap_or(HealthzAddress(None)),
+            metrics_detail: options.metrics_detail.unwrap_or_default(),
+            metrics_limit: options.metrics_limit.unwrap_or(DEFAULT_METRICS_LIMIT),
             dns,
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
@@ -256,6 +268,8 @@ impl Config {
             ("path", self.path != new.path),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
+            ("metricsDetail", self.metrics_detail != new.metrics_detail),
+            ("metricsLimit", self.metrics_limit != new.metrics_limit),
             ("dns", self.dns.addresses != new.dns.addresses),
             ("clusterDomain", self.dns.domain != new.dns.domain),
             ("dnsUpstream", self.dns.upstream != new.dns.upstream),
@@ -302,6 +316,7 @@ impl fmt::Display for Config {
             writeln!(f, "snatAddresses: {addresses}")?;
         }
         writeln!(f, "healthzAddress: {}", self.healthz_address)?;
+        writeln!(f, "metrics:       {}", self.metrics)?;
         let servers = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if !self.dns.addresses.is_empty() {
             writeln!(f, "dns:           {}", servers(&self.dns.addresses))?;

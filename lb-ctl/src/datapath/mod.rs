@@ -14,6 +14,7 @@ mod attach;
 mod attachment;
 pub(crate) mod bpf;
 mod bpffs;
+pub mod census;
 mod cleanup;
 pub mod conntrack;
 mod error;
@@ -93,6 +94,11 @@ pub struct Datapath {
     attachments: BTreeMap<u32, Attachment>,
     handover: Handover,
     _locks: (InstanceLock, NamespaceLock),
+}
+
+/// What the maps of this build look like: the hashes of the layouts of configuration maps and flow tables.
+pub fn layout() -> String {
+    Layout::wanted(0).text()
 }
 
 impl Datapath {

@@ -10,6 +10,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -19,22 +20,35 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 /// of them answer within its second, all have had their turn after 20 s.
 const SEATS: usize = 512;
 
-/// Lets attempts begin when there is a seat.
+/// Lets attempts begin when there is a seat, and counts how they end.
 #[derive(Clone, Debug)]
-pub(super) struct Clerk(Arc<Semaphore>);
+pub(super) struct Clerk {
+    seats: Arc<Semaphore>,
+    /// Attempts that succeeded, and those that failed.
+    outcomes: Arc<[AtomicU64; 2]>,
+}
 
 impl Default for Clerk {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(SEATS)))
+        Self { seats: Arc::new(Semaphore::new(SEATS)), outcomes: Arc::default() }
     }
 }
 
 impl Clerk {
     /// Makes an attempt. Its time counts from its beginning.
     pub(super) async fn attempt(&self, plan: &Plan) -> State {
-        let _seat = self.0.acquire().await.map_err(|_| "the daemon is ending".to_owned())?;
+        let _seat = self.seats.acquire().await.map_err(|_| "the daemon is ending".to_owned())?;
         let made = timeout(plan.timeout, plan.action.attempt()).await;
-        made.unwrap_or_else(|_| Err(format!("{} did not answer within {} s", plan.action, plan.timeout.as_secs())))
+        let late = |_| Err(format!("{} did not answer within {} s", plan.action, plan.timeout.as_secs()));
+        let outcome = made.unwrap_or_else(late);
+        self.outcomes[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    /// How many attempts succeeded, and how many failed.
+    pub(super) fn outcomes(&self) -> (u64, u64) {
+        let [succeeded, failed] = self.outcomes.as_ref();
+        (succeeded.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
     }
 }
 
