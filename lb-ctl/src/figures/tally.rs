@@ -140,6 +140,6 @@ mod tests {
         assert_eq!(packets(&mut tally, &other, &[1, 8, 4, 2]), [12, 1], "what is new begins with its id");
         assert_eq!(packets(&mut tally, &other, &[1, 8, 1, 2]), [13, 1], "id 2 has begun anew");
         assert_eq!(packets(&mut tally, &other, &[1, 8, 2, 2]), [14, 1]);
-        assert_eq!(packets(&mut tally, &names(&[]), &[1]), []);
+        assert!(packets(&mut tally, &names(&[]), &[1]).is_empty());
     }
 }

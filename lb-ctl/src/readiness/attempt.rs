@@ -176,8 +176,8 @@ mod tests {
         // The kernel takes the connection, and nobody answers.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let plan = plan(Action::Grpc(("127.0.0.1".to_owned(), silent.local_addr().unwrap().port()), String::new()));
-        let clerk = Clerk(Arc::new(Semaphore::new(1)));
-        let taken = clerk.0.acquire().await.unwrap();
+        let clerk = Clerk { seats: Arc::new(Semaphore::new(1)), outcomes: Arc::default() };
+        let taken = clerk.seats.acquire().await.unwrap();
         let attempt = clerk.attempt(&plan);
         tokio::pin!(attempt);
         timeout(Duration::from_mins(1), &mut attempt).await.expect_err("there is no seat");
@@ -185,6 +185,7 @@ mod tests {
         let begin = Instant::now();
         assert!(attempt.await.unwrap_err().ends_with(" did not answer within 1 s"));
         assert_eq!(begin.elapsed().as_secs(), 1);
+        assert_eq!(clerk.outcomes(), (0, 1), "one that never began is not counted");
     }
 
     #[test]
