@@ -81,7 +81,7 @@ impl Scrape {
     pub fn names(&self) -> BTreeSet<&str> {
         fn name(series: &str) -> &str {
             let name = series.split('{').next().unwrap_or(series);
-            metric_of(name).map_or(name, Metric::name)
+            metric_of(name).map_or(name, |metric| metric.name())
         }
         self.series.keys().map(|series| name(series)).collect()
     }
