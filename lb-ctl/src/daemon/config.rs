@@ -546,7 +546,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nmetrics: '[::]:2'\nmetricsDetail: service\nmetricsLimit: 7\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
              stateDir: /d\nlogLevel: debug\nlogFormat: json\nloadBalancerPools: [{name: a, addresses: [192.0.2.0/28, '2001:db8::1'], \
              loadBalancerClass: example.net/a}]\n",
         )
@@ -565,6 +565,8 @@ mod tests {
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
         assert_eq!(config.healthz_address.to_string(), "[::]:1");
+        assert_eq!(config.metrics.to_string(), "[::]:2");
+        assert_eq!((config.metrics_detail, config.metrics_limit), (Detail::Service, 7));
         assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
     }
 
@@ -584,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `metrics`, `metricsDetail`, `metricsLimit`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

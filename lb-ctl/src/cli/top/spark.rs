@@ -45,6 +45,11 @@ pub(super) fn number(value: f64) -> String {
     if scaled < 9.95 { format!("{scaled:.1}{}", units[unit]) } else { format!("{scaled:.0}{}", units[unit]) }
 }
 
+/// A count in as many characters.
+pub(super) fn count(value: u64) -> String {
+    if value < 1000 { value.to_string() } else { number(value as f64) }
+}
+
 /// A text of at most `width` characters: of a longer one the middle is left out, since names differ at their ends.
 pub(super) fn fit(text: &str, width: usize) -> String {
     let length = text.chars().count();
@@ -68,6 +73,11 @@ mod tests {
             [0.0, 0.04, 0.5, 9.9, 9.97, 42.4, 999.0, 999.6, 1234.0, 45_678.0, 999_600.0, 7.5e9, 2e18].map(number);
         let expected = ["0", "0", "0.5", "9.9", "10", "42", "999", "1.0k", "1.2k", "46k", "1.0M", "7.5G", "2000P"];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn counts_are_whole() {
+        assert_eq!([0, 7, 999, 1000, 2_400_000].map(count), ["0", "7", "999", "1.0k", "2.4M"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The columns of the table, for the screen and for plain text: what is wide enough for a terminal has more of them.
 
 use super::rates::Row;
-use super::spark::{number, sparkline};
+use super::spark::{count, number, sparkline};
 use super::state::Tab;
 
 /// From this width on there are more columns.
@@ -88,7 +88,7 @@ impl Column {
                 (used, all) => format!("{used}/{all}"),
             },
             Column::Connections => number(rate.connections),
-            Column::Total => number(row.total as f64),
+            Column::Total => count(row.total),
             Column::Packets => number(rate.packets.iter().sum()),
             Column::PacketsIn => number(rate.packets[0]),
             Column::PacketsOut => number(rate.packets[1]),

@@ -13,9 +13,10 @@ use ratatui::style::{Color, Modifier};
 use std::io;
 use std::net::IpAddr;
 
-/// Traffic after so many seconds at so many packets a second.
+/// Traffic after so many seconds at so many packets a second, that comes in waves.
 fn traffic(second: u64, rate: u64) -> Counters {
-    let packets = second * rate;
+    let waves = [12, 9, 7, 6, 8, 11, 13, 14];
+    let packets = (0..second as usize).map(|second| rate * waves[second % waves.len()] / 10).sum::<u64>();
     Counters {
         connections: packets / 10,
         packets,
@@ -47,8 +48,6 @@ fn figures(second: u64) -> Figures {
     let reason =
         |name: &str, drop, packets| ReasonFigures { reason: name.to_owned(), drop, packets, bytes: 60 * packets };
     let map = |name: &str, used, capacity| MapFill { name: name.to_owned(), used, capacity };
-    // It comes in waves.
-    let wave = [40, 60, 90, 100, 80, 50, 30, 20][second as usize % 8] * 25;
     Figures {
         version: "0.1.0".to_owned(),
         node: "node-1".to_owned(),
@@ -57,7 +56,7 @@ fn figures(second: u64) -> Figures {
         services: vec![
             service("checkout", "http", &[], 2, Counters::default()),
             service("front", "http", &[5, 6], 1, traffic(second, 1200)),
-            service("front", "metrics", &[5, 6], 1, Counters { packets: wave * second, ..Counters::default() }),
+            service("front", "metrics", &[5, 6], 1, Counters::default()),
             service("search-for-everything-that-is-sold", "grpc", &[7], 0, traffic(second, 35)),
         ],
         backends: vec![backend(5, "front-1", 700), backend(6, "front-2", 500), backend(7, "search-0", 35)],
@@ -140,7 +139,7 @@ fn a_daemon_that_goes_away_is_told_and_what_was_known_stays() {
     assert_eq!(state.rates.all.connections, 0.0);
     state.took(Ok(figures(2)));
     let screen = draw(&mut state, 80, 24);
-    assert!(!screen.contains("No news") && state.rates.all.connections == 123.5, "{screen}");
+    assert!(!screen.contains("No news") && state.rates.all.connections > 100.0, "{screen}");
 }
 
 #[test]

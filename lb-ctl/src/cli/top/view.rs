@@ -1,6 +1,6 @@
 //! The picture: a head with the totals, the table, drops and maps, and a line of keys.
 
-use super::spark::{bar, fit, number, sparkline};
+use super::spark::{bar, count, fit, number, sparkline};
 use super::state::{Mode, State, Tab};
 use super::table::{Column, WIDE, columns};
 use crate::api::MapFill;
@@ -60,6 +60,8 @@ impl Theme {
 const BELOW: u16 = 7;
 /// Width of what stands beside the table.
 const BESIDE: u16 = 62;
+/// Width of the name of what may fill up.
+const NAME: usize = 15;
 /// A map that is fuller than this is worth a warning.
 const FULL: f64 = 0.8;
 
@@ -69,11 +71,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, theme: Theme) {
         Layout::vertical([Constraint::Length(4), Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
     let is_wide = frame.area().width >= WIDE + BESIDE;
     let (table, rest) = if is_wide {
-        let [table, rest] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(BESIDE)]).areas(body);
+        let [table, rest] =
+            Layout::horizontal([Constraint::Fill(1), Constraint::Length(BESIDE)]).spacing(2).areas(body);
         (table, Layout::vertical([Constraint::Fill(1), Constraint::Fill(2)]).areas::<2>(rest))
     } else {
         let [table, rest] = Layout::vertical([Constraint::Fill(1), Constraint::Length(BELOW)]).areas(body);
-        (table, Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas::<2>(rest))
+        (table, Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2).areas::<2>(rest))
     };
     draw_head(frame, head, state, theme);
     draw_table(frame, table, state, theme);
@@ -113,8 +116,8 @@ fn who(state: &State, figures: &Figures, theme: Theme) -> Line<'static> {
     let mut line = vec![Span::styled(format!("lb-ctl {} on {}", figures.version, figures.node), Theme::title())];
     let (word, style) = if figures.ready { ("ready", theme.good()) } else { ("not ready", theme.bad()) };
     line.extend([Span::raw("  "), Span::styled(word, style), Span::raw(format!("  up {up}"))]);
-    let flows: u64 = figures.maps.iter().filter(|map| is_flows(map)).map(|map| map.used / 2).sum();
-    line.push(Span::raw(format!("  {} flows", number(flows as f64))));
+    let flows = figures.maps.iter().filter(|map| is_flows(map)).map(|map| map.used / 2).sum::<u64>();
+    line.push(Span::raw(format!("  {} flows", count(flows))));
     if figures.problems > 0 {
         let word = if figures.problems == 1 { "problem" } else { "problems" };
         line.push(Span::styled(format!("  {} {word}: lb-ctl status", figures.problems), theme.bad()));
@@ -229,13 +232,13 @@ fn draw_maps(frame: &mut Frame<'_>, area: Rect, state: &State, theme: Theme) {
     );
     // The fullest first; of empty ones the flow tables, since these are what fills.
     bars.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let width = usize::from(inner.width).saturating_sub(26).clamp(4, 24);
+    let width = usize::from(inner.width).saturating_sub(NAME + 13).clamp(4, 24);
     let line = |(name, share, used): &(String, f64, u64)| {
         let style = if *share > FULL { theme.bad() } else { theme.good() };
         Line::from(vec![
-            Span::raw(fit(&format!("{name:<14}"), 14)),
-            Span::styled(bar(*share, width), style),
-            Span::raw(format!("{:>4.0}%{:>6}", share * 100.0, number(*used as f64))),
+            Span::raw(fit(&format!("{name:<NAME$}"), NAME)),
+            Span::styled(format!(" {}", bar(*share, width)), style),
+            Span::raw(format!("{:>4}%{:>6}", (share * 100.0) as u64, count(*used))),
         ])
     };
     let lines: Vec<Line<'_>> = bars.iter().map(line).collect();
@@ -255,8 +258,7 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, state: &State, theme: Theme) {
     frame.render_widget(Paragraph::new(line), area);
 }
 
-const HELP: &str = "\
- Tab      Services, or backends
+const HELP: &str = " Tab      Services, or backends
  Enter    the backends of the marked Service
  up down PgUp PgDn Home End   move the mark
 
