@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod dns;
 mod embedded;
+pub mod figures;
 mod health;
 pub mod host;
 pub mod image;

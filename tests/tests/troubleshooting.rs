@@ -92,7 +92,9 @@ fn fits_lines(expected: &[String], found: &[String]) -> bool {
     match expected.split_first() {
         None => found.is_empty(),
         Some((dots, rest)) if dots == "..." => (0..=found.len()).any(|skipped| fits_lines(rest, &found[skipped..])),
-        Some((line, rest)) => found.split_first().is_some_and(|(first, others)| line == first && fits_lines(rest, others)),
+        Some((line, rest)) => {
+            found.split_first().is_some_and(|(first, others)| line == first && fits_lines(rest, others))
+        }
     }
 }
 

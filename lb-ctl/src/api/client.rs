@@ -7,6 +7,7 @@ use super::status::Status;
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
 };
+use crate::figures::Figures;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
@@ -115,6 +116,11 @@ impl Client {
     /// How everything is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Everything that is counted and measured.
+    pub async fn figures(&self) -> Result<Figures, ClientError> {
+        self.get("/v1/figures").await
     }
 
     /// Applies manifests: all or nothing.

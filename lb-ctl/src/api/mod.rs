@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/version` | [`Version`] |
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/figures` | [`Figures`](crate::figures::Figures) |
 //! | `GET /v1/{resource}?namespace=&name=` | [`Items`] |
 //! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |

@@ -11,6 +11,7 @@ use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, Version,
 };
+use crate::figures::Figures;
 use crate::objects::Key;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -54,6 +55,8 @@ pub trait Control: Send + Sync + 'static {
     /// A file of packets that grows as they come.
     fn capture(&self, request: CaptureRequest)
     -> impl Future<Output = Result<mpsc::Receiver<Vec<u8>>, Failure>> + Send;
+    /// Everything that is counted and measured.
+    fn figures(&self) -> impl Future<Output = Result<Figures, Failure>> + Send;
     /// All flows, one after the other.
     fn flows(&self) -> impl Future<Output = Result<mpsc::Receiver<FlowLine>, Failure>> + Send;
 }
@@ -168,6 +171,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/figures", get(figures::<C>))
         .route("/v1/plan", post(plan::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
     let streams = Router::new().route("/v1/flows", get(flows::<C>)).route("/v1/{resource}", get(list::<C>));
@@ -221,6 +225,10 @@ async fn version() -> Json<Version> {
 
 async fn status<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Status>, Failure> {
     shared.control.status().await.map(Json)
+}
+
+async fn figures<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Figures>, Failure> {
+    shared.control.figures().await.map(Json)
 }
 
 async fn describe<C: Control>(

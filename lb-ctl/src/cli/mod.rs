@@ -22,6 +22,7 @@ mod plan;
 mod query;
 mod status;
 mod tables;
+mod top;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -131,6 +132,7 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
+        Command::Top(command) => wait(top::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
         Command::Monitor(command) => match &command.pcap {
             Some(path) => wait(capture::run(&client, &command, path)),

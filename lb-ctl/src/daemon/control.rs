@@ -1,18 +1,20 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
 use super::capture::{self, Subscription};
-use super::flows;
 use super::foresee::Foreseen;
+use super::{figures, flows};
 use crate::api::server::Control;
 use crate::api::{
     ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
     FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
 };
+use crate::datapath::census::Census;
 use crate::datapath::conntrack::{self, FlowEntry};
+use crate::figures::{Counted, Figures, Names, Tally};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
 use lb_common::Settings;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Lines of a flow listing that wait for a slow reader.
@@ -38,6 +40,8 @@ pub(super) enum Command {
     Capture(CaptureRequest, oneshot::Sender<Result<Subscription, Failure>>),
     /// Somebody reads no more of them.
     CaptureLeft,
+    /// Tells what the engine knows of the figures, and what the counters are called.
+    Figures(oneshot::Sender<(Figures, Arc<Names>)>),
 }
 
 /// How manifests are applied.
@@ -49,12 +53,14 @@ pub(super) struct How {
     pub(super) prune: Option<String>,
 }
 
-/// The flow tables, read without the engine, which has better things to do.
+/// The flow tables and the counters, read without the engine, which has better things to do.
 pub(super) trait FlowSource: Send + Sync {
     /// Gives each flow that is alive at tick `now` to `sink`, by the entry for what its client sends, until it wants no more.
     fn each(&self, now: u32, sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure>;
     /// How full the tables are.
     fn fill(&self) -> Fullness;
+    /// What has been counted for the service port ids and the backend ids below these.
+    fn counted(&self, services: u32, backends: u32) -> Result<Counted, Failure>;
 }
 
 /// How full the flow tables are, and the ranges of ports that they lend from.
@@ -70,6 +76,10 @@ pub(super) struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) catalogue: watch::Receiver<Catalogue>,
     pub(super) flows: Arc<dyn FlowSource>,
+    /// What the sweeper has counted.
+    pub(super) census: Arc<Mutex<Census>>,
+    /// What the counters have come to, by name.
+    pub(super) tally: Arc<Mutex<Tally>>,
 }
 
 impl Handle {
@@ -144,6 +154,16 @@ impl Control for Handle {
         let subscription = self.ask(|answer| Command::Capture(request, answer)).await??;
         capture::write(subscription, count, self.commands.clone())
             .map_err(|error| Failure::new(FailureReason::InternalError, format!("packets cannot be captured: {error}")))
+    }
+
+    async fn figures(&self) -> Result<Figures, Failure> {
+        let (figures, names) = self.ask(Command::Figures).await?;
+        let (flows, tally, census) = (Arc::clone(&self.flows), Arc::clone(&self.tally), Arc::clone(&self.census));
+        let read =
+            tokio::task::spawn_blocking(move || figures::complete(figures, &names, flows.as_ref(), &tally, &census));
+        read.await.unwrap_or_else(|error| {
+            Err(Failure::new(FailureReason::InternalError, format!("reading the counters broke off: {error}")))
+        })
     }
 
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {

@@ -54,6 +54,12 @@ impl super::control::FlowSource for NoFlows {
     fn fill(&self) -> super::control::Fullness {
         super::control::Fullness::default()
     }
+
+    fn counted(&self, services: u32, backends: u32) -> Result<crate::figures::Counted, Failure> {
+        // Everybody has had one packet.
+        let one = |count| vec![lb_common::Traffic { packets: 1, ..lb_common::Traffic::default() }; count as usize];
+        Ok(crate::figures::Counted { services: one(services), backends: one(backends) })
+    }
 }
 
 /// A running engine, and what a test sees of it.
@@ -130,7 +136,13 @@ fn start_with(
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
+    let handle = Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(NoFlows),
+        census: Arc::default(),
+        tally: Arc::default(),
+    };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }
 

@@ -15,6 +15,7 @@ mod engine_tests;
 mod events;
 #[cfg(test)]
 mod fakes;
+mod figures;
 mod flows;
 mod foresee;
 mod host_clients;
@@ -37,6 +38,7 @@ pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 use crate::api::{ServeError, Server};
 use crate::datapath::{self, Datapath};
 use crate::dns::Dns;
+use crate::figures::bound::Bound;
 use crate::health::Health;
 use crate::maps::MapError;
 use crate::{host, source, store};
@@ -147,11 +149,19 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
-    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
+    let census = Arc::default();
+    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints, Arc::clone(&census)));
+    let handle = Arc::new(Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(maps.clone()),
+        census,
+        tally: Arc::default(),
+    });
+    let scrape = figures::scrape(Arc::clone(&handle), Bound::new(config.metrics_detail, config.metrics_limit));
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
-    let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
+    let serving = tokio::spawn(server.serve(handle, stop.clone()));
     let dns = Dns::new(config.dns.clone(), runtime::Handle::current());
     let parts = Parts {
         config,
@@ -161,7 +171,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         hooks: Box::new(datapath),
         host,
         host_clients,
-        health: Health::new(runtime::Handle::current()),
+        health: Health::with_metrics(runtime::Handle::current(), scrape),
         runtime: runtime::Handle::current(),
         dns,
         route_to: |address| host::route_to(address).unwrap_or_default(),

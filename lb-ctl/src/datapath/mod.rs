@@ -15,6 +15,7 @@ mod attachment;
 pub(crate) mod bpf;
 mod bpffs;
 mod capture;
+pub mod census;
 mod cleanup;
 pub mod conntrack;
 mod error;
@@ -100,6 +101,11 @@ pub struct Datapath {
     attachments: BTreeMap<u32, Attachment>,
     handover: Handover,
     _locks: (InstanceLock, NamespaceLock),
+}
+
+/// What the maps of this build look like: the hashes of the layouts of configuration maps and flow tables.
+pub fn layout() -> String {
+    Layout::wanted(0).text()
 }
 
 impl Datapath {
