@@ -77,3 +77,15 @@ pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entr
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]
 pub(super) static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH6), 0);
+
+// What only an instance that traces packets uses, whose loader gives it room.
+#[map]
+pub(super) static TRACED_FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_CLIENT: Array<Affinity> = Array::with_max_entries(1, 0);

@@ -174,7 +174,12 @@ fn redirect_neighbour(ifindex: u32) -> i32 {
 
 #[inline(always)]
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
-    let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
+    if super::traces() { decide::<EGRESS, true>(ctx) } else { decide::<EGRESS, false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const EGRESS: bool, const TRACE: bool>(ctx: &TcContext) -> i32 {
+    let verdict = process(&mut TcPacket::new(ctx), &KernelTables::<TRACE>, &TcEnv::<EGRESS>(ctx));
     match verdict.action {
         Action::Pass
         | Action::Defer

@@ -112,8 +112,13 @@ fn lb_xdp_generic(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn run(ctx: &XdpContext) -> u32 {
+    if super::traces() { decide::<true>(ctx) } else { decide::<false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const TRACE: bool>(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
-    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
+    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables::<TRACE>, &env);
     match verdict.action {
         Action::Pass
         | Action::Defer
