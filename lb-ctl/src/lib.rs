@@ -19,5 +19,6 @@ pub mod playground;
 mod readiness;
 pub mod source;
 pub mod store;
+pub mod trace;
 
 pub use embedded::OBJECT;

@@ -10,6 +10,7 @@
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
+//! | `POST /v1/trace` | [`TraceRequest`] to [`TraceAnswer`]; changes nothing |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
 //!
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
@@ -22,6 +23,7 @@ mod endpoints;
 pub mod plan;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod types;
 
 #[cfg(test)]
@@ -35,6 +37,7 @@ pub use server::{Control, ServeError, Server};
 pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
 };
+pub use trace::{TraceAnswer, TraceRequest};
 pub use types::{
     Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,

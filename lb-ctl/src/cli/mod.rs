@@ -20,6 +20,7 @@ mod plan;
 mod query;
 mod status;
 mod tables;
+mod trace;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -129,6 +130,7 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
+        Command::Trace(command) => wait(trace::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
         Command::Demo(demo) => Ok(demo.run()),
         Command::Playground(command) => Ok(command.run()),

@@ -2,15 +2,19 @@
 
 use super::flows;
 use super::foresee::Foreseen;
+use super::packet_trace::{self, Walked};
 use crate::api::server::Control;
 use crate::api::{
     ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
-    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
+    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer, TraceRequest,
 };
+use crate::datapath::SharedMaps;
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
+use crate::trace::{Names, Scene};
 use lb_common::Settings;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,6 +35,10 @@ pub(super) enum Command {
     Plan(Option<Parsed>, Option<String>, oneshot::Sender<Result<Foreseen, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
+    /// Tells what a packet meets on this node.
+    Scene(oneshot::Sender<Scene>),
+    /// Tells what the service ports of these ids are called.
+    Names(BTreeSet<u32>, oneshot::Sender<Names>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
 }
@@ -65,6 +73,8 @@ pub(super) struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) catalogue: watch::Receiver<Catalogue>,
     pub(super) flows: Arc<dyn FlowSource>,
+    /// What traced packets meet; one at a time, since each has an instance of the programs loaded.
+    pub(super) traced: tokio::sync::Mutex<SharedMaps>,
 }
 
 impl Handle {
@@ -109,6 +119,18 @@ impl Control for Handle {
         counted.await.unwrap_or_else(|error| {
             Err(Failure::new(FailureReason::InternalError, format!("counting connections broke off: {error}")))
         })
+    }
+
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        let maps = self.traced.lock().await;
+        let scene = self.ask(Command::Scene).await?;
+        let asked = (request.clone(), scene.clone(), maps.clone());
+        let walked = tokio::task::spawn_blocking(move || Walked::walk(&asked.0, &asked.1, &asked.2)).await;
+        let walked = walked
+            .map_err(|error| Failure::new(FailureReason::InternalError, format!("the trace broke off: {error}")))?
+            .map_err(|error| packet_trace::failure(&error))?;
+        let names = self.ask(|answer| Command::Names(walked.services(), answer)).await?;
+        Ok(walked.explain(&request, &scene, names))
     }
 
     fn catalogue(&self) -> watch::Receiver<Catalogue> {

@@ -12,7 +12,7 @@ use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
-use crate::datapath::conntrack::FlowEntry;
+use crate::datapath::{self, conntrack::FlowEntry};
 use crate::host::HostView;
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
@@ -130,7 +130,12 @@ fn start_with(
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
+    let handle = Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(NoFlows),
+        traced: datapath::SharedMaps::new(PathBuf::new(), PathBuf::new()).into(),
+    };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }
 

@@ -5,6 +5,7 @@
 
 use super::pattern::{self, InterfaceSpec};
 use crate::api::{InterfaceStatus, Problem};
+use crate::datapath::test_run::HookPoint;
 use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Role, Settled, XdpState, XdpTarget};
 use crate::host::{HostView, Interface};
 use lb_common::Device;
@@ -32,6 +33,10 @@ pub(super) trait Hooks {
     fn sockets(&self) -> Option<&Path>;
     /// Ends the take-over from an earlier daemon.
     fn settle(&mut self) -> Result<Settled, Error>;
+    /// The tags of the programs that are on hooks, as far as the kernel tells.
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        BTreeMap::new()
+    }
 }
 
 impl Hooks for Datapath {
@@ -61,6 +66,10 @@ impl Hooks for Datapath {
 
     fn settle(&mut self) -> Result<Settled, Error> {
         self.settle()
+    }
+
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.tags()
     }
 }
 

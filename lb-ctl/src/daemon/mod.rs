@@ -24,6 +24,7 @@ pub mod name_server;
 mod node;
 mod notify;
 pub mod options;
+mod packet_trace;
 pub mod pattern;
 mod report;
 mod requests;
@@ -147,7 +148,12 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let maps = datapath.maps();
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
     let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
+    let handle = Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(maps.clone()),
+        traced: datapath.shared_maps().into(),
+    };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));

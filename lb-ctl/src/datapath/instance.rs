@@ -9,9 +9,9 @@ use super::Error;
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::{MAPS, MapSpec};
+use lb_common::maps::{MAPS, MapSpec, TRACE_MAPS};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Lines of the verifier's log that are worth reading: the refusal stands at its end.
@@ -27,6 +27,11 @@ pub struct SharedMaps {
 }
 
 impl SharedMaps {
+    /// Maps that are pinned in these directories, by their names.
+    pub fn new(config: PathBuf, flows: PathBuf) -> Self {
+        Self { config, flows }
+    }
+
     /// The pin of a map.
     pub(crate) fn pin(&self, spec: &MapSpec) -> PathBuf {
         self.directory(spec).join(spec.name)
@@ -57,6 +62,9 @@ impl Instance {
         let mut loader = EbpfLoader::new();
         for (name, value) in constants {
             loader.override_global(name, value, true);
+        }
+        for spec in TRACE_MAPS {
+            loader.map_max_entries(spec.name, own(spec).unwrap_or(1));
         }
         for spec in MAPS {
             match own(spec) {
@@ -98,6 +106,25 @@ impl Instance {
     /// A map of this name, to be used as what it is.
     pub fn map(&self, name: &str) -> Option<&Map> {
         self.object.map(name)
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.object.map_mut(name)
+    }
+
+    /// A map of this name, whatever it is.
+    pub fn map_fd(&self, name: &str) -> io::Result<OwnedFd> {
+        let data = match self.map(name).ok_or(io::ErrorKind::NotFound)? {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data) => data,
+            _ => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        data.fd().as_fd().try_clone_to_owned()
     }
 
     /// The object as the library knows it.

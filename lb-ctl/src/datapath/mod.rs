@@ -29,6 +29,8 @@ mod refusal;
 mod require;
 mod sockets;
 mod target;
+pub mod test_run;
+pub mod tracer;
 
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
@@ -56,6 +58,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use target::Prober;
+use test_run::HookPoint;
 use tracing::warn;
 
 /// Name of the instance when the user gives none.
@@ -153,6 +156,11 @@ impl Datapath {
     /// Where the maps are, for other instances of the programs.
     pub fn shared_maps(&self) -> SharedMaps {
         self.shared.clone()
+    }
+
+    /// The tags of the programs that are on the hooks of interfaces, as far as the kernel tells: it does not of filters.
+    pub fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.links.tags()
     }
 
     /// Takes an interface under management, or changes its mode.

@@ -63,17 +63,17 @@ macro_rules! flows {
             use super::*;
 
             macro_rules! copy_of {
-                                ($live:ident, $traced:ident, $key:ident) => {{
-                                    if let Some(copy) = $traced.get_ptr_mut($key) {
-                                        copy
-                                    } else {
-                                        let live = $live.get_ptr($key)?;
-                                        // SAFETY: as for an entry that is changed in place: it may be torn by another CPU that writes it.
-                                        let _ = $traced.insert($key, unsafe { &*live }, 0);
-                                        $traced.get_ptr_mut($key)?
-                                    }
-                                }};
-                            }
+                                                        ($live:ident, $traced:ident, $key:ident) => {{
+                                                            if let Some(copy) = $traced.get_ptr_mut($key) {
+                                                                copy
+                                                            } else {
+                                                                let live = $live.get_ptr($key)?;
+                                                                // SAFETY: as for an entry that is changed in place: it may be torn by another CPU that writes it.
+                                                                let _ = $traced.insert($key, unsafe { &*live }, 0);
+                                                                $traced.get_ptr_mut($key)?
+                                                            }
+                                                        }};
+                                                    }
 
             /// A copy of an entry.
             #[inline(never)]
