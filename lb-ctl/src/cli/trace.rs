@@ -2,26 +2,35 @@
 //!
 //! Exit codes: 0 it is forwarded, delivered or answered; 1 it is not; 2 it could not be told.
 
-use super::args::{ReportFormat, Trace};
+use super::args::{Files, ReportFormat, Trace};
 use super::output::Output;
-use super::{DIFFERENT, Failed, SUCCESS};
+use super::{DIFFERENT, Failed, SUCCESS, manifests};
 use crate::api::Client;
-use crate::api::trace::{Choice, TraceAnswer, TraceProtocol, TraceRequest, TracedStep};
-use std::fmt::Write as _;
+use crate::api::trace::{TraceAnswer, TraceProtocol, TraceRequest};
+use crate::daemon::config::Origin;
+use crate::daemon::{Options, offline};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The source port of a packet whose --from names none.
 const PORT: u16 = 40_000;
-/// Backends of a pick that the text lists.
-const LISTED: usize = 20;
-/// Columns of the word that begins a step.
-const WORD: usize = 9;
 
 pub(super) async fn run(client: &Client, trace: &Trace, out: &mut Output) -> Result<u8, Failed> {
     let request = request(trace).map_err(Failed::Usage)?;
-    let answer = client.trace(&request).await.map_err(Failed::Compared)?;
+    let answer = match &trace.manifests {
+        Some(directory) => without_daemon(&request, trace, directory)?,
+        None => client.trace(&request).await.map_err(Failed::Compared)?,
+    };
     show(trace, &answer, out)
+}
+
+/// Traces what the manifests in a directory would do here, by the node's configuration.
+fn without_daemon(request: &TraceRequest, trace: &Trace, directory: &Path) -> Result<TraceAnswer, Failed> {
+    let files = Files { filename: vec![directory.to_owned()], recursive: true };
+    let flags = Options { node_name: trace.node.clone(), ..Options::default() };
+    let config = Origin { flags, file: None }.load()?;
+    Ok(offline::trace(request, &config, &manifests::read(&files)?)?)
 }
 
 /// Prints the answer, and writes the packet to a file if that is wanted.
@@ -31,7 +40,7 @@ pub(super) fn show(trace: &Trace, answer: &TraceAnswer, out: &mut Output) -> Res
         written.map_err(|error| Failed::Usage(format!("--pcap {}: {error}", path.display())))?;
     }
     match trace.output {
-        ReportFormat::Text => out.text(&text(answer))?,
+        ReportFormat::Text => out.text(&crate::trace::text(answer))?,
         ReportFormat::Json => out.json(answer)?,
         ReportFormat::Yaml => out.yaml(answer)?,
     }
@@ -75,53 +84,6 @@ fn end(text: &str) -> Option<(IpAddr, Option<u16>)> {
     }
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().map(|address| (address, None))
-}
-
-fn text(answer: &TraceAnswer) -> String {
-    let mut text = format!("{}\n", answer.packet);
-    // Writing to a string does not fail.
-    answer.notes.iter().for_each(|note| drop(writeln!(text, "Note: {note}.")));
-    for hook in &answer.hooks {
-        let program = if hook.program.is_empty() {
-            String::new()
-        } else {
-            format!(" (the program attached, tag {})", hook.program)
-        };
-        let _ = writeln!(text, "\n{} of {}{program}", hook.hook, hook.interface);
-        let mut last = "";
-        for step in &hook.steps {
-            let word = if step.step == last { "" } else { &step.step };
-            let _ = writeln!(text, "  {word:<WORD$} {}", step.says);
-            last = &step.step;
-            choices(&mut text, step);
-        }
-    }
-    let outcome = if answer.forwarded { "Forwarded" } else { "Not forwarded" };
-    let _ = writeln!(text, "\n{outcome} ({}): {}", answer.reason, answer.sentence);
-    if !answer.remedy.is_empty() {
-        let _ = writeln!(text, "Remedy: {}", answer.remedy);
-    }
-    text
-}
-
-fn choices(text: &mut String, step: &TracedStep) {
-    let width = step.choices.iter().map(|choice| address(choice).len()).max().unwrap_or_default();
-    // What was picked is listed in any case.
-    let listed = step.choices.iter().enumerate().filter(|(index, choice)| *index < LISTED || choice.picked);
-    for (_, choice) in listed.clone() {
-        let mark = if choice.picked { '>' } else { ' ' };
-        let pod = choice.pod.as_deref().unwrap_or("-");
-        let odds = choice.odds * 100.0;
-        let _ = writeln!(text, "  {:<WORD$} {mark} {:<width$}  {odds:>5.1}%  {pod}", "", address(choice));
-    }
-    let left_out = step.choices.len() - listed.count();
-    if left_out > 0 {
-        let _ = writeln!(text, "  {:<WORD$}   and {left_out} more (-o json lists all)", "");
-    }
-}
-
-fn address(choice: &Choice) -> String {
-    SocketAddr::new(choice.address, choice.port).to_string()
 }
 
 /// A capture file (draft-ietf-opsawg-pcap) of these frames, in hexadecimal.

@@ -23,6 +23,7 @@ mod memory;
 pub mod name_server;
 mod node;
 mod notify;
+pub mod offline;
 pub mod options;
 mod packet_trace;
 pub mod pattern;

@@ -47,7 +47,7 @@ use attach::Attacher;
 use bpffs::Pins;
 use handover::Handover;
 use layout::{Half, Layout};
-use lb_common::maps::DEFAULT_MAX_FLOWS;
+use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
@@ -259,6 +259,22 @@ impl Datapath {
         }
         Ok(Settled { detached, ..self.handover.finish()? })
     }
+}
+
+/// Makes maps in a directory of a BPF file system for a datapath that is attached nowhere and remembers little. Nobody is kept
+/// from doing the same elsewhere.
+pub fn maps_in(directory: &Path, max_flows: u32) -> Result<(SharedMaps, PinnedMaps), Error> {
+    require::check(&Options { max_flows, ..Options::default() })?;
+    let shared = SharedMaps { config: directory.join("config"), flows: directory.join("flows") };
+    layout::open_or_create(&shared.config, Half::Config, max_flows)?;
+    layout::open_or_create(&shared.flows, Half::Flows, MAX_FLOWS_RANGE.0)?;
+    let maps = PinnedMaps::open(&shared.config, &shared.flows)?;
+    Ok((shared, maps))
+}
+
+/// What attaching to the interface would come to at best.
+pub fn as_if_attached(interface: &Interface, mode: Mode) -> Attachment {
+    attach::as_if(interface, mode)
 }
 
 /// Makes sure that the pins are of this network namespace; the layout of the maps in use, if there are any.

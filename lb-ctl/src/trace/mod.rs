@@ -6,9 +6,11 @@
 
 mod explain;
 pub mod packet;
+mod text;
 pub mod walk;
 
 pub use explain::{Names, ServiceName, explain};
+pub use text::text;
 pub use walk::{Met, Scene, walk};
 
 use crate::datapath;
