@@ -21,5 +21,6 @@ pub mod playground;
 mod readiness;
 pub mod source;
 pub mod store;
+pub mod trace;
 
 pub use embedded::OBJECT;

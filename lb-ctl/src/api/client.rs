@@ -4,6 +4,7 @@ use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
 use super::status::Status;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
 };
@@ -131,6 +132,11 @@ impl Client {
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     pub async fn plan(&self, request: &ApplyRequest) -> Result<PlanAnswer, ClientError> {
         self.post("/v1/plan", request).await
+    }
+
+    /// What would become of a packet, and why. Changes nothing.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceAnswer, ClientError> {
+        self.post("/v1/trace", request).await
     }
 
     /// Deletes objects: all or nothing.

@@ -12,6 +12,7 @@
 //! | `POST /v1/capture` | [`CaptureRequest`] to a pcapng file that grows until the request ends |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
+//! | `POST /v1/trace` | [`TraceRequest`] to [`TraceAnswer`]; changes nothing |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
 //!
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
@@ -24,6 +25,7 @@ mod endpoints;
 pub mod plan;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod types;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ pub use server::{Control, ServeError, Server};
 pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
 };
+pub use trace::{TraceAnswer, TraceRequest};
 pub use types::{
     Applied, ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure,
     FailureReason, FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,

@@ -46,6 +46,10 @@ impl Control for Pretender {
         Ok(PlanAnswer { writes: request.files.len(), ..PlanAnswer::default() })
     }
 
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        Err(Failure::new(FailureReason::BadRequest, format!("no trace from {}", request.from)))
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),

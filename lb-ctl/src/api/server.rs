@@ -7,6 +7,7 @@ use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
 use super::status::Status;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, Version,
@@ -44,6 +45,8 @@ pub trait Control: Send + Sync + 'static {
     fn apply(&self, request: ApplyRequest) -> impl Future<Output = Result<ApplyAnswer, Failure>> + Send;
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     fn plan(&self, request: ApplyRequest) -> impl Future<Output = Result<PlanAnswer, Failure>> + Send;
+    /// What would become of a packet, and why. Changes nothing.
+    fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<TraceAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
@@ -165,6 +168,8 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let writes = Router::new()
         .route("/v1/apply", post(apply::<C>))
         .route("/v1/delete", post(delete::<C>))
+        // It changes nothing, but has the kernel verify programs.
+        .route("/v1/trace", post(trace::<C>))
         .layer(axum::middleware::from_fn(authorise));
     // What others say to each other is not for everybody.
     let captures = Router::new().route("/v1/capture", post(capture::<C>)).layer(axum::middleware::from_fn(authorise));
@@ -250,6 +255,13 @@ async fn plan<C: Control>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PlanAnswer>, Failure> {
     shared.control.plan(parse(body)?).await.map(Json)
+}
+
+async fn trace<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<TraceAnswer>, Failure> {
+    shared.control.trace(parse(body)?).await.map(Json)
 }
 
 async fn delete<C: Control>(

@@ -23,6 +23,7 @@ mod query;
 mod status;
 mod tables;
 mod top;
+mod trace;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -133,6 +134,7 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
         Command::Top(command) => wait(top::run(&client, &command, &mut out)),
+        Command::Trace(command) => wait(trace::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
         Command::Monitor(command) => match &command.pcap {
             Some(path) => wait(capture::run(&client, &command, path)),

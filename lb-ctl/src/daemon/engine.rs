@@ -12,7 +12,7 @@ use super::figures::Measured;
 use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
-use super::{Config, Error, config, memory, notify};
+use super::{Config, Error, config, memory, notify, packet_trace};
 use crate::api::Catalogue;
 use crate::dns::Dns;
 use crate::health::{Health, Ready};
@@ -465,6 +465,8 @@ impl Engine {
             }
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
+            Command::Scene(answer) => drop(answer.send(self.scene())),
+            Command::Names(ids, answer) => drop(answer.send(packet_trace::names(&self.balancer, &ids))),
             Command::Status(answer) => drop(answer.send(self.status())),
             Command::Capture(request, answer) => {
                 drop(answer.send(self.capture(&request)));
