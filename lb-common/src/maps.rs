@@ -5,7 +5,7 @@
 
 use crate::{
     Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, NetworkKey, Owned,
-    Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
 };
 use core::mem::size_of;
 
@@ -61,6 +61,10 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// What each CPU has spent in this tick on answers and searches.
 pub const BUDGETS: &str = "BUDGETS";
+/// What happened to single packets and flows: a ring of [`crate::Event`]s, which the daemon takes out.
+pub const EVENTS: &str = "EVENTS";
+/// What each CPU has told of it.
+pub const TELLINGS: &str = "TELLINGS";
 /// The neighbour that the kernel's routing table named for the packet at hand.
 pub const NEIGHBOUR: &str = "NEIGHBOUR";
 /// Working memory of the programs.
@@ -82,6 +86,8 @@ pub enum MapKind {
     LruHash = 9,
     /// `BPF_MAP_TYPE_LPM_TRIE`
     LpmTrie = 11,
+    /// `BPF_MAP_TYPE_RINGBUF`: without keys and values, and as large as it has bytes.
+    RingBuf = 27,
 }
 
 /// `BPF_F_NO_PREALLOC`: for hashes that only the daemon writes, so that memory is used as entries come.
@@ -134,12 +140,14 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
+    spec::<(), ()>(EVENTS, MapKind::RingBuf, 0, false),
+    spec::<u32, Telling>(TELLINGS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Neighbour>(NEIGHBOUR, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
 ];
 
-/// Entries of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
+/// Entries (of a ring: bytes) of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     let control = at_least(max_flows / 2, 4096);
     match name.as_bytes() {
@@ -157,7 +165,9 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"BUDGETS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
+        b"EVENTS" => 1 << 19,
         b"REASONS" => 256,
         _ => 0,
     }

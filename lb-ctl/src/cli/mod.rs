@@ -15,11 +15,13 @@ mod describe;
 mod diff;
 mod get;
 mod manifests;
+mod monitor;
 mod output;
 mod plan;
 mod query;
 mod status;
 mod tables;
+mod why;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -130,6 +132,8 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
+        Command::Monitor(command) => wait(monitor::run(&client, &command, &mut out)),
+        Command::Why(command) => wait(why::run(&client, &command, &mut out)),
         Command::Demo(demo) => Ok(demo.run()),
         Command::Playground(command) => Ok(command.run()),
         Command::Version => wait(version(&client, &mut out)),

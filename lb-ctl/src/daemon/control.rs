@@ -2,13 +2,16 @@
 
 use super::flows;
 use super::foresee::Foreseen;
+use crate::api::monitor::{Filter, MonitorLine};
 use crate::api::server::Control;
+use crate::api::why::{Question, WhyAnswer};
 use crate::api::{
     ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
     ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
 };
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
+use crate::monitor::Monitor;
 use crate::objects::{Key, Kind, ObjectId};
 use lb_common::Settings;
 use std::sync::Arc;
@@ -65,6 +68,8 @@ pub(super) struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) catalogue: watch::Receiver<Catalogue>,
     pub(super) flows: Arc<dyn FlowSource>,
+    /// What the datapath tells, where it tells anything.
+    pub(super) monitor: Option<Monitor>,
 }
 
 impl Handle {
@@ -73,6 +78,13 @@ impl Handle {
         let (sender, answer) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
+    }
+}
+
+impl Handle {
+    fn monitor(&self) -> Result<&Monitor, Failure> {
+        let missing = || Failure::new(FailureReason::ServiceUnavailable, "this datapath tells no events");
+        self.monitor.as_ref().ok_or_else(missing)
     }
 }
 
@@ -145,6 +157,14 @@ impl Control for Handle {
             }
         });
         Ok(receiver)
+    }
+
+    async fn monitor(&self, filter: Filter) -> Result<mpsc::Receiver<MonitorLine>, Failure> {
+        self.monitor()?.listen(filter).await
+    }
+
+    async fn why(&self, question: Question) -> Result<WhyAnswer, Failure> {
+        self.monitor()?.why(question).await
     }
 }
 

@@ -130,7 +130,8 @@ fn start_with(
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
+    let handle =
+        Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows), monitor: None };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }
 

@@ -6,6 +6,7 @@ use crate::datapath::affinity::AffinitySweep;
 use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sweep};
 use crate::image::Withdrawn;
 use crate::maps::{MapError, PinnedMaps};
+use crate::monitor::{Monitor, protocol_name};
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
 use std::collections::HashSet;
@@ -72,15 +73,6 @@ pub(super) fn line(entry: &FlowEntry, now: u32) -> FlowLine {
     }
 }
 
-fn protocol_name(number: u8) -> String {
-    match number {
-        lb_common::TCP => "TCP".to_owned(),
-        lb_common::UDP => "UDP".to_owned(),
-        lb_common::SCTP => "SCTP".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// How often the tables are searched for the flows of what was withdrawn: a packet that comes in between may make the entry
 /// of one direction again from that of the other, and only once a tick.
 const SEARCHES: usize = 3;
@@ -93,9 +85,16 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Deletes what is too old at tick `now` among the next `limit` flow entries and `limit` clients; how many that were.
-    pub(super) fn step(&mut self, maps: &PinnedMaps, now: u32, limit: usize) -> Result<usize, MapError> {
-        let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit)?;
+    /// Deletes what is too old at tick `now` among the next `limit` flow entries, which it shows to `gone`, and `limit` clients;
+    /// how many that were.
+    pub(super) fn step(
+        &mut self,
+        maps: &PinnedMaps,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<usize, MapError> {
+        let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit, gone)?;
         Ok(flows + maps.affinity().sweep(&mut self.clients, now, limit)?)
     }
 }
@@ -105,6 +104,7 @@ impl Position {
 pub(super) async fn sweep(
     maps: PinnedMaps,
     max_flows: u32,
+    monitor: Monitor,
     mut withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
 ) {
     // Two entries for each flow, in tables of two families.
@@ -125,9 +125,9 @@ pub(super) async fn sweep(
                 continue;
             }
         }
-        let maps = maps.clone();
+        let (maps, monitor) = (maps.clone(), monitor.clone());
         let step = tokio::task::spawn_blocking(move || {
-            let swept = position.step(&maps, conntrack::now(), limit);
+            let swept = position.step(&maps, conntrack::now(), limit, &mut |entry| monitor.expired(entry));
             (position, swept)
         });
         match step.await {

@@ -38,6 +38,7 @@ use crate::datapath::{self, Datapath};
 use crate::dns::Dns;
 use crate::health::Health;
 use crate::maps::MapError;
+use crate::monitor::Monitor;
 use crate::{host, source, store};
 use control::Handle;
 use engine::{Engine, Parts};
@@ -82,6 +83,9 @@ pub enum Error {
     /// What the maps hold cannot be read.
     #[error(transparent)]
     Maps(MapError),
+    /// Events of the datapath.
+    #[error("cannot wait for what the datapath tells: {0}")]
+    Events(io::Error),
     /// Signals.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -145,9 +149,16 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
+    let monitor =
+        Monitor::start(datapath.events()?, maps.clone(), catalogue_receiver.clone()).map_err(Error::Events)?;
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
-    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
+    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, monitor.clone(), endpoints));
+    let handle = Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(maps.clone()),
+        monitor: Some(monitor),
+    };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));

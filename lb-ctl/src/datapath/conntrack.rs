@@ -187,14 +187,20 @@ impl FlowTables {
         Ok((fill, lent))
     }
 
-    /// Deletes what has expired at tick `now` among the next `limit` entries or so, and says how many that were. After
-    /// the last table it begins anew.
-    pub fn sweep_expired(&self, sweep: &mut Sweep, now: u32, limit: usize) -> Result<usize, MapError> {
+    /// Deletes what has expired at tick `now` among the next `limit` entries or so, shows it to `gone`, and says how many that
+    /// were. After the last table it begins anew.
+    pub fn sweep_expired(
+        &self,
+        sweep: &mut Sweep,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<usize, MapError> {
         let (mut seen, mut swept) = (0, 0);
         for _ in 0..4 {
             let step = match sweep.table {
-                0 | 1 => self.v4.sweep(sweep.table, &mut sweep.position, now, limit - seen)?,
-                _ => self.v6.sweep(sweep.table - 2, &mut sweep.position, now, limit - seen)?,
+                0 | 1 => self.v4.sweep(sweep.table, &mut sweep.position, now, limit - seen, gone)?,
+                _ => self.v6.sweep(sweep.table - 2, &mut sweep.position, now, limit - seen, gone)?,
             };
             seen += step.seen;
             swept += step.swept;
@@ -269,8 +275,15 @@ where
         self.tables().into_iter().map(count).collect()
     }
 
-    fn sweep(&self, table: usize, position: &mut Option<u32>, now: u32, limit: usize) -> Result<Step, MapError> {
-        let (_, name, map) = self.tables()[table];
+    fn sweep(
+        &self,
+        table: usize,
+        position: &mut Option<u32>,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<Step, MapError> {
+        let (kind, name, map) = self.tables()[table];
         let mut step = Step { seen: 0, swept: 0 };
         let mut batches = map.batches().resume(*position);
         while step.seen < limit {
@@ -280,8 +293,11 @@ where
             for (key, flow) in batch.into_iter().filter(|(key, flow)| flow.is_expired(key.protocol, now)) {
                 // The datapath may have given the tuple to a new flow since it was read: look again.
                 let current = map.get(&key).map_err(failed(name, "read"))?;
-                if current.is_some_and(|current| current.tick == flow.tick) {
-                    step.swept += usize::from(map.delete(&key).map_err(failed(name, "sweep"))?);
+                if current.is_some_and(|current| current.tick == flow.tick)
+                    && map.delete(&key).map_err(failed(name, "sweep"))?
+                {
+                    step.swept += 1;
+                    gone(&FlowEntry::new(kind, &key, &flow));
                 }
             }
         }

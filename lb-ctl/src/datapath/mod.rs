@@ -17,6 +17,7 @@ mod bpffs;
 mod cleanup;
 pub mod conntrack;
 mod error;
+mod events;
 mod filters;
 mod handover;
 mod layout;
@@ -33,6 +34,7 @@ pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, X
 pub use bpffs::DEFAULT_BPFFS;
 pub use cleanup::cleanup;
 pub use error::Error;
+pub use events::{Events, Untold};
 pub use handover::Settled;
 pub use programs::{Clock, PacketLog};
 pub use sockets::Cgroup;
@@ -187,6 +189,11 @@ impl Datapath {
     /// What the programs log, to be read by the caller; once.
     pub fn packet_log(&mut self) -> Option<PacketLog> {
         self.programs.packet_log()
+    }
+
+    /// What the programs tell of packets and flows; once.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        self.programs.events()
     }
 
     /// The managed interfaces.

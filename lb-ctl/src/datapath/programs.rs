@@ -1,11 +1,11 @@
 //! Loads the programs of the BPF object against the pinned maps.
 
-use super::Error;
 use super::bpf::{Hook, SocketHook};
-use aya::maps::{Array, MapData};
+use super::{Error, Events};
+use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::MAPS;
+use lb_common::maps::{EVENTS, MAPS};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -22,6 +22,9 @@ pub type PacketLog = aya_log::EbpfLogger<&'static dyn tracing_log::log::Log>;
 
 /// The map that says how far the programs' clock is ahead.
 const CLOCK: &str = ".data.clock";
+
+/// The map that says whether somebody listens to flows that begin and end.
+const LISTENED: &str = ".data.listened";
 
 /// A clock of the programs that can be set ahead of the kernel's, for tests of what takes its time.
 pub struct Clock(Array<MapData, u64>);
@@ -89,9 +92,19 @@ impl Programs {
 
     /// The clock of programs that were loaded with one; to be asked for once.
     pub(super) fn clock(&mut self) -> Result<Clock, Error> {
-        let broken = |reason: String| Error::Object(format!("its map {CLOCK} cannot be used: {reason}"));
-        let map = self.object.take_map(CLOCK).ok_or_else(|| broken("there is none".to_owned()))?;
-        Array::try_from(map).map(Clock).map_err(|error| broken(chain(&error)))
+        self.take(CLOCK).map(Clock)
+    }
+
+    /// What the programs tell; to be asked for once.
+    pub(super) fn events(&mut self) -> Result<Events, Error> {
+        Ok(Events::new(self.take(EVENTS)?, self.take(LISTENED)?))
+    }
+
+    /// Takes a map of the object's out, which can be done once.
+    fn take<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Error> {
+        let broken = |reason: String| Error::Object(format!("its map {name} cannot be used: {reason}"));
+        let map = self.object.take_map(name).ok_or_else(|| broken("there is none".to_owned()))?;
+        M::try_from(map).map_err(|error| broken(chain(&error)))
     }
 
     /// The program that belongs on a hook.

@@ -3,6 +3,7 @@
 //! The handle is cheap to clone and may be used from several threads; writers keep order among themselves.
 
 use super::{Image, LbMaps, MapError, MapOp};
+use crate::datapath::Untold;
 use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::conntrack::FlowTables;
@@ -10,10 +11,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6, REASONS,
-    SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    SERVICE_STATS, SERVICES, SETTINGS, SLOTS, TELLINGS,
 };
 use lb_common::{
-    Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic,
+    Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Telling,
+    Traffic,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -37,6 +39,18 @@ impl PinnedMaps {
     /// Which backend each client had last.
     pub fn affinity(&self) -> &AffinityTable {
         &self.config.affinity
+    }
+
+    /// What the datapath had to tell and did not.
+    pub fn untold(&self) -> Result<Untold, MapError> {
+        let mut sum = Untold::default();
+        for telling in copies(TELLINGS, &self.config.tellings, 0)? {
+            for sort in [Telling::LOSSES, Telling::FLOWS] {
+                sum.skipped[sort] = sum.skipped[sort].wrapping_add(telling.skipped[sort]);
+                sum.lost[sort] = sum.lost[sort].wrapping_add(telling.lost[sort]);
+            }
+        }
+        Ok(sum)
     }
 
     /// The flow tables.
@@ -89,6 +103,7 @@ pub(crate) struct ConfigMaps {
     reasons: PerCpuArray<ReasonCount>,
     service_stats: PerCpuArray<Traffic>,
     backend_stats: PerCpuArray<Traffic>,
+    tellings: PerCpuArray<Telling>,
 }
 
 /// Opens one pinned map.
@@ -122,6 +137,7 @@ impl ConfigMaps {
             reasons: open(directory, REASONS, PerCpuArray::new)?,
             service_stats: open(directory, SERVICE_STATS, PerCpuArray::new)?,
             backend_stats: open(directory, BACKEND_STATS, PerCpuArray::new)?,
+            tellings: open(directory, TELLINGS, PerCpuArray::new)?,
         })
     }
 
@@ -217,6 +233,7 @@ impl ConfigMaps {
             REASONS => self.reasons.entries(),
             SERVICE_STATS => self.service_stats.entries(),
             BACKEND_STATS => self.backend_stats.entries(),
+            TELLINGS => self.tellings.entries(),
             _ => return None,
         })
     }

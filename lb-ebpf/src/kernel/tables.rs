@@ -1,16 +1,17 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4,
-    NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS,
-    SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE,
+    NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES,
+    SETTINGS, SLOTS, TELLINGS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason, Scratch,
-    Service, ServiceKey, Settings, Slot,
+    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason,
+    Scratch, Service, ServiceKey, Settings, Slot, Telling,
 };
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
@@ -155,6 +156,24 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
         let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn is_listened(&self) -> bool {
+        super::is_listened()
+    }
+
+    #[inline(always)]
+    fn telling(&self) -> Option<&mut Telling> {
+        // SAFETY: as for the working memory.
+        TELLINGS.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
+    }
+
+    #[inline(always)]
+    fn tell(&self, event: &mut Event) -> bool {
+        // SAFETY: a helper without arguments.
+        event.time = unsafe { bpf_ktime_get_ns() };
+        EVENTS.output::<Event>(&*event, 0).is_ok()
     }
 
     #[inline(always)]

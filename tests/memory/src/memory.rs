@@ -4,8 +4,8 @@ use crate::Image;
 use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Telling, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
@@ -262,6 +262,14 @@ pub struct Memory {
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
     /// What the CPU has spent.
     pub budget: Box<UnsafeCell<Budget>>,
+    /// What the CPU has told.
+    pub telling: Box<UnsafeCell<Telling>>,
+    /// Events that were told, without a time.
+    pub events: RefCell<Vec<Event>>,
+    /// Whether somebody listens to flows that begin and end.
+    pub listened: Cell<bool>,
+    /// Events that there is room for.
+    pub event_room: Cell<usize>,
     /// The places of all addresses that the gate has been opened for.
     gate: RefCell<BTreeSet<Place>>,
 }
@@ -284,6 +292,10 @@ impl Memory {
             services: RefCell::default(),
             backends: RefCell::default(),
             budget: Box::default(),
+            telling: Box::new(UnsafeCell::new(Telling::NEW)),
+            events: RefCell::default(),
+            listened: Cell::default(),
+            event_room: Cell::new(usize::MAX),
             gate: RefCell::default(),
         }
     }
@@ -384,6 +396,24 @@ impl Tables for Memory {
 
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
         self.affinity.entries.borrow_mut().insert(*key, Box::leak(Box::new(UnsafeCell::new(*affinity))));
+    }
+
+    fn is_listened(&self) -> bool {
+        self.listened.get()
+    }
+
+    fn telling(&self) -> Option<&mut Telling> {
+        // SAFETY: one packet at a time, as on a CPU.
+        Some(unsafe { &mut *self.telling.get() })
+    }
+
+    fn tell(&self, event: &mut Event) -> bool {
+        let mut events = self.events.borrow_mut();
+        let has_room = events.len() < self.event_room.get();
+        if has_room {
+            events.push(*event);
+        }
+        has_room
     }
 
     fn count(&self, reason: Reason, bytes: usize) {
