@@ -9,9 +9,10 @@ use crate::conntrack;
 use crate::env::{Env, Hook};
 use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
+use crate::socket::SocketTables;
 use crate::tables::{AddressTables, Tables};
 use lb_common::event::Telling;
-use lb_common::{Event, Flow, FlowKey, Reason, SCTP, Scratch, ServiceKey, TCP, UDP};
+use lb_common::{Event, Flow, FlowKey, Peer, Reason, SCTP, Scratch, ServiceKey, TCP, UDP};
 
 /// A kind of event and its reason, in two bytes: a BPF function takes no more than five arguments.
 #[derive(Clone, Copy)]
@@ -192,4 +193,21 @@ where
         telling.lost[Telling::FLOWS] += 1;
     }
     telling.event.kind = 0;
+}
+
+/// Tells that a process's call fails. Its socket need not have an address yet, so nobody is named as the client. Not inlined: it has
+/// a stack frame of its own, which holds the event, since packets interrupt a call on its CPU and use what the CPU has.
+#[inline(never)]
+pub(crate) fn tell_refusal<T: SocketTables>(tables: &T, asked: &Peer, reason: Reason, now: u32) {
+    let mut event = Event::EMPTY;
+    event.kind = Event::REJECTED;
+    event.reason = reason as u8;
+    event.hook = Event::AT_SOCKET;
+    event.family = asked.family;
+    event.protocol = asked.protocol;
+    event.frontend = asked.address;
+    event.frontend_port = asked.port;
+    event.service = Event::NOBODY;
+    event.backend_id = Event::NOBODY;
+    tables.tell_call(&mut event, now);
 }

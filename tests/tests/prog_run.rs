@@ -557,6 +557,8 @@ impl Differential {
         self.kernel.set_budgets(case.budget(now));
         self.kernel.set_tellings(Telling::NEW);
         self.kernel.listen(true);
+        // Of a case that ended early.
+        self.kernel.take_events();
         trial.tables.listened.set(true);
         let outcome = self.steps(&mut trial, case);
         // Whatever happened: what is there now is what the next case takes away.
@@ -1005,7 +1007,7 @@ fn flows_and_losses_are_told_host_and_kernel_alike() {
             both.run(Hook::Ingress, uplink, &large);
             assert_eq!(signs(&both.told), [(Event::REJECTED, Reason::MtuExceeded)]);
             assert_ne!(both.told[0].backend, [0; 16], "a backend had been chosen");
-            large[0] |= 1;
+            large[6] |= 1;
             both.run(Hook::Ingress, uplink, &large);
             assert_eq!(signs(&both.told), [(Event::DROPPED, Reason::MtuExceeded)], "a frame of many has no answer");
         }

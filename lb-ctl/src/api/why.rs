@@ -81,7 +81,7 @@ pub struct WhyReason {
     pub packets: u64,
     /// How many of those that are asked for were seen one by one.
     pub seen: u64,
-    /// How many were seen, but are too long ago, or came from too many sides, to be told apart; of all Services and clients.
+    /// How many were seen that are not in the groups: there are too many clients and places to tell all apart.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_told_apart: u64,
     /// When the last one was seen (RFC 3339).

@@ -21,7 +21,8 @@ pub(super) fn answer(question: &Question, history: &History, views: &Views) -> W
     let names = Names::of(views);
     let told = history.reasons().filter_map(|(reason, remembered)| tell(question, since, reason, remembered, &names));
     let mut reasons: Vec<WhyReason> = told.collect();
-    reasons.sort_by_key(|reason| (Reverse(reason.packets.min(reason.seen.max(1))), Reverse(reason.packets)));
+    // The counters are of everything; what was asked for may be less.
+    reasons.sort_by_key(|reason| Reverse(if question.is_about_all() { reason.packets } else { reason.seen }));
     WhyAnswer { since_seconds: question.since.as_secs(), reasons }
 }
 
@@ -31,15 +32,11 @@ fn tell(question: &Question, since: u64, reason: Reason, remembered: &Remembered
     if packets == 0 || (groups.is_empty() && !question.is_about_all()) {
         return None;
     }
-    let last = if question.is_about_all() {
-        moment(remembered.all.last)
+    let (seen, last) = if question.is_about_all() {
+        (remembered.all.seen.since(since), moment(remembered.all.last))
     } else {
-        groups.iter().map(|group| group.last.clone()).max().unwrap_or_default()
-    };
-    let seen = if question.is_about_all() {
-        remembered.all.seen.since(since)
-    } else {
-        groups.iter().map(|group| group.seen).sum()
+        let last = groups.iter().map(|group| group.last.clone()).max();
+        (groups.iter().map(|group| group.seen).sum(), last.unwrap_or_default())
     };
     Some(WhyReason {
         reason: reason.name().to_owned(),

@@ -141,7 +141,10 @@ impl History {
             };
             let more = new.packets.saturating_sub(old.packets);
             if more > 0 {
-                self.reasons.entry(reason).or_default().counted.add(now, more);
+                let remembered = self.reasons.entry(reason).or_default();
+                remembered.counted.add(now, more);
+                // Where nothing was seen, this is all that is known of when it was.
+                remembered.all.last = remembered.all.last.max(if remembered.places.is_empty() { time } else { 0 });
             }
         }
         self.counters = Some(counters);
