@@ -63,6 +63,8 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 pub const BUDGETS: &str = "BUDGETS";
 /// What happened to single packets and flows: a ring of [`crate::Event`]s, which the daemon takes out.
 pub const EVENTS: &str = "EVENTS";
+/// Whether somebody listens to flows that begin and end: not zero.
+pub const LISTENED: &str = "LISTENED";
 /// What each CPU has told of it.
 pub const TELLINGS: &str = "TELLINGS";
 /// The neighbour that the kernel's routing table named for the packet at hand.
@@ -71,6 +73,13 @@ pub const NEIGHBOUR: &str = "NEIGHBOUR";
 pub const SCRATCH4: &str = "SCRATCH4";
 /// Working memory of the programs.
 pub const SCRATCH6: &str = "SCRATCH6";
+
+/// The ring that a capturing instance of the programs fills.
+pub const CAPTURED: &str = "CAPTURED";
+/// Where it puts its copies together.
+pub const CAPTURE_ROOM: &str = "CAPTURE_ROOM";
+/// The maps that each instance of the programs has for itself: not pinned, and gone with it.
+pub const OF_AN_INSTANCE: &[&str] = &[CAPTURED, CAPTURE_ROOM];
 
 /// Kinds of BPF maps that are used, with the kernel's numbers (`enum bpf_map_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +150,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
     spec::<(), ()>(EVENTS, MapKind::RingBuf, 0, false),
+    spec::<u32, u32>(LISTENED, MapKind::Array, 0, false),
     spec::<u32, Telling>(TELLINGS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Neighbour>(NEIGHBOUR, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
@@ -165,7 +175,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"BUDGETS" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"LISTENED" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
         // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
         b"EVENTS" => 1 << 19,
         b"REASONS" => 256,

@@ -335,7 +335,7 @@ impl Kernel {
 
     /// Has flows that begin and end told, or not.
     pub fn listen(&mut self, listens: bool) {
-        self.array::<u32>(".data.listened").set(0, u32::from(listens), 0).expect("the kernel takes the value");
+        self.array::<u32>(maps::LISTENED).set(0, u32::from(listens), 0).expect("the kernel takes the value");
     }
 
     /// What all CPUs have told, but for the event in the making and the tick.

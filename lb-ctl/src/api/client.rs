@@ -5,7 +5,9 @@ use super::description::ServiceDescription;
 use super::monitor::{MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
-use super::types::{ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version};
+use super::types::{
+    ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
+};
 use super::why::{WhyAnswer, WhyQuery};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -73,6 +75,27 @@ pub struct Lines<T> {
     pending: Vec<u8>,
     read: usize,
     line: std::marker::PhantomData<fn() -> T>,
+}
+
+/// Bytes that come as something happens.
+#[derive(Debug)]
+pub struct Pieces {
+    socket: PathBuf,
+    body: Incoming,
+}
+
+impl Pieces {
+    /// The next bytes, or `None` when there are no more. Waits for as long as it takes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let frame = frame
+                .map_err(|error| ClientError::Broken { socket: self.socket.clone(), message: error.to_string() })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
 }
 
 impl Client {
@@ -151,6 +174,13 @@ impl Client {
         });
         let fields: Vec<String> = fields.collect();
         Ok(if fields.is_empty() { path.to_owned() } else { format!("{path}?{}", fields.join("&")) })
+    }
+
+    /// The pieces of a file of packets, as they come.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<Pieces, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let body = self.send(Method::POST, "/v1/capture", body.into()).await?.into_body();
+        Ok(Pieces { socket: self.socket.clone(), body })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

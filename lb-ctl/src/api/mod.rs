@@ -10,6 +10,7 @@
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
 //! | `GET /v1/monitor?service=&client=&backend=&reason=&type=` | JSON lines of [`MonitorLine`], as it happens |
 //! | `GET /v1/why?service=&client=&since=` | [`WhyAnswer`] |
+//! | `POST /v1/capture` | [`CaptureRequest`] to a pcapng file that grows until the request ends |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
@@ -41,8 +42,8 @@ pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
 };
 pub use types::{
-    Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
-    FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,
+    Applied, ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure,
+    FailureReason, FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,
 };
 pub use why::{WhyAnswer, WhyClient, WhyGroup, WhyQuery, WhyReason};
 

@@ -134,10 +134,10 @@ pub struct MonitorQuery {
     /// `namespace/name`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// An address or a network.
+    /// Addresses or networks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// An address.
+    /// Addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// Names of reasons.
@@ -153,10 +153,10 @@ pub struct MonitorQuery {
 pub struct Filter {
     /// Of this Service.
     pub service: Option<Key>,
-    /// Of clients in this network.
-    pub client: Option<IpNet>,
-    /// Of this backend.
-    pub backend: Option<IpAddr>,
+    /// Of clients in one of these networks; none named: all.
+    pub clients: Vec<IpNet>,
+    /// Of one of these backends; none named: all, and what has none.
+    pub backends: Vec<IpAddr>,
     /// For one of these reasons; none named: all.
     pub reasons: Vec<Reason>,
     /// Of these types; none named: all.
@@ -174,8 +174,8 @@ impl Filter {
         let client = |network: &IpNet| line.client.is_some_and(|client| network.contains(&client.ip()));
         let backend = |address: &IpAddr| line.backend.is_some_and(|backend| backend.ip() == *address);
         let service = |key: &Key| line.service.as_deref().is_some_and(|service| is_port_of(service, key));
-        self.client.as_ref().is_none_or(client)
-            && self.backend.as_ref().is_none_or(backend)
+        (self.clients.is_empty() || self.clients.iter().any(client))
+            && (self.backends.is_empty() || self.backends.iter().any(backend))
             && self.service.as_ref().is_none_or(service)
             && (self.reasons.is_empty() || self.reasons.iter().any(|reason| reason.name() == line.reason))
             && (self.types.is_empty() || self.types.contains(&line.r#type))
@@ -194,8 +194,8 @@ impl TryFrom<MonitorQuery> for Filter {
     fn try_from(query: MonitorQuery) -> Result<Self, Failure> {
         Ok(Self {
             service: query.service.as_deref().map(service).transpose().map_err(refused)?,
-            client: query.client.as_deref().map(network).transpose().map_err(refused)?,
-            backend: query.backend.as_deref().map(address).transpose().map_err(refused)?,
+            clients: list(query.client.as_deref(), network).map_err(refused)?,
+            backends: list(query.backend.as_deref(), address).map_err(refused)?,
             reasons: list(query.reason.as_deref(), reason).map_err(refused)?,
             types: list(query.r#type.as_deref(), str::parse).map_err(refused)?,
         })

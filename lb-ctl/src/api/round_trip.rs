@@ -69,6 +69,14 @@ impl Control for Pretender {
         Ok(Status { instance: "test".to_owned(), ..Status::default() })
     }
 
+    async fn capture(&self, request: CaptureRequest) -> Result<mpsc::Receiver<Vec<u8>>, Failure> {
+        let (sender, receiver) = mpsc::channel(2);
+        for piece in [format!("{request:?}").into_bytes(), b" and more".to_vec()] {
+            sender.send(piece).await.expect("there is room");
+        }
+        Ok(receiver)
+    }
+
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -248,6 +256,23 @@ async fn filters_and_questions_travel_in_the_query() {
     let since = |since| WhyQuery { since, ..WhyQuery::default() };
     assert_eq!(running.client.why(&since(Some(90))).await.unwrap().since_seconds, 90);
     assert_eq!(running.client.why(&since(None)).await.unwrap().since_seconds, 3600);
+}
+
+#[tokio::test]
+async fn a_capture_comes_as_bytes() {
+    let running = start();
+    let request = CaptureRequest {
+        clients: vec!["192.0.2.0/24".parse().unwrap()],
+        service: Some(Key::new("shop", "web")),
+        reasons: vec!["no-backend".to_owned()],
+        ..CaptureRequest::default()
+    };
+    let mut pieces = running.client.capture(&request).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.next().await.unwrap() {
+        all.extend(piece);
+    }
+    assert_eq!(String::from_utf8(all).unwrap(), format!("{request:?} and more"), "the request came as it went");
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use super::monitor::{Filter, MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
 use super::types::{
-    ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason, FlowLine, Items,
-    Version,
+    ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
+    FlowLine, Items, Version,
 };
 use super::why::{Question, WhyAnswer, WhyQuery};
 use crate::objects::Key;
@@ -53,6 +53,9 @@ pub trait Control: Send + Sync + 'static {
     fn describe(&self, service: Key) -> impl Future<Output = Result<ServiceDescription, Failure>> + Send;
     /// How everything is.
     fn status(&self) -> impl Future<Output = Result<Status, Failure>> + Send;
+    /// A file of packets that grows as they come.
+    fn capture(&self, request: CaptureRequest)
+    -> impl Future<Output = Result<mpsc::Receiver<Vec<u8>>, Failure>> + Send;
     /// All flows, one after the other.
     fn flows(&self) -> impl Future<Output = Result<mpsc::Receiver<FlowLine>, Failure>> + Send;
     /// What happens to single flows and packets, from now on.
@@ -166,6 +169,8 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/apply", post(apply::<C>))
         .route("/v1/delete", post(delete::<C>))
         .layer(axum::middleware::from_fn(authorise));
+    // What others say to each other is not for everybody.
+    let captures = Router::new().route("/v1/capture", post(capture::<C>)).layer(axum::middleware::from_fn(authorise));
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
@@ -180,6 +185,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .merge(reads)
         .layer(axum::middleware::from_fn(limit_time))
         .merge(streams)
+        .merge(captures)
         .fallback(async || Failure::new(FailureReason::NotFound, "there is no such path; the paths are below /v1/"))
         .method_not_allowed_fallback(async || {
             Failure::new(FailureReason::BadRequest, "this path does not take this method")
@@ -298,6 +304,21 @@ fn stream<T: Serialize + Send + 'static>(lines: mpsc::Receiver<T>, stop: Cancell
         }
         Some((Ok::<_, io::Error>(chunk), (lines, stop)))
     })))
+}
+
+async fn capture<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let pieces = shared.control.capture(parse(body)?).await?;
+    let file = futures_util::stream::unfold((pieces, shared.stop), async |(mut pieces, stop)| {
+        let piece = tokio::select! {
+            () = stop.cancelled() => return None,
+            piece = pieces.recv() => piece?,
+        };
+        Some((Ok::<_, io::Error>(piece), (pieces, stop)))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], Body::from_stream(file)).into_response())
 }
 
 /// The query of a listing.

@@ -15,6 +15,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How completions are installed.
+const COMPLETION: &str = "\
+For this shell:       source <(lb-ctl completion bash)
+For every new one:    lb-ctl completion bash > /etc/bash_completion.d/lb-ctl
+                      lb-ctl completion zsh > \"${fpath[1]}/_lb-ctl\"
+                      lb-ctl completion fish > ~/.config/fish/completions/lb-ctl.fish";
+
 /// Kubernetes Services for plain Linux nodes, balanced in the kernel by eBPF/XDP
 #[derive(Debug, Parser)]
 #[command(name = "lb-ctl", version, propagate_version = true, max_term_width = 100)]
@@ -76,6 +83,18 @@ pub enum Command {
     Demo(DemoArgs),
     /// Remove everything a stopped daemon left in the kernel: hooks, programs, maps
     Cleanup(Cleanup),
+    /// Print what makes a shell complete lb-ctl's commands and flags
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages: lb-ctl(1) and one for each command
+    Man {
+        /// The directory to write them to, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Show the versions of this program and of the daemon
     Version,
     /// What the processes of a playground run.
@@ -333,15 +352,18 @@ pub struct ConntrackList {
                         was not told is counted, in lines of their own."
 )]
 pub struct Monitor {
-    /// Only of this Service; without a namespace, of the namespace `default`
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = monitor::service)]
+    /// Write the packets themselves to a file that tcpdump and Wireshark read, each as it came and as it left; `-` for standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "output", "no_headers"])]
+    pub pcap: Option<PathBuf>,
+    /// Only of this Service [default namespace: default]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", value_parser = monitor::service)]
     pub service: Option<Key>,
-    /// Only of this client, or of clients in this network
-    #[arg(long, value_name = "IP|CIDR", value_parser = monitor::network)]
-    pub client: Option<IpNet>,
-    /// Only of this backend
-    #[arg(long, value_name = "IP")]
-    pub backend: Option<IpAddr>,
+    /// Only of clients with this address, or of this network; repeatable
+    #[arg(long, value_name = "ADDRESS|CIDR", value_delimiter = ',', value_parser = monitor::network)]
+    pub client: Vec<IpNet>,
+    /// Only of the backend with this address; repeatable
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub backend: Vec<IpAddr>,
     /// Only for this reason, by its name in docs/reasons.md; repeatable
     #[arg(long, value_name = "NAME", value_delimiter = ',', hide_possible_values = true,
           value_parser = PossibleValuesParser::new(Reason::ALL.iter().map(|reason| reason.name())))]
@@ -350,7 +372,7 @@ pub struct Monitor {
     #[arg(long, value_name = "TYPE", value_delimiter = ',', hide_possible_values = true,
           value_parser = PossibleValuesParser::new(EventType::ALL.map(EventType::name)))]
     pub r#type: Vec<String>,
-    /// End after so many events
+    /// End after so many events, or packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// How to print; JSON gives one object a line
@@ -375,11 +397,11 @@ pub enum LineFormat {
 /// `why`
 #[derive(Clone, Debug, clap::Args)]
 pub struct Why {
-    /// Only of this Service; without a namespace, of the namespace `default`
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = monitor::service)]
+    /// Only of this Service [default namespace: default]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", value_parser = monitor::service)]
     pub service: Option<Key>,
-    /// Only of this client, or of clients in this network
-    #[arg(long, value_name = "IP|CIDR", value_parser = monitor::network)]
+    /// Only of clients with this address, or of this network
+    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = monitor::network)]
     pub client: Option<IpNet>,
     /// How far back, such as 30s, 5m or 1h [default: 1h, which is as far as is remembered]
     #[arg(long, value_name = "TIME", value_parser = time)]

@@ -8,6 +8,7 @@
 mod age;
 mod apply;
 pub mod args;
+mod capture;
 mod cleanup;
 mod conntrack;
 mod delete;
@@ -15,6 +16,7 @@ mod describe;
 mod diff;
 mod get;
 mod manifests;
+mod manual;
 mod monitor;
 mod output;
 mod plan;
@@ -132,10 +134,15 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
-        Command::Monitor(command) => wait(monitor::run(&client, &command, &mut out)),
+        Command::Monitor(command) => match &command.pcap {
+            Some(path) => wait(capture::run(&client, &command, path)),
+            None => wait(monitor::run(&client, &command, &mut out)),
+        },
         Command::Why(command) => wait(why::run(&client, &command, &mut out)),
         Command::Demo(demo) => Ok(demo.run()),
         Command::Playground(command) => Ok(command.run()),
+        Command::Completion { shell } => manual::completion(shell, &mut out),
+        Command::Man { directory } => manual::write(&directory, &mut out),
         Command::Version => wait(version(&client, &mut out)),
     }
 }

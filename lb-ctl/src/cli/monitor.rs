@@ -60,11 +60,14 @@ fn gone() -> oneshot::Receiver<()> {
 }
 
 fn query(monitor: &Monitor) -> MonitorQuery {
-    let list = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+    fn list<T: ToString>(items: &[T]) -> Option<String> {
+        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+        (!items.is_empty()).then(|| items.join(","))
+    }
     MonitorQuery {
         service: monitor.service.as_ref().map(ToString::to_string),
-        client: monitor.client.map(|network| network.to_string()),
-        backend: monitor.backend.map(|address| address.to_string()),
+        client: list(&monitor.client),
+        backend: list(&monitor.backend),
         reason: list(&monitor.reason),
         r#type: list(&monitor.r#type),
     }
@@ -133,7 +136,7 @@ mod tests {
             ifindex: 7,
             bytes: 66,
         };
-        insta::assert_snapshot!(text(&event), @"");
+        insta::assert_snapshot!(text(&event), @"10:11:12.131415Z closed   forwarded        TCP   192.0.2.1:40000       10.96.0.1:80          shop/web:http            10.244.0.5:8080       pod=shop/web-1 state=TIME_WAIT from=backend hook=xdp ifindex=7 bytes=66");
         let refused = EventLine {
             r#type: EventType::Rejected,
             reason: "no-backend".to_owned(),
@@ -147,12 +150,12 @@ mod tests {
             bytes: 0,
             ..event
         };
-        insta::assert_snapshot!(text(&refused), @"");
+        insta::assert_snapshot!(text(&refused), @"10:11:12.131415Z rejected no-backend       TCP   -                     10.96.0.1:80          shop/web:http            -                     hook=socket");
     }
 
     #[test]
     fn what_is_missing_is_counted() {
         let missing = MissingLine { skipped: 12, lost: 0, missed: 3 };
-        insta::assert_snapshot!(missing_text(&missing), @"");
+        insta::assert_snapshot!(missing_text(&missing), @"(12 events not told by the datapath, which tells a sample; 3 events missed: this reader is too slow)");
     }
 }

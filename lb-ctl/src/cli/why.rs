@@ -126,23 +126,29 @@ mod tests {
     #[test]
     fn a_reason_is_a_paragraph() {
         let now = "2024-02-01T00:00:10Z".parse().unwrap();
-        insta::assert_snapshot!(text(&answer(12_400), &WhyQuery::default(), now), @"");
+        insta::assert_snapshot!(text(&answer(12_400), &WhyQuery::default(), now), @r"
+        no-backend: 12400 packets, of which 120 were seen one by one, the last 3s ago
+          The Service has no ready backend.
+          - shop/web:http 10.96.0.10:80/TCP: 120 packets, the last 3s ago, from 192.0.2.1 (119), a process of this machine (1) and 4 more
+          What to do: Make one ready.
+            lb-ctl describe service web -n shop
+        ");
         let query = WhyQuery { service: Some("shop/web".to_owned()), ..WhyQuery::default() };
         let first = |answer| text(&answer, &query, now).lines().next().unwrap_or_default().to_owned();
-        insta::assert_snapshot!(first(answer(12_400)), @"");
-        insta::assert_snapshot!(first(answer(120)), @"");
+        insta::assert_snapshot!(first(answer(12_400)), @"no-backend: 120 packets seen, of 12400 in all, the last 3s ago");
+        insta::assert_snapshot!(first(answer(120)), @"no-backend: 120 packets, the last 3s ago");
     }
 
     #[test]
     fn nothing_is_one_line() {
         let now = "2024-02-01T00:00:10Z".parse().unwrap();
         let nothing = WhyAnswer { since_seconds: 300, reasons: Vec::new() };
-        insta::assert_snapshot!(text(&nothing, &WhyQuery::default(), now), @"");
+        insta::assert_snapshot!(text(&nothing, &WhyQuery::default(), now), @"Nothing was dropped or refused in the last 5m.");
         let query = WhyQuery {
             service: Some("shop/web".to_owned()),
             client: Some("192.0.2.1/32".to_owned()),
             ..WhyQuery::default()
         };
-        insta::assert_snapshot!(text(&nothing, &query, now), @"");
+        insta::assert_snapshot!(text(&nothing, &query, now), @"Nothing of Service shop/web from 192.0.2.1/32 was dropped or refused in the last 5m.");
     }
 }

@@ -1,13 +1,14 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
+use super::capture::{self, Subscription};
 use super::flows;
 use super::foresee::Foreseen;
 use crate::api::monitor::{Filter, MonitorLine};
 use crate::api::server::Control;
 use crate::api::why::{Question, WhyAnswer};
 use crate::api::{
-    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
-    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
+    ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
+    FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
 };
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
@@ -36,6 +37,10 @@ pub(super) enum Command {
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
+    /// Captures packets.
+    Capture(CaptureRequest, oneshot::Sender<Result<Subscription, Failure>>),
+    /// Somebody reads no more of them.
+    CaptureLeft,
 }
 
 /// How manifests are applied.
@@ -144,6 +149,13 @@ impl Control for Handle {
             LentPorts { available: addresses as u64 * (u64::from(last - first) + 1), ..ports }
         });
         Ok(status)
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Result<mpsc::Receiver<Vec<u8>>, Failure> {
+        let count = request.count;
+        let subscription = self.ask(|answer| Command::Capture(request, answer)).await??;
+        capture::write(subscription, count, self.commands.clone())
+            .map_err(|error| Failure::new(FailureReason::InternalError, format!("packets cannot be captured: {error}")))
     }
 
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {

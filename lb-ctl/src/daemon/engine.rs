@@ -6,6 +6,7 @@
 //! earlier daemon left is pruned too early.
 
 use super::balancer::{Balancer, Inputs};
+use super::capture::Captures;
 use super::control::Command;
 use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
@@ -77,6 +78,7 @@ pub(super) struct Engine {
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
     pub(super) readiness: Readiness,
+    pub(super) captures: Captures,
     pub(super) dns: Dns,
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -143,7 +145,7 @@ impl Engine {
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
         let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
-        let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime);
+        let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime.clone());
         Ok(Self {
             config,
             origin,
@@ -154,6 +156,7 @@ impl Engine {
             host_clients,
             health,
             readiness,
+            captures: Captures::new(runtime),
             dns,
             route_to,
             sources,
@@ -212,6 +215,7 @@ impl Engine {
         }
         info!("stopping; what is attached goes on forwarding, `lb-ctl cleanup` removes it");
         notify::stopping();
+        self.end_capture();
         Ok(())
     }
 
@@ -440,6 +444,11 @@ impl Engine {
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Status(answer) => drop(answer.send(self.status())),
+            Command::Capture(request, answer) => {
+                drop(answer.send(self.capture(&request)));
+                self.capture_left();
+            }
+            Command::CaptureLeft => self.capture_left(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod balancer;
 mod by_hand;
+mod capture;
 pub mod config;
 mod control;
 mod describe;

@@ -62,6 +62,16 @@ pub enum Error {
     /// The namespace could not be told from others.
     #[error("cannot tell which network namespace this is: {0}")]
     Namespace(io::Error),
+    /// A program could not take another's place.
+    #[error("the program of {hook} on interface {ifindex} could not be replaced: {source}")]
+    Replace {
+        /// The hook.
+        hook: String,
+        /// The interface.
+        ifindex: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The pins belong elsewhere.
     #[error(
         "{} belongs to another network namespace, where its programs are still attached: choose another name with \

@@ -1,9 +1,8 @@
-//! The ring of events, from the daemon's end, and the switch that says whether somebody listens to flows.
+//! The ring of events, from the daemon's end.
 //!
 //! Who reads takes out of the ring: there is one reader, the daemon that holds the instance.
 
-use super::Error;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use lb_common::Event;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,10 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Events as the programs tell them. Readable when there are some.
-pub struct Events {
-    ring: RingBuf<MapData>,
-    listened: Array<MapData, u32>,
-}
+pub struct Events(RingBuf<MapData>);
 
 /// Events that the programs did not tell, or not to anybody, since their maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +22,8 @@ pub struct Untold {
 }
 
 impl Events {
-    pub(super) fn new(ring: RingBuf<MapData>, listened: Array<MapData, u32>) -> Self {
-        Self { ring, listened }
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self(ring)
     }
 
     /// The same in the event loop of the calling task.
@@ -40,7 +36,7 @@ impl Events {
     pub fn take(&mut self, most: usize) -> Vec<Event> {
         let mut events = Vec::new();
         while events.len() < most {
-            let Some(item) = self.ring.next() else { break };
+            let Some(item) = self.0.next() else { break };
             if item.len() == size_of::<Event>() {
                 // SAFETY: the record's size, and any bytes are a valid record.
                 events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
@@ -48,18 +44,11 @@ impl Events {
         }
         events
     }
-
-    /// Has the programs tell of flows that begin and end, from the next packet on, or no more.
-    pub fn listen(&mut self, listens: bool) -> Result<(), Error> {
-        self.listened
-            .set(0, u32::from(listens), 0)
-            .map_err(|error| Error::Object(format!("the switch for events cannot be set: {error}")))
-    }
 }
 
 impl AsRawFd for Events {
     fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+        self.0.as_raw_fd()
     }
 }
 

@@ -14,12 +14,14 @@ mod attach;
 mod attachment;
 pub(crate) mod bpf;
 mod bpffs;
+mod capture;
 mod cleanup;
 pub mod conntrack;
 mod error;
 mod events;
 mod filters;
 mod handover;
+mod instance;
 mod layout;
 mod links;
 mod lock;
@@ -32,10 +34,12 @@ mod target;
 
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
+pub use capture::Ring;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use events::{Events, Untold};
 pub use handover::Settled;
+pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
 pub use sockets::Cgroup;
 
@@ -49,7 +53,7 @@ use lb_common::maps::DEFAULT_MAX_FLOWS;
 use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
-use programs::Programs;
+use programs::{Kind, Programs};
 use sockets::SocketLinks;
 use std::collections::BTreeMap;
 use std::io;
@@ -89,7 +93,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Datapath {
     programs: Programs,
+    /// The programs that go back on the hooks after a capture.
+    plain: Option<Programs>,
     maps: PinnedMaps,
+    shared: SharedMaps,
     links: Links,
     sockets: SocketLinks,
     attachments: BTreeMap<u32, Attachment>,
@@ -105,17 +112,17 @@ impl Datapath {
 
     /// The same with a BPF object of the caller's.
     pub fn open_object(options: &Options, object: &[u8]) -> Result<Self, Error> {
-        Self::load(options, object, false)
+        Self::load(options, object, Kind::Plain)
     }
 
     /// The same as [`Datapath::open`], with a clock that the caller sets ahead.
     pub fn open_with_clock(options: &Options) -> Result<(Self, Clock), Error> {
-        let mut datapath = Self::load(options, crate::OBJECT.ok_or(Error::NoObject)?, true)?;
+        let mut datapath = Self::load(options, crate::OBJECT.ok_or(Error::NoObject)?, Kind::Timed)?;
         let clock = datapath.programs.clock()?;
         Ok((datapath, clock))
     }
 
-    fn load(options: &Options, object: &[u8], clock_moves: bool) -> Result<Self, Error> {
+    fn load(options: &Options, object: &[u8], kind: Kind) -> Result<Self, Error> {
         require::check(options)?;
         bpffs::ensure(&options.bpffs)?;
         let pins = Pins::new(options);
@@ -125,10 +132,13 @@ impl Datapath {
         let in_use = claim(&pins, wanted)?;
         let handover = Handover::begin(&pins, wanted, in_use)?;
         let (config, flows) = (handover.directory(Half::Config), handover.directory(Half::Flows));
-        let programs = Programs::load(object, &config, &flows, clock_moves)?;
+        let shared = SharedMaps { config, flows };
+        let programs = Programs::load(object, &shared, kind)?;
         Ok(Self {
             programs,
-            maps: PinnedMaps::open(&config, &flows)?,
+            plain: None,
+            maps: PinnedMaps::open(&shared.config, &shared.flows)?,
+            shared,
             links: Links::open(&pins, options)?,
             sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
@@ -145,6 +155,11 @@ impl Datapath {
     /// The maps.
     pub fn maps(&self) -> PinnedMaps {
         self.maps.clone()
+    }
+
+    /// Where the maps are, for other instances of the programs.
+    pub fn shared_maps(&self) -> SharedMaps {
+        self.shared.clone()
     }
 
     /// Takes an interface under management, or changes its mode.

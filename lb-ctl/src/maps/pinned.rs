@@ -10,8 +10,8 @@ use crate::datapath::conntrack::FlowTables;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6, REASONS,
-    SERVICE_STATS, SERVICES, SETTINGS, SLOTS, TELLINGS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, LISTENED, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6,
+    REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, TELLINGS,
 };
 use lb_common::{
     Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Telling,
@@ -39,6 +39,11 @@ impl PinnedMaps {
     /// Which backend each client had last.
     pub fn affinity(&self) -> &AffinityTable {
         &self.config.affinity
+    }
+
+    /// Has the datapath tell of flows that begin and end, from the next packet on, or no more.
+    pub fn listen(&self, listens: bool) -> Result<(), MapError> {
+        put(LISTENED, &self.config.listened, &0, &u32::from(listens))
     }
 
     /// What the datapath had to tell and did not.
@@ -103,6 +108,7 @@ pub(crate) struct ConfigMaps {
     reasons: PerCpuArray<ReasonCount>,
     service_stats: PerCpuArray<Traffic>,
     backend_stats: PerCpuArray<Traffic>,
+    listened: Map<u32, u32>,
     tellings: PerCpuArray<Telling>,
 }
 
@@ -137,6 +143,7 @@ impl ConfigMaps {
             reasons: open(directory, REASONS, PerCpuArray::new)?,
             service_stats: open(directory, SERVICE_STATS, PerCpuArray::new)?,
             backend_stats: open(directory, BACKEND_STATS, PerCpuArray::new)?,
+            listened: open(directory, LISTENED, Map::new)?,
             tellings: open(directory, TELLINGS, PerCpuArray::new)?,
         })
     }
@@ -233,6 +240,7 @@ impl ConfigMaps {
             REASONS => self.reasons.entries(),
             SERVICE_STATS => self.service_stats.entries(),
             BACKEND_STATS => self.backend_stats.entries(),
+            LISTENED => self.listened.entries(),
             TELLINGS => self.tellings.entries(),
             _ => return None,
         })

@@ -16,7 +16,7 @@ use crate::api::monitor::{Filter, MissingLine, MonitorLine};
 use crate::api::why::{Question, WhyAnswer};
 use crate::api::{Catalogue, Failure, FailureReason};
 use crate::datapath::conntrack::FlowEntry;
-use crate::datapath::{self, Events, Untold};
+use crate::datapath::{Events, Untold};
 use crate::maps::{LbMaps as _, PinnedMaps};
 use history::History;
 use lb_common::{Event, Flow};
@@ -62,7 +62,8 @@ impl Monitor {
     pub(crate) fn start(events: Events, maps: PinnedMaps, catalogue: watch::Receiver<Catalogue>) -> io::Result<Self> {
         let events = events.watched()?;
         let (orders, received) = mpsc::channel(ORDERS_AHEAD);
-        let listened = Arc::new(AtomicBool::new(false));
+        // A listener of an earlier daemon's has gone with it. This one knows of none yet, whatever the map says.
+        let listened = Arc::new(AtomicBool::new(true));
         let task = Task {
             maps,
             catalogue,
@@ -117,6 +118,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut events: AsyncFd<Events>, mut orders: mpsc::Receiver<Order>) {
+        self.switch(false);
         self.look();
         let mut look_at: Option<Instant> = None;
         loop {
@@ -133,9 +135,7 @@ impl Task {
                 order = orders.recv() => match order {
                     Some(order) => {
                         let wanted = self.obey(order);
-                        if let Err(error) = self.switch(events.get_mut(), wanted) {
-                            warn!("{error}");
-                        }
+                        self.switch(wanted);
                     }
                     None => return,
                 },
@@ -148,8 +148,12 @@ impl Task {
     }
 
     /// Has the programs tell of flows if they are `wanted`.
-    fn switch(&self, events: &mut Events, wanted: bool) -> Result<(), datapath::Error> {
-        if self.listened.swap(wanted, Ordering::Relaxed) == wanted { Ok(()) } else { events.listen(wanted) }
+    fn switch(&self, wanted: bool) {
+        if self.listened.swap(wanted, Ordering::Relaxed) != wanted
+            && let Err(error) = self.maps.listen(wanted)
+        {
+            warn!(%error, "flows that begin and end are told, or not, as before");
+        }
     }
 
     fn hear(&mut self, events: &[Event]) {

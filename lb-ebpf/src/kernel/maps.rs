@@ -5,8 +5,8 @@ use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
+    Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
+    Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
 };
 
 /// [`lb_common::NetworkKey`] without its first field, which the library adds.
@@ -74,6 +74,8 @@ pub(super) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(s
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(size(maps::EVENTS), 0);
 #[map]
+pub(super) static LISTENED: Array<u32> = Array::with_max_entries(size(maps::LISTENED), 0);
+#[map]
 pub(super) static TELLINGS: PerCpuArray<Telling> = PerCpuArray::with_max_entries(size(maps::TELLINGS), 0);
 #[map]
 pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entries(size(maps::NEIGHBOUR), 0);
@@ -81,3 +83,9 @@ pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entr
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]
 pub(super) static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH6), 0);
+
+/// A page, unless the loader wants copies.
+#[map]
+pub(super) static CAPTURED: RingBuf = RingBuf::with_byte_size(4096, 0);
+#[map]
+pub(super) static CAPTURE_ROOM: PerCpuArray<CaptureRoom> = PerCpuArray::with_max_entries(1, 0);

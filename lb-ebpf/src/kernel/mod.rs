@@ -3,6 +3,7 @@
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macros of aya want of a program")]
 
+mod capture;
 mod fib;
 mod linear;
 mod maps;
@@ -25,6 +26,10 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[unsafe(no_mangle)]
 static LOG: u8 = 0;
 
+/// Whether packets are copied to user space: set by the loader, zero costs nothing.
+#[unsafe(no_mangle)]
+static CAPTURE: u8 = 0;
+
 /// Always zero, but the verifier cannot know: it lies in a writable map.
 #[unsafe(no_mangle)]
 static mut ZERO: usize = 0;
@@ -37,18 +42,6 @@ static CLOCK_MOVES: u8 = 0;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.clock")]
 static mut CLOCK_AHEAD: u64 = 0;
-
-/// Whether somebody listens to flows that begin and end, in a map of its own, so that the daemon finds it. Not pinned: with the
-/// daemon that listened goes its wish, as soon as the next one's programs are in place.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.listened")]
-static mut LISTENED: u32 = 0;
-
-#[inline(always)]
-fn is_listened() -> bool {
-    // SAFETY: a number that user space writes whole; volatile, so that the compiler does not fold the value it sees.
-    unsafe { core::ptr::read_volatile(&raw const LISTENED) != 0 }
-}
 
 /// The same number, of which the verifier knows nothing more.
 #[inline(always)]
@@ -74,6 +67,13 @@ fn repeat<S: Step>(times: u32, body: &mut S) {
 fn logs() -> bool {
     // SAFETY: a frozen constant in a read-only map; volatile, so that the compiler does not fold the value it sees.
     unsafe { core::ptr::read_volatile(&raw const LOG) != 0 }
+}
+
+/// Whether the loader wants copies of packets.
+#[inline(always)]
+fn captures() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const CAPTURE) != 0 }
 }
 
 /// The tick that the coarse clock showed when it was last read, and in the upper half when that was: the lower half of the

@@ -2,8 +2,8 @@
 
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE,
-    NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES,
-    SETTINGS, SLOTS, TELLINGS,
+    LISTENED, NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS,
+    SERVICES, SETTINGS, SLOTS, TELLINGS,
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -160,7 +160,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn is_listened(&self) -> bool {
-        super::is_listened()
+        LISTENED.get(0).is_some_and(|listened| *listened != 0)
     }
 
     #[inline(always)]
