@@ -229,6 +229,11 @@ impl<A: Copy> Flow<A> {
         state(self.flags, protocol)
     }
 
+    /// Whether these flags say that the connection has ended, or that it may have: both sides said so, or one reset it.
+    pub const fn has_ended(flags: u16) -> bool {
+        flags & Self::FINS == Self::FINS || flags & Self::RST != 0
+    }
+
     /// Whether nothing was seen for longer than the state allows, at tick `now`.
     pub const fn is_expired(&self, protocol: u8, now: u32) -> bool {
         now.saturating_sub(self.tick) > self.state(protocol).timeout_ticks()

@@ -5,7 +5,7 @@
 
 use crate::{
     Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
-    NetworkKey, Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    NetworkKey, Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
 };
 use core::mem::size_of;
 
@@ -61,6 +61,12 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// What each CPU has spent in this tick on answers and searches.
 pub const BUDGETS: &str = "BUDGETS";
+/// What happened to single packets and flows: a ring of [`crate::Event`]s, which the daemon takes out.
+pub const EVENTS: &str = "EVENTS";
+/// Whether somebody listens to flows that begin and end: not zero.
+pub const LISTENED: &str = "LISTENED";
+/// What each CPU has told of it.
+pub const TELLINGS: &str = "TELLINGS";
 /// The neighbour that the kernel's routing table named for the packet at hand.
 pub const NEIGHBOUR: &str = "NEIGHBOUR";
 /// Working memory of the programs.
@@ -151,6 +157,9 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Traffic>(SERVICE_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Traffic>(BACKEND_STATS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Budget>(BUDGETS, MapKind::PerCpuArray, 0, false),
+    spec::<(), ()>(EVENTS, MapKind::RingBuf, 0, false),
+    spec::<u32, u32>(LISTENED, MapKind::Array, 0, false),
+    spec::<u32, Telling>(TELLINGS, MapKind::PerCpuArray, 0, false),
     spec::<u32, Neighbour>(NEIGHBOUR, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 4]>>(SCRATCH4, MapKind::PerCpuArray, 0, false),
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
@@ -176,9 +185,10 @@ pub const SMALLEST_RING: u32 = 1 << 16;
 
 /// Maps of the datapath that a packet writes as working memory or counters, on its own CPU: a trace has its own of these too, so
 /// that it disturbs neither a packet on the same CPU nor a count.
-pub const PER_PACKET: [&str; 7] = [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGETS, NEIGHBOUR, SCRATCH4, SCRATCH6];
+pub const PER_PACKET: [&str; 9] =
+    [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGETS, EVENTS, TELLINGS, NEIGHBOUR, SCRATCH4, SCRATCH6];
 
-/// Entries of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
+/// Entries (of a ring: bytes) of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     let control = at_least(max_flows / 2, 4096);
     match name.as_bytes() {
@@ -196,7 +206,9 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"BUDGETS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        b"SETTINGS" | b"BUDGETS" | b"LISTENED" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6" => 1,
+        // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
+        b"EVENTS" => 1 << 19,
         b"REASONS" => 256,
         b"TRACED_FLOWS4" | b"TRACED_FLOWS6" | b"TRACED_NEW4" | b"TRACED_NEW6" => TRACED,
         b"TRACED_CLIENT" => 1,

@@ -62,18 +62,18 @@ reasons! {
         "Look for who sends it: Services are TCP, UDP and SCTP.";
     10 NoServicePort "no-service-port"
         "The address belongs to a Service, but no Service port has this number and protocol; the packet was rejected with a TCP reset or an ICMP error."
-        "Compare the port and the protocol with `lb-ctl get services`.";
+        "Compare the port and the protocol with `lb-ctl get services -A`; `lb-ctl describe service NAME -n NAMESPACE` lists every port.";
     11 NoBackend "no-backend"
         "The Service has no ready backend; the packet was rejected with a TCP reset or an ICMP error."
-        "See `lb-ctl describe service`: do the selector's labels match pods, and are these ready?";
+        "See `lb-ctl describe service NAME -n NAMESPACE`: do the selector's labels match pods, and are these ready?";
     12 BackendGone "backend-gone"
         "The chosen backend's record was withdrawn while the packet was on its way; the packet was dropped and the next one is tried anew." "";
     13 TableFull "table-full"
         "The flow could not be recorded because its table is full or was contended; the packet was dropped."
-        "Raise --max-flows.";
+        "See in `lb-ctl status` how full the tables are, and raise --max-flows.";
     14 SnatExhausted "snat-exhausted"
         "No free source port was found for a connection that needs source translation; the packet was dropped."
-        "Give the node another address, spread the clients over more nodes, or add backends.";
+        "See the lent ports in `lb-ctl status`; lend another address of the node (--snat-address), spread the clients over more nodes, or add backends.";
     15 NoSnatAddress "no-snat-address"
         "The connection needs source translation and the node has no address of this family to lend; the packet was dropped."
         "Give the node an address of this family on a managed interface, or a Node manifest that names one.";
@@ -94,7 +94,7 @@ reasons! {
         "sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
     21 NextHopUnsupported "next-hop-unsupported"
         "The route to the translated destination leads into a tunnel or another device the datapath cannot send by; the packet was dropped."
-        "Give the backend a route by an Ethernet-like interface.";
+        "Give the backend a route by an Ethernet-like interface: `ip route get <backend>` names the one it has.";
     22 MtuExceeded "mtu-exceeded"
         "The packet is larger than the MTU of the way out; it was dropped, and its sender told that MTU by an ICMP error."
         "If transfers stall, look for a firewall that drops the ICMP error before it reaches the sender.";
@@ -109,10 +109,10 @@ reasons! {
         "Raise --max-flows.";
     26 MartianSource "martian-source"
         "The source address of a new connection is none that a client can have: unspecified, loopback, multicast or reserved, the node's own, or a Service's; the packet was dropped."
-        "Look for a host that forges addresses behind the interface it came in by.";
+        "Look for a host that forges addresses behind the interface it came in by: `lb-ctl monitor --reason martian-source` shows it.";
     27 AnswerLimited "answer-limited"
         "A reject or an ICMP error was due to the sender, but this CPU had sent its share for the second; the packet was dropped in silence."
-        "Look for a flood or a port scan: `lb-ctl status` counts what was rejected.";
+        "Look for a flood or a port scan: `lb-ctl why` names what is asked for, and by whom.";
     28 EchoReplied "echo-replied"
         "An echo request (ping) to an owned address was answered by the datapath." "";
     29 IcmpTranslated "icmp-translated"
@@ -132,10 +132,10 @@ reasons! {
         "Where the flow was lost for want of room, raise --max-flows; where nodes share connections, let the Service use the algorithm `maglev`.";
     35 NoLocalBackend "no-local-backend"
         "The Service's traffic policy keeps connections on the node they come to, and its backends are all elsewhere; the packet was dropped in silence, as load balancers expect it, or the process's call refused."
-        "See `lb-ctl describe service`: send clients to a node with a backend, which its health check tells, or set the policy to Cluster.";
+        "See `lb-ctl describe service NAME -n NAMESPACE`: send clients to a node with a backend, which its health check tells, or set the policy to Cluster.";
     36 SourceRange "source-range"
         "The Service's loadBalancerSourceRanges do not name the client; the packet was dropped in silence."
-        "Add the client's network to loadBalancerSourceRanges if it may use the Service.";
+        "Add the client's network to loadBalancerSourceRanges if it may use the Service; `lb-ctl why` names the clients, `lb-ctl describe service` the ranges.";
 }
 
 impl Reason {

@@ -16,6 +16,7 @@ pub mod image;
 pub mod manifest;
 pub mod maps;
 pub mod model;
+mod monitor;
 pub mod objects;
 pub mod playground;
 mod readiness;

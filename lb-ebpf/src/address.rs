@@ -16,6 +16,8 @@ pub trait Address: Copy + Eq + 'static {
     const SOURCE_OFFSET: usize;
     /// Where the TTL or hop limit stands in the IP header.
     const TTL_OFFSET: usize;
+    /// Where the protocol stands in the IP header: of IPv6, that of the first header behind it.
+    const PROTOCOL_OFFSET: usize;
     /// Where the header's own checksum stands, in the family that has one.
     const HEADER_CHECKSUM_OFFSET: Option<usize>;
 
@@ -94,6 +96,7 @@ impl Address for [u8; 4] {
     const UNSPECIFIED: Self = [0; 4];
     const SOURCE_OFFSET: usize = 12;
     const TTL_OFFSET: usize = 8;
+    const PROTOCOL_OFFSET: usize = parse::PROTOCOL_OFFSET;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = Some(10);
     const ICMP: u8 = 1;
     const ECHO: [u8; 2] = [8, 0];
@@ -191,6 +194,7 @@ impl Address for [u8; 16] {
     const UNSPECIFIED: Self = [0; 16];
     const SOURCE_OFFSET: usize = 8;
     const TTL_OFFSET: usize = 7;
+    const PROTOCOL_OFFSET: usize = parse::NEXT_HEADER_OFFSET;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = None;
     const ICMP: u8 = 58;
     const ECHO: [u8; 2] = [128, 129];

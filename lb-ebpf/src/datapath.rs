@@ -2,6 +2,7 @@
 
 use crate::conntrack;
 use crate::env::{Env, Hook, Route};
+use crate::event::{self, News};
 use crate::packet::{self, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
@@ -9,8 +10,8 @@ use crate::verdict::{Action, Verdict};
 use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat, trace};
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, Backend, BackendSet, Device, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, Settings,
-    Slot, Step, StepKind,
+    Affinity, Backend, BackendSet, Device, Event, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service,
+    Settings, Slot, Step, StepKind,
 };
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
@@ -40,6 +41,9 @@ pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E
     };
     if is_final && verdict.reason != Reason::NotOurs {
         tables.count(verdict.reason, length);
+        if verdict.reason.is_drop() {
+            event::tell(tables, packet.opaque(verdict.reason as usize), verdict.action == Action::Drop);
+        }
     }
     trace::verdict(tables, verdict);
     verdict
@@ -83,17 +87,32 @@ where
             if verdict.action == Action::Enter {
                 verdict = enter_flow(packet, tables, env, &wire, verdict.reason);
             }
+            if goes_nowhere::<E>(verdict) {
+                event::note(tables, env, &wire);
+            }
             verdict
         }
-        Err(reason) => leave::<A, P, T, E>(packet, tables, env, reason),
+        Err(reason) => {
+            let mut verdict = leave::<A, P, T, E>(packet, tables, env, reason);
+            if verdict.action == Action::Icmp {
+                verdict = icmp::judge::<P, A, T, E>(packet, tables, env);
+            }
+            if goes_nowhere::<E>(verdict) {
+                event::note_bare::<P, A, T, E>(packet, tables, env);
+            }
+            verdict
+        }
     };
-    if verdict.action == Action::Icmp {
-        verdict = icmp::judge::<P, A, T, E>(packet, tables, env);
-    }
     if verdict.action == Action::Answer {
         verdict = answer::answer::<P, A, T, E>(packet, tables, env, verdict);
     }
     verdict
+}
+
+/// Whether the packet ends here, as far as is known before it is answered. What XDP would have to answer meets TCX ingress.
+#[inline(always)]
+fn goes_nowhere<E: Env>(verdict: Verdict) -> bool {
+    verdict.action == Action::Drop || (verdict.action == Action::Answer && E::HOOK != Hook::Xdp)
 }
 
 /// What becomes of a packet that cannot be sent on for this reason: its sender is told, if senders are told of such.
@@ -283,8 +302,12 @@ where
     let news = conntrack::flags_of(wire, flow) & !flow.flags;
     let mut reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
     if is_new_tick || news != 0 {
+        let ends = Flow::<A>::has_ended(flow.flags | news) && !Flow::<A>::has_ended(flow.flags);
         flow.tick = now;
         flow.flags |= news;
+        if ends && tables.is_listened() {
+            event::tell_flow(tables, env, wire, flow, News { kind: Event::CLOSED, reason });
+        }
         if !conntrack::refresh(tables, table, &wire.key, flow) {
             reason = Reason::ForwardedTableFull;
         }
@@ -441,6 +464,9 @@ where
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);
+    if tables.is_listened() {
+        event::tell_flow(tables, env, wire, flow, News { kind: Event::NEW, reason });
+    }
     if *place != Affinity::NO_PLACE {
         let kept = Affinity {
             backend: flow.backend,

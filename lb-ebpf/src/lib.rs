@@ -6,7 +6,7 @@
 //!
 //! The way of a packet: [`parse`] (and [`fragment`]) → [`datapath`] (flow hit? owned? service? pick?), with [`scope`] for who asks → [`conntrack`],
 //! [`snat`] and [`affinity`] for what is remembered → [`rewrite`] → [`Verdict`]. Beside it: [`icmp`] for errors about flows, [`answer`] for what we
-//! tell a sender. What processes ask for at their sockets goes through [`socket`], before there is a packet.
+//! tell a sender, and [`event`] for what we tell an operator. What processes ask for at their sockets goes through [`socket`], before there is a packet.
 #![no_std]
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 
@@ -20,6 +20,7 @@ pub mod checksum;
 pub mod conntrack;
 pub mod datapath;
 pub mod env;
+pub mod event;
 pub mod fragment;
 pub mod icmp;
 pub mod packet;

@@ -36,8 +36,8 @@ pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
 /// Offset of the protocol in an IPv4 header (RFC 791) and in an IPv6 header (RFC 8200).
-const PROTOCOL_OFFSET: usize = 9;
-const NEXT_HEADER_OFFSET: usize = 6;
+pub(crate) const PROTOCOL_OFFSET: usize = 9;
+pub(crate) const NEXT_HEADER_OFFSET: usize = 6;
 
 const FRAGMENT_HEADER: u8 = 44;
 const HOP_BY_HOP: u8 = 0;

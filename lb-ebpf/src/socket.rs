@@ -18,9 +18,9 @@
 
 use crate::env::Clock;
 use crate::tables::{InsertError, Tables};
-use crate::{Address, affinity, pick};
+use crate::{Address, affinity, event, pick};
 use lb_common::{
-    Affinity, AffinityKey, Backend, Owned, Peer, Reason, Service, ServiceKey, Settings, SocketKey, TCP, UDP,
+    Affinity, AffinityKey, Backend, Event, Owned, Peer, Reason, Service, ServiceKey, Settings, SocketKey, TCP, UDP,
 };
 
 /// The first twelve bytes of an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
@@ -70,6 +70,10 @@ pub trait SocketTables: Tables {
     /// Counts what became of a call.
     fn count_call(&self, reason: Reason);
 
+    /// Tells an event of a call at tick `now`, as far as this CPU has not told its share. It may be interrupted by packets, which
+    /// tell too.
+    fn tell_call(&self, event: &mut Event, now: u32);
+
     /// Counts a connection for its service port and its backend.
     fn count_socket(&self, service: u32, backend: u32);
 }
@@ -96,7 +100,7 @@ pub fn send<S: Socket, T: SocketTables>(socket: &mut S, tables: &T) -> Reason {
     if socket.is_connected() {
         let reason = to_cluster_address(socket, tables, &asked);
         if reason != Reason::NotOurs {
-            tables.count_call(reason);
+            count(socket, tables, &asked, reason);
         }
         // Nothing is forgotten: the address may be the one that was given when it connected.
         return reason;
@@ -118,7 +122,7 @@ pub fn show<S: Socket, T: SocketTables>(socket: &mut S, tables: &T) {
 #[inline(always)]
 fn conclude<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer, reason: Reason) -> Reason {
     if reason != Reason::NotOurs {
-        tables.count_call(reason);
+        count(socket, tables, asked, reason);
         return reason;
     }
     let key = SocketKey { cookie: socket.cookie(), peer: *asked };
@@ -126,6 +130,15 @@ fn conclude<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer, re
         tables.forget(&key);
     }
     reason
+}
+
+/// Counts what became of a call, and tells of one that fails.
+#[inline(always)]
+fn count<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer, reason: Reason) {
+    tables.count_call(reason);
+    if reason.is_drop() {
+        event::tell_refusal(tables, asked, reason, socket.tick());
+    }
 }
 
 /// Sends a socket to a backend of the Service it asks for.

@@ -2,8 +2,8 @@
 
 use crate::Address;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service,
-    ServiceKey, Settings, Slot, Step, StepKind,
+    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch,
+    Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 
 /// The two flow tables of a family.
@@ -93,6 +93,15 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     fn step(&self, _: StepKind) -> Option<&mut Step> {
         None
     }
+    /// Whether somebody wants to hear of flows that begin and end.
+    fn is_listened(&self) -> bool;
+
+    /// What this CPU has told.
+    #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
+    fn telling(&self) -> Option<&mut Telling>;
+
+    /// Tells an event, with the time of now; whether there was room for it.
+    fn tell(&self, event: &mut Event) -> bool;
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

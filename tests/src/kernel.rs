@@ -2,7 +2,7 @@
 
 use crate::memory::admitted;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS, MapKind, MapSpec};
 use lb_common::{
-    Backend, Budget, Device, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
-    Settings, Slot, Traffic,
+    Backend, Budget, Device, Event, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
+    Settings, Slot, Telling, Traffic,
 };
 use lb_ctl::datapath::test_run::{self, HookPoint};
 use lb_ebpf::Hook;
@@ -52,6 +52,20 @@ unsafe impl aya::Pod for Network<[u8; 4]> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Network<[u8; 16]> {}
 
+/// [`Telling`], beginning with nothing told.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Tellings(Telling);
+
+// SAFETY: as the record itself.
+unsafe impl aya::Pod for Tellings {}
+
+impl Default for Tellings {
+    fn default() -> Self {
+        Self(Telling::NEW)
+    }
+}
+
 /// Every network with its group.
 fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
     image.networks.iter().flat_map(|(group, all)| all.iter().map(|one| (*group, *one)))
@@ -82,6 +96,7 @@ pub const fn point(hook: Hook) -> HookPoint {
 /// The loaded programs and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
+    events: RingBuf<MapData>,
     cpus: usize,
     /// How many entries each map has room for.
     rooms: BTreeMap<&'static str, u32>,
@@ -114,8 +129,9 @@ impl Kernel {
         }
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
+        let events = ebpf.take_map(maps::EVENTS).expect("a map of ours").try_into().expect("a ring");
         let rooms = MAPS.iter().map(|map| (map.name, map.entries_for(max_flows))).collect();
-        let mut kernel = Self { ebpf, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
+        let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
         kernel.write(image);
         kernel
     }
@@ -344,6 +360,45 @@ impl Kernel {
         let map = self.ebpf.map_mut(maps::BUDGETS).expect("a map of ours");
         let mut map: PerCpuArray<_, Budget> = PerCpuArray::try_from(map).expect("a per-CPU array");
         let copies = PerCpuValues::try_from(vec![budget; cpus]).expect("one for each CPU");
+        map.set(0, copies, 0).expect("the kernel takes the value");
+    }
+
+    /// Takes the events out that were told, without their time.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<Event>());
+            // SAFETY: the record's size, and any bytes are a valid record.
+            let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+            assert!(event.time > 0, "an event has its time");
+            events.push(Event { time: 0, ..event });
+        }
+        events
+    }
+
+    /// Has flows that begin and end told, or not.
+    pub fn listen(&mut self, listens: bool) {
+        self.array::<u32>(maps::LISTENED).set(0, u32::from(listens), 0).expect("the kernel takes the value");
+    }
+
+    /// What all CPUs have told, but for the event in the making and the tick.
+    pub fn telling(&mut self) -> Telling {
+        self.sums(maps::TELLINGS, 1, |sum: &mut Tellings, copy| {
+            for sort in [Telling::LOSSES, Telling::FLOWS] {
+                sum.0.told[sort] += copy.0.told[sort];
+                sum.0.skipped[sort] += copy.0.skipped[sort];
+                sum.0.lost[sort] += copy.0.lost[sort];
+            }
+        })[0]
+            .0
+    }
+
+    /// Writes what every CPU has told.
+    pub fn set_tellings(&mut self, telling: Telling) {
+        let cpus = self.cpus;
+        let map = self.ebpf.map_mut(maps::TELLINGS).expect("a map of ours");
+        let mut map: PerCpuArray<_, Telling> = PerCpuArray::try_from(map).expect("a per-CPU array");
+        let copies = PerCpuValues::try_from(vec![telling; cpus]).expect("one for each CPU");
         map.set(0, copies, 0).expect("the kernel takes the value");
     }
 

@@ -2,8 +2,8 @@
 //! and flow tables.
 
 use lb_common::{
-    Affinity, AffinityKey, BackendSet, Budget, Device, Fragment, FragmentKey, HostPair, Reason, ReasonCount, Service,
-    Settings, StepKind, Traffic, maps,
+    Affinity, AffinityKey, BackendSet, Budget, Device, Event, Flow, Fragment, FragmentKey, HostPair, Reason,
+    ReasonCount, Service, Settings, StepKind, Telling, Traffic, maps,
 };
 use lb_ctl::datapath::SharedMaps;
 use lb_ctl::datapath::test_run::HookPoint;
@@ -46,6 +46,8 @@ struct Both {
     kernel: Kernel,
     uplink: u32,
     inside: u32,
+    /// The events of the last packet.
+    told: Vec<Event>,
 }
 
 impl Both {
@@ -87,12 +89,16 @@ impl Both {
         let pair = ifindex("lbh1");
         image.devices.insert(pair, Device::new(Device::HOST | Device::LOCAL_CLIENTS));
         image.settings.host = HostPair { ifindex: pair, macs: [7; 12] };
+        let (mut kernel, tables) = (Kernel::load(&image, MAX_FLOWS), Memory::new(image));
+        kernel.listen(true);
+        tables.listened.set(true);
         Self {
-            kernel: Kernel::load(&image, MAX_FLOWS),
-            tables: Memory::new(image),
+            kernel,
+            tables,
             around: small::surroundings(uplink, inside, uplink, 0),
             uplink,
             inside,
+            told: Vec::new(),
         }
     }
 
@@ -118,6 +124,8 @@ impl Both {
         assert_eq!(code, expected_code(hook, ifindex, verdict), "return code; {context}");
         assert_eq!(out, after, "bytes; {context}");
         assert_eq!(self.kernel.reasons(), *self.tables.reasons.borrow(), "reasons; {context}");
+        self.told = self.kernel.take_events();
+        assert_eq!(self.told, self.tables.events.take(), "events; {context}");
         (verdict, after)
     }
 
@@ -594,6 +602,11 @@ impl Differential {
         self.rewrite(&self.interfaces.image(case.world), Tables::default());
         self.kernel.revalidated_in(if case.revalidated { now } else { 0 });
         self.kernel.set_budgets(case.budget(now));
+        self.kernel.set_tellings(Telling::NEW);
+        self.kernel.listen(true);
+        // Of a case that ended early.
+        self.kernel.take_events();
+        trial.tables.listened.set(true);
         let outcome = self.steps(&mut trial, case);
         // Whatever happened: what is there now is what the next case takes away.
         self.tables = Tables::of_kernel(&mut self.kernel);
@@ -616,6 +629,7 @@ impl Differential {
                 self.trace(passage)?;
                 self.compare(passage, &mut counted)?;
             }
+            equal("the events", &self.kernel.take_events(), &trial.tables.events.take())?;
             judged.map_err(|fault| format!("the oracle: {fault}"))?;
         }
         for (id, (before, now)) in traffic.iter().zip(self.traffic()).enumerate() {
@@ -772,7 +786,8 @@ fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
             "{cases} cases, seed {seed}: {} packets traced in {took:.1} s, reasons {:?}",
             met.packets, met.reasons
         );
-        drop(nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH));
+        // Where it was not mounted there is nothing to take away.
+        nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH).ok();
         if let Err(error) = outcome {
             *told.lock().expect("one thread at a time") = Some(format!("{error}\nLB_SEED={seed}"));
             return;
@@ -1053,5 +1068,95 @@ fn clients_keep_their_backends_host_and_kernel_alike() {
             both.tables.image = image;
             round(both, 200 + 100 * turn as u16);
         }
+    });
+}
+
+/// Kind and reason of events.
+fn signs(events: &[Event]) -> Vec<(u8, Reason)> {
+    events.iter().map(|event| (event.kind, event.reason().expect("a reason"))).collect()
+}
+
+#[test]
+fn flows_and_losses_are_told_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let (uplink, inside) = (both.uplink, both.inside);
+        for family in Family::BOTH {
+            let (client, service) = (SocketAddr::new(family.client(), 7), family.cluster(SINGLE, 80));
+            let (_, bytes) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""));
+            assert_eq!(signs(&both.told), [(Event::NEW, Reason::Forwarded)]);
+            let (_, backend, _) = frames::checked(&bytes);
+            let opened = both.told[0];
+            assert_eq!((opened.client_port, opened.frontend_port), ([0, 7], [0, 80]));
+            assert_eq!(opened.backend_port, backend.port().to_be_bytes());
+            assert_eq!((opened.ifindex, opened.hook), (uplink, Event::AT_INGRESS));
+            let mut ends = |flags, expected: &[(u8, Reason)]| {
+                both.run(Hook::Ingress, uplink, &frames::tcp(client, service, flags, b""));
+                let asked = signs(&both.told);
+                both.run(Hook::Ingress, inside, &frames::tcp(backend, client, flags, b""));
+                assert_eq!([asked, signs(&both.told)].concat(), expected, "{flags:?}");
+            };
+            ends(Flags::Ack, &[]);
+            ends(Flags::Fin, &[(Event::CLOSED, Reason::Replied)]);
+            // Told once.
+            ends(Flags::Rst, &[]);
+            let refused =
+                [(family.cluster(EMPTY, 80), Reason::NoBackend), (family.cluster(WEB, 81), Reason::NoServicePort)];
+            for (to, reason) in refused {
+                both.run(Hook::Xdp, uplink, &frames::tcp(client, to, Flags::Syn, b""));
+                assert_eq!(signs(&both.told), [], "XDP leaves it to TCX");
+                both.run(Hook::Ingress, uplink, &frames::tcp(client, to, Flags::Syn, b""));
+                assert_eq!(signs(&both.told), [(Event::REJECTED, reason)]);
+                assert_eq!(both.told[0].service == Event::NOBODY, reason == Reason::NoServicePort);
+                assert_eq!(both.told[0].frontend_port, to.port().to_be_bytes());
+            }
+            let mut large = frames::tcp(client, family.cluster(WEB, 80), Flags::Ack, &[7; 1800]);
+            both.run(Hook::Ingress, uplink, &large);
+            assert_eq!(signs(&both.told), [(Event::REJECTED, Reason::MtuExceeded)]);
+            assert_ne!(both.told[0].backend, [0; 16], "a backend had been chosen");
+            large[6] |= 1;
+            both.run(Hook::Ingress, uplink, &large);
+            assert_eq!(signs(&both.told), [(Event::DROPPED, Reason::MtuExceeded)], "a frame of many has no answer");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_told_is_counted_host_and_kernel_alike() {
+    needs_datapath!();
+    on_both(|both| {
+        let uplink = both.uplink;
+        let refused = frames::udp(SocketAddr::new(Family::V4.client(), 1), Family::V4.cluster(WEB, 81), b"");
+        let begun = tick();
+        let mut told = 0;
+        let mut packets = 0;
+        while packets < 800 {
+            both.run(Hook::Ingress, uplink, &refused);
+            (told, packets) = (told + both.told.len() as u64, packets + 1);
+        }
+        let skipped = both.kernel.telling().skipped[Telling::LOSSES];
+        assert_eq!(told + skipped, packets);
+        if tick() == begun {
+            assert_eq!(told, u64::from(Telling::SHARE[Telling::LOSSES]));
+        }
+        // Nobody takes them out, and their share is renewed again and again.
+        let (mut lost, mut skipped) = (0, 0);
+        for _ in 0..20 {
+            both.kernel.set_tellings(Telling::NEW);
+            (0..400).for_each(|_| drop(both.kernel.run(Hook::Ingress, uplink, &refused)));
+            let telling = both.kernel.telling();
+            (lost, skipped) = (lost + telling.lost[Telling::LOSSES], skipped + telling.skipped[Telling::LOSSES]);
+        }
+        let told = both.kernel.take_events().len() as u64;
+        assert!(lost > 0 && told > 5000, "{told} told, {lost} lost");
+        assert_eq!(told + lost + skipped, 8000);
+        // Nobody listens: flows are not told.
+        both.kernel.listen(false);
+        both.kernel.set_tellings(Telling::NEW);
+        let client = SocketAddr::new(Family::V4.client(), 99);
+        both.kernel.run(Hook::Ingress, uplink, &frames::tcp(client, Family::V4.cluster(SINGLE, 80), Flags::Syn, b""));
+        assert_eq!(both.kernel.take_events(), []);
+        assert_eq!(both.kernel.telling(), Telling::NEW);
+        assert!(both.kernel.flows::<[u8; 4]>(maps::NEW4).values().any(|flow| flow.flags & Flow::<[u8; 4]>::REPLY != 0));
     });
 }

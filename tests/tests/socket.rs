@@ -1,6 +1,6 @@
 //! The core's socket hooks on the host: which call is sent where, which one fails, and what the process is shown.
 
-use lb_common::{BackendSet, HostPair, Reason, SCTP, TCP, UDP};
+use lb_common::{BackendSet, Event, HostPair, Reason, SCTP, TCP, UDP};
 use lb_ebpf::socket;
 use lb_tests::memory::Memory;
 use lb_tests::small::{
@@ -171,6 +171,9 @@ fn every_call_goes_where_the_table_says() {
                 }
             }
             assert_eq!(tables.packets(reason), u64::from(reason != Reason::NotOurs), "{what}: counted once");
+            let told: Vec<_> = tables.events.take().iter().map(|event| (event.kind, event.reason())).collect();
+            let refusal = reason.is_drop().then_some((Event::REJECTED, Some(reason)));
+            assert_eq!(told, Vec::from_iter(refusal), "{what}: a call that fails is told");
         }
     }
 }

@@ -202,6 +202,9 @@ fn what_cannot_be_had_is_refused_at_once() {
             }
         }
         assert_eq!(fixture.reason(why), counted + 8);
+        let told = fixture.cli(&["why"], "").expect("it answers");
+        let paragraph = told.split("\n\n").find(|paragraph| paragraph.starts_with(why));
+        assert!(paragraph.is_some_and(|told| told.contains("from a process of this machine (2)")), "{told}");
     };
     let other_port = |addresses: [SocketAddr; 2]| addresses.map(|address| SocketAddr::new(address.ip(), 9));
     check(&mut processes, other_port(fixture.cluster()), other_port(fixture.cluster_udp()), "no-service-port");

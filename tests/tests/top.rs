@@ -94,7 +94,7 @@ fn a_terminal_is_left_as_it_was() {
         let mut script = Command::new("sh");
         script.args(["-c", &format!("(sleep 3; printf q) | script -qec 'stty cols 80 rows 24; {command}' /dev/null")]);
         script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
-        environment.iter().for_each(|value| drop(script.env("NO_COLOR", value)));
+        script.envs(environment.iter().map(|value| ("NO_COLOR", value)));
         let output = script.output().expect("script(1) runs");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };

@@ -2,12 +2,14 @@
 
 use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
+use super::monitor::{MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
 use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
 };
+use super::why::{WhyAnswer, WhyQuery};
 use crate::figures::Figures;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -163,6 +165,27 @@ impl Client {
     /// All flows.
     pub async fn flows(&self) -> Result<Lines<FlowLine>, ClientError> {
         self.lines("/v1/flows").await
+    }
+
+    /// What happens to single flows and packets, from now on.
+    pub async fn monitor(&self, query: &MonitorQuery) -> Result<Lines<MonitorLine>, ClientError> {
+        self.lines(&self.with_query("/v1/monitor", query)?).await
+    }
+
+    /// What did not arrive lately.
+    pub async fn why(&self, query: &WhyQuery) -> Result<WhyAnswer, ClientError> {
+        self.get(&self.with_query("/v1/why", query)?).await
+    }
+
+    /// A path with the fields of `query` that are set.
+    fn with_query(&self, path: &str, query: &impl Serialize) -> Result<String, ClientError> {
+        let fields = serde_json::to_value(query).map_err(|error| self.broken(&error))?;
+        let fields = fields.as_object().into_iter().flatten().map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            format!("{name}={}", encode(&text))
+        });
+        let fields: Vec<String> = fields.collect();
+        Ok(if fields.is_empty() { path.to_owned() } else { format!("{path}?{}", fields.join("&")) })
     }
 
     /// The pieces of a file of packets, as they come.

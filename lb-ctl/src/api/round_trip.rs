@@ -1,6 +1,8 @@
 //! The client and the server, over a real socket, with a daemon that only pretends.
 
+use super::monitor::Filter;
 use super::types::plural;
+use super::why::Question;
 use super::*;
 use crate::figures::Figures;
 use crate::manifest::Validate;
@@ -104,6 +106,19 @@ impl Control for Pretender {
             }
         });
         Ok(receiver)
+    }
+
+    async fn monitor(&self, filter: Filter) -> Result<mpsc::Receiver<MonitorLine>, Failure> {
+        let (sender, receiver) = mpsc::channel(4);
+        // What was asked for, in a number.
+        let skipped = filter.reasons.len() as u64 * 10 + filter.types.len() as u64;
+        let line = MonitorLine::Missing(MissingLine { skipped, lost: 1, missed: 0 });
+        tokio::spawn(async move { sender.send(line).await });
+        Ok(receiver)
+    }
+
+    async fn why(&self, question: Question) -> Result<WhyAnswer, Failure> {
+        Ok(WhyAnswer { since_seconds: question.since.as_secs(), reasons: Vec::new() })
     }
 }
 
@@ -233,6 +248,25 @@ async fn flows_come_as_lines() {
         count += 1;
     }
     assert_eq!(count, 100);
+}
+
+#[tokio::test]
+async fn filters_and_questions_travel_in_the_query() {
+    let running = start();
+    let query = MonitorQuery {
+        reason: Some("no-backend,no-route".to_owned()),
+        r#type: Some("dropped".to_owned()),
+        client: Some("2001:db8::/32".to_owned()),
+        ..MonitorQuery::default()
+    };
+    let mut lines = running.client.monitor(&query).await.unwrap();
+    let expected = MissingLine { skipped: 21, lost: 1, missed: 0 };
+    assert_eq!(lines.next().await.unwrap(), Some(MonitorLine::Missing(expected)));
+    let error = running.client.monitor(&MonitorQuery { backend: Some("x".to_owned()), ..query }).await.unwrap_err();
+    assert!(error.to_string().contains("`x` is no address"), "{error}");
+    let since = |since| WhyQuery { since, ..WhyQuery::default() };
+    assert_eq!(running.client.why(&since(Some(90))).await.unwrap().since_seconds, 90);
+    assert_eq!(running.client.why(&since(None)).await.unwrap().since_seconds, 3600);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
+use super::monitor::{Filter, MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
 use super::trace::{TraceAnswer, TraceRequest};
@@ -12,11 +13,12 @@ use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, Version,
 };
+use super::why::{Question, WhyAnswer, WhyQuery};
 use crate::figures::Figures;
 use crate::objects::Key;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -62,6 +64,10 @@ pub trait Control: Send + Sync + 'static {
     fn figures(&self) -> impl Future<Output = Result<Figures, Failure>> + Send;
     /// All flows, one after the other.
     fn flows(&self) -> impl Future<Output = Result<mpsc::Receiver<FlowLine>, Failure>> + Send;
+    /// What happens to single flows and packets, from now on.
+    fn monitor(&self, filter: Filter) -> impl Future<Output = Result<mpsc::Receiver<MonitorLine>, Failure>> + Send;
+    /// What did not arrive lately.
+    fn why(&self, question: Question) -> impl Future<Output = Result<WhyAnswer, Failure>> + Send;
 }
 
 /// The socket cannot be served.
@@ -178,8 +184,12 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/status", get(status::<C>))
         .route("/v1/figures", get(figures::<C>))
         .route("/v1/plan", post(plan::<C>))
+        .route("/v1/why", get(why::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
-    let streams = Router::new().route("/v1/flows", get(flows::<C>)).route("/v1/{resource}", get(list::<C>));
+    let streams = Router::new()
+        .route("/v1/flows", get(flows::<C>))
+        .route("/v1/monitor", get(monitor::<C>))
+        .route("/v1/{resource}", get(list::<C>));
     writes
         .merge(reads)
         .layer(axum::middleware::from_fn(limit_time))
@@ -272,22 +282,48 @@ async fn delete<C: Control>(
 }
 
 async fn flows<C: Control>(State(shared): State<Shared<C>>) -> Result<Response, Failure> {
-    let flows = shared.control.flows().await?;
-    let lines = futures_util::stream::unfold((flows, shared.stop), async |(mut flows, stop)| {
+    Ok(stream(shared.control.flows().await?, shared.stop))
+}
+
+/// The query of a request, read and understood.
+fn understand<Q, T>(query: Result<Query<Q>, QueryRejection>) -> Result<T, Failure>
+where
+    T: TryFrom<Q, Error = Failure>,
+{
+    let Query(query) = query.map_err(|error| Failure::new(FailureReason::BadRequest, error.body_text()))?;
+    T::try_from(query)
+}
+
+async fn monitor<C: Control>(
+    State(shared): State<Shared<C>>,
+    query: Result<Query<MonitorQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    Ok(stream(shared.control.monitor(understand(query)?).await?, shared.stop))
+}
+
+async fn why<C: Control>(
+    State(shared): State<Shared<C>>,
+    query: Result<Query<WhyQuery>, QueryRejection>,
+) -> Result<Json<WhyAnswer>, Failure> {
+    shared.control.why(understand(query)?).await.map(Json)
+}
+
+/// Lines as they come, until there are no more or the daemon stops.
+fn stream<T: Serialize + Send + 'static>(lines: mpsc::Receiver<T>, stop: CancellationToken) -> Response {
+    json_lines(Body::from_stream(futures_util::stream::unfold((lines, stop), async |(mut lines, stop)| {
         let first = tokio::select! {
             () = stop.cancelled() => return None,
-            first = flows.recv() => first?,
+            first = lines.recv() => first?,
         };
         let mut chunk = Vec::new();
         write_line(&mut chunk, &first);
         while chunk.len() < 1 << 16
-            && let Ok(next) = flows.try_recv()
+            && let Ok(next) = lines.try_recv()
         {
             write_line(&mut chunk, &next);
         }
-        Some((Ok::<_, io::Error>(chunk), (flows, stop)))
-    });
-    Ok(json_lines(Body::from_stream(lines)))
+        Some((Ok::<_, io::Error>(chunk), (lines, stop)))
+    })))
 }
 
 async fn capture<C: Control>(
@@ -318,7 +354,7 @@ struct ListQuery {
 async fn list<C: Control>(
     State(shared): State<Shared<C>>,
     Path(resource): Path<String>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let resource: Resource =
         resource.parse().map_err(|error| Failure::new(FailureReason::NotFound, format!("{error}")))?;

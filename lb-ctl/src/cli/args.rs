@@ -1,13 +1,19 @@
 //! The command line as typed.
 
 use crate::api::Client;
+use crate::api::monitor::{self, EventType};
+use crate::api::why::MEMORY;
 use crate::daemon::{Options, config};
 use crate::manifest;
+use crate::objects::Key;
 use crate::playground::cli::{DemoArgs, HiddenCommand};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use lb_common::Reason;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How completions are installed.
 const COMPLETION: &str = "\
@@ -73,8 +79,10 @@ pub enum Command {
     /// The datapath's connection table
     #[command(subcommand)]
     Conntrack(Conntrack),
-    /// Show packets of Services as they came and as they left
+    /// Show what happens to connections and packets, as it happens
     Monitor(Monitor),
+    /// Show what did not arrive lately, and what to do about it
+    Why(Why),
     /// Show the main job on real packets, in a playground of network namespaces that is removed afterwards
     Demo(DemoArgs),
     /// Remove everything a stopped daemon left in the kernel: hooks, programs, maps
@@ -420,31 +428,83 @@ pub struct ConntrackList {
 
 /// `monitor`
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "It ends by Ctrl-C, when its reader goes away, or with the daemon. Under load the datapath tells a sample: what \
+                        was not told is counted, in lines of their own."
+)]
 pub struct Monitor {
     /// Write the packets themselves to a file that tcpdump and Wireshark read, each as it came and as it left; `-` for standard output
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "output", "no_headers"])]
     pub pcap: Option<PathBuf>,
-    /// Only this Service [default namespace: default]
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    pub service: Option<String>,
-    /// Only clients with this address, or of this network; repeatable
-    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
+    /// Only of this Service [default namespace: default]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", value_parser = monitor::service)]
+    pub service: Option<Key>,
+    /// Only of clients with this address, or of this network; repeatable
+    #[arg(long, value_name = "ADDRESS|CIDR", value_delimiter = ',', value_parser = monitor::network)]
     pub client: Vec<IpNet>,
-    /// Only the backend with this address; repeatable
-    #[arg(long, value_name = "ADDRESS")]
+    /// Only of the backend with this address; repeatable
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub backend: Vec<IpAddr>,
-    /// Only what had this outcome, by its name in docs/reasons.md; repeatable
-    #[arg(long, value_name = "REASON")]
+    /// Only for this reason, by its name in docs/reasons.md; repeatable
+    #[arg(long, value_name = "NAME", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(Reason::ALL.iter().map(|reason| reason.name())))]
     pub reason: Vec<String>,
-    /// End after so many
-    #[arg(long, value_name = "N")]
+    /// Only of this type: new, closed, rejected or dropped; repeatable
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(EventType::ALL.map(EventType::name)))]
+    pub r#type: Vec<String>,
+    /// End after so many events, or packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
+    /// How to print; JSON gives one object a line
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: LineFormat,
+    /// No line of headers
+    #[arg(long)]
+    pub no_headers: bool,
 }
 
-/// A network, or an address for the network that has no other.
-fn network(text: &str) -> Result<IpNet, String> {
-    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| format!("`{text}` is neither an address nor a network such as 10.0.0.0/8"))
+/// How to print lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LineFormat {
+    /// For people
+    #[default]
+    #[value(hide = true)]
+    Text,
+    /// JSON
+    Json,
+}
+
+/// `why`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Why {
+    /// Only of this Service [default namespace: default]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", value_parser = monitor::service)]
+    pub service: Option<Key>,
+    /// Only of clients with this address, or of this network
+    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = monitor::network)]
+    pub client: Option<IpNet>,
+    /// How far back, such as 30s, 5m or 1h [default: 1h, which is as far as is remembered]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<Duration>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+}
+
+/// Reads `30s`, `5m` or `1h`.
+fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write 30s, 5m or 1h");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let time = number.checked_mul(seconds).filter(|time| *time > 0).map(Duration::from_secs).ok_or_else(wrong)?;
+    if time > MEMORY { Err(format!("`{text}` is further back than is remembered: an hour")) } else { Ok(time) }
 }
 
 /// `cleanup`
@@ -498,6 +558,12 @@ mod tests {
             ("lb-ctl get pods -o jsonpath={.items}", "wide, json, yaml, name"),
             ("lb-ctl apply -f a.yaml --validate=lax", "strict, warn, ignore"),
             ("lb-ctl get", "required"),
+            ("lb-ctl monitor --reason no-luck", "no-luck"),
+            ("lb-ctl monitor --client nobody", "neither an address nor a network"),
+            ("lb-ctl monitor --service shop/", "write NAMESPACE/NAME"),
+            ("lb-ctl why --since 2h", "further back than is remembered"),
+            ("lb-ctl why --since ever", "write 30s, 5m or 1h"),
+            ("lb-ctl why --since 0s", "write 30s, 5m or 1h"),
             ("lb-ctl get pods -A -n x", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();

@@ -3,7 +3,6 @@
 use super::args::Monitor;
 use super::{Failed, SUCCESS};
 use crate::api::{CaptureRequest, Client};
-use crate::objects::Key;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
@@ -11,14 +10,10 @@ use tokio::signal;
 
 /// Writes what is captured to `path`, `-` for standard output, until interrupted or the wanted packets have come.
 pub(super) async fn run(client: &Client, monitor: &Monitor, path: &Path) -> Result<u8, Failed> {
-    let service = monitor.service.as_deref().map(|name| match name.split_once('/') {
-        Some((namespace, name)) => Key::new(namespace, name),
-        None => Key::new("default", name),
-    });
     let request = CaptureRequest {
         clients: monitor.client.clone(),
         backends: monitor.backend.clone(),
-        service,
+        service: monitor.service.clone(),
         reasons: monitor.reason.clone(),
         count: monitor.count,
     };

@@ -17,6 +17,7 @@ mod diff;
 mod get;
 mod manifests;
 mod manual;
+mod monitor;
 mod output;
 mod plan;
 mod query;
@@ -24,6 +25,7 @@ mod status;
 mod tables;
 mod top;
 mod trace;
+mod why;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -138,8 +140,9 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
         Command::Monitor(command) => match &command.pcap {
             Some(path) => wait(capture::run(&client, &command, path)),
-            None => Err(Failed::Usage("name a file with --pcap".to_owned())),
+            None => wait(monitor::run(&client, &command, &mut out)),
         },
+        Command::Why(command) => wait(why::run(&client, &command, &mut out)),
         Command::Demo(demo) => Ok(demo.run()),
         Command::Playground(command) => Ok(command.run()),
         Command::Completion { shell } => manual::completion(shell, &mut out),

@@ -213,7 +213,7 @@ mod tests {
         FLOWS4   10     100        10%
 
         REASON       PACKETS   BYTES   MEANING
-        no-backend   5         300     The Service has no ready backend; the packet was rejected with a TCP reset or an ICMP error. See `lb-ctl describe service`: do the selector's labels match pods, and are these ready?
+        no-backend   5         300     The Service has no ready backend; the packet was rejected with a TCP reset or an ICMP error. See `lb-ctl describe service NAME -n NAMESPACE`: do the selector's labels match pods, and are these ready?
 
         Problems:
           file /m/web.yaml: line 3 is bad

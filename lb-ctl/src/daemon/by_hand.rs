@@ -146,7 +146,10 @@ impl ByHand {
         self.engine.health.set_ahead(ahead);
         self.clock.set_ahead(ahead).map_err(|error| format!("the programs' clock cannot be set: {error}"))?;
         let now = conntrack::now() + (ahead.as_nanos() >> TICK_SHIFT) as u32;
-        flows::Position::default().step(&self.maps, now, SWEEP).map(drop).map_err(|error| error.to_string())
+        flows::Position::default()
+            .step(&self.maps, now, SWEEP, &mut |_| {})
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 
     /// Lets a change wait from now on that never gets into the maps, until the next one does. Says how much time has to pass

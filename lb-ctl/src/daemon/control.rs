@@ -4,7 +4,9 @@ use super::capture::{self, Subscription};
 use super::foresee::Foreseen;
 use super::packet_trace::{self, Walked};
 use super::{figures, flows};
+use crate::api::monitor::{Filter, MonitorLine};
 use crate::api::server::Control;
+use crate::api::why::{Question, WhyAnswer};
 use crate::api::{
     ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
     FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer, TraceRequest,
@@ -14,6 +16,7 @@ use crate::datapath::census::Census;
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::figures::{Counted, Figures, Names, Tally};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
+use crate::monitor::Monitor;
 use crate::objects::{Key, Kind, ObjectId};
 use crate::trace::{self, Scene};
 use lb_common::Settings;
@@ -90,6 +93,8 @@ pub(super) struct Handle {
     pub(super) tally: Arc<Mutex<Tally>>,
     /// What traced packets meet; one at a time, since each has an instance of the programs loaded.
     pub(super) traced: tokio::sync::Mutex<SharedMaps>,
+    /// What the datapath tells, where it tells anything.
+    pub(super) monitor: Option<Monitor>,
 }
 
 impl Handle {
@@ -98,6 +103,13 @@ impl Handle {
         let (sender, answer) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
+    }
+}
+
+impl Handle {
+    fn monitor(&self) -> Result<&Monitor, Failure> {
+        let missing = || Failure::new(FailureReason::ServiceUnavailable, "this datapath tells no events");
+        self.monitor.as_ref().ok_or_else(missing)
     }
 }
 
@@ -199,6 +211,14 @@ impl Control for Handle {
             }
         });
         Ok(receiver)
+    }
+
+    async fn monitor(&self, filter: Filter) -> Result<mpsc::Receiver<MonitorLine>, Failure> {
+        self.monitor()?.listen(filter).await
+    }
+
+    async fn why(&self, question: Question) -> Result<WhyAnswer, Failure> {
+        self.monitor()?.why(question).await
     }
 }
 

@@ -143,6 +143,7 @@ fn start_with(
         census: Arc::default(),
         tally: Arc::default(),
         traced: datapath::SharedMaps::new(PathBuf::new(), PathBuf::new()).into(),
+        monitor: None,
     };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }

@@ -8,6 +8,7 @@ use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sample
 use crate::figures::Counted;
 use crate::image::Withdrawn;
 use crate::maps::{MapError, PinnedMaps};
+use crate::monitor::{Monitor, protocol_name};
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
 use lb_common::maps::AFFINITY;
@@ -80,15 +81,6 @@ pub(super) fn line(entry: &FlowEntry, now: u32) -> FlowLine {
     }
 }
 
-pub(super) fn protocol_name(number: u8) -> String {
-    match number {
-        lb_common::TCP => "TCP".to_owned(),
-        lb_common::UDP => "UDP".to_owned(),
-        lb_common::SCTP => "SCTP".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// How often the tables are searched for the flows of what was withdrawn: a packet that comes in between may make the entry
 /// of one direction again from that of the other, and only once a tick.
 const SEARCHES: usize = 3;
@@ -104,9 +96,16 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Deletes what is too old at tick `now` among the next `limit` flow entries and `limit` clients; how many that were.
-    pub(super) fn step(&mut self, maps: &PinnedMaps, now: u32, limit: usize) -> Result<usize, MapError> {
-        let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit)?;
+    /// Deletes what is too old at tick `now` among the next `limit` flow entries, which it shows to `gone`, and `limit` clients;
+    /// how many that were.
+    pub(super) fn step(
+        &mut self,
+        maps: &PinnedMaps,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<usize, MapError> {
+        let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit, gone)?;
         Ok(flows + maps.affinity().sweep(&mut self.clients, now, limit)?)
     }
 
@@ -136,6 +135,7 @@ pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) async fn sweep(
     maps: PinnedMaps,
     max_flows: u32,
+    monitor: Monitor,
     mut withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
     census: Arc<Mutex<Census>>,
 ) {
@@ -159,10 +159,10 @@ pub(super) async fn sweep(
                 continue;
             }
         }
-        let (maps, census) = (maps.clone(), Arc::clone(&census));
+        let (maps, census, monitor) = (maps.clone(), Arc::clone(&census), monitor.clone());
         let step = tokio::task::spawn_blocking(move || {
             let now = conntrack::now();
-            let swept = position.step(&maps, now, limit);
+            let swept = position.step(&maps, now, limit, &mut |entry| monitor.expired(entry));
             let swept = swept.and_then(|swept| position.count(&maps, &census, now, limit).map(|()| swept));
             (position, swept)
         });

@@ -43,6 +43,7 @@ use crate::dns::Dns;
 use crate::figures::bound::Bound;
 use crate::health::Health;
 use crate::maps::MapError;
+use crate::monitor::Monitor;
 use crate::{host, source, store};
 use control::Handle;
 use engine::{Engine, Parts};
@@ -87,6 +88,9 @@ pub enum Error {
     /// What the maps hold cannot be read.
     #[error(transparent)]
     Maps(MapError),
+    /// Events of the datapath.
+    #[error("cannot wait for what the datapath tells: {0}")]
+    Events(io::Error),
     /// Signals.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -150,9 +154,12 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
     let (catalogue, catalogue_receiver) = watch::channel(crate::api::Catalogue::default());
     let maps = datapath.maps();
+    let monitor =
+        Monitor::start(datapath.events()?, maps.clone(), catalogue_receiver.clone()).map_err(Error::Events)?;
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
     let census = Arc::default();
-    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints, Arc::clone(&census)));
+    let sweep = flows::sweep(maps.clone(), config.max_flows, monitor.clone(), endpoints, Arc::clone(&census));
+    let sweeper = tokio::spawn(sweep);
     let handle = Arc::new(Handle {
         commands: command_sender,
         catalogue: catalogue_receiver,
@@ -160,6 +167,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         census,
         tally: Arc::default(),
         traced: datapath.shared_maps().into(),
+        monitor: Some(monitor),
     });
     let scrape = figures::scrape(Arc::clone(&handle), Bound::new(config.metrics_detail, config.metrics_limit));
     let stop = CancellationToken::new();

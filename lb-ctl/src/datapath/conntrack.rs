@@ -236,14 +236,20 @@ impl FlowTables {
         Ok((fill, lent))
     }
 
-    /// Deletes what has expired at tick `now` among the next `limit` entries or so, and says how many that were. After
-    /// the last table it begins anew.
-    pub fn sweep_expired(&self, sweep: &mut Sweep, now: u32, limit: usize) -> Result<usize, MapError> {
+    /// Deletes what has expired at tick `now` among the next `limit` entries or so, shows it to `gone`, and says how many that
+    /// were. After the last table it begins anew.
+    pub fn sweep_expired(
+        &self,
+        sweep: &mut Sweep,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<usize, MapError> {
         let (mut seen, mut swept) = (0, 0);
         for _ in 0..4 {
             let step = match sweep.table {
-                0 | 1 => self.v4.sweep(sweep, now, limit - seen)?,
-                _ => self.v6.sweep(sweep, now, limit - seen)?,
+                0 | 1 => self.v4.sweep(sweep, now, limit - seen, gone)?,
+                _ => self.v6.sweep(sweep, now, limit - seen, gone)?,
             };
             seen += step.seen;
             swept += step.swept;
@@ -338,8 +344,14 @@ where
         self.tables().into_iter().map(count).collect()
     }
 
-    fn sweep(&self, sweep: &mut Sweep, now: u32, limit: usize) -> Result<Step, MapError> {
-        let (_, name, map) = self.tables()[sweep.table % 2];
+    fn sweep(
+        &self,
+        sweep: &mut Sweep,
+        now: u32,
+        limit: usize,
+        gone: &mut dyn FnMut(&FlowEntry),
+    ) -> Result<Step, MapError> {
+        let (kind, name, map) = self.tables()[sweep.table % 2];
         let mut step = Step { seen: 0, swept: 0, capacity: map.entries() };
         let mut batches = map.batches().resume(sweep.position);
         while step.seen < limit {
@@ -352,8 +364,11 @@ where
             for (key, flow) in batch.into_iter().filter(|(key, flow)| flow.is_expired(key.protocol, now)) {
                 // The datapath may have given the tuple to a new flow since it was read: look again.
                 let current = map.get(&key).map_err(failed(name, "read"))?;
-                if current.is_some_and(|current| current.tick == flow.tick) {
-                    step.swept += usize::from(map.delete(&key).map_err(failed(name, "sweep"))?);
+                if current.is_some_and(|current| current.tick == flow.tick)
+                    && map.delete(&key).map_err(failed(name, "sweep"))?
+                {
+                    step.swept += 1;
+                    gone(&FlowEntry::new(kind, &key, &flow));
                 }
             }
         }

@@ -19,6 +19,7 @@ pub mod census;
 mod cleanup;
 pub mod conntrack;
 mod error;
+mod events;
 mod filters;
 mod handover;
 mod instance;
@@ -39,6 +40,7 @@ pub use bpffs::DEFAULT_BPFFS;
 pub use capture::Ring;
 pub use cleanup::cleanup;
 pub use error::Error;
+pub use events::{Events, Untold};
 pub use handover::Settled;
 pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
@@ -216,6 +218,11 @@ impl Datapath {
     /// What the programs log, to be read by the caller; once.
     pub fn packet_log(&mut self) -> Option<PacketLog> {
         self.programs.packet_log()
+    }
+
+    /// What the programs tell of packets and flows; once.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        self.programs.events()
     }
 
     /// The managed interfaces.

@@ -2,10 +2,10 @@
 
 use super::bpf::{Hook, SocketHook};
 use super::instance::{Instance, SharedMaps, chain};
-use super::{Error, capture};
-use aya::maps::{Array, Map, MapData};
+use super::{Error, Events, capture};
+use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
-use lb_common::maps::{CAPTURED, MapSpec};
+use lb_common::maps::{CAPTURED, EVENTS, MapSpec};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -76,9 +76,19 @@ impl Programs {
 
     /// The clock of programs that were loaded with one; to be asked for once.
     pub(super) fn clock(&mut self) -> Result<Clock, Error> {
-        let broken = |reason: String| Error::Object(format!("its map {CLOCK} cannot be used: {reason}"));
-        let map = self.instance.object_mut().take_map(CLOCK).ok_or_else(|| broken("there is none".to_owned()))?;
-        Array::try_from(map).map(Clock).map_err(|error| broken(chain(&error)))
+        self.take(CLOCK).map(Clock)
+    }
+
+    /// What the programs tell; to be asked for once.
+    pub(super) fn events(&mut self) -> Result<Events, Error> {
+        self.take(EVENTS).map(Events::new)
+    }
+
+    /// Takes a map of the object's out, which can be done once.
+    fn take<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Error> {
+        let broken = |reason: String| Error::Object(format!("its map {name} cannot be used: {reason}"));
+        let map = self.take_map(name).ok_or_else(|| broken("there is none".to_owned()))?;
+        M::try_from(map).map_err(|error| broken(chain(&error)))
     }
 
     /// A map that these programs have for themselves; once.

@@ -12,8 +12,8 @@ use crate::maps::pinned;
 use aya::Pod;
 use aya::maps::Array;
 use lb_common::maps::{
-    BACKENDS, BUDGETS, MapSpec, PER_PACKET, SCRATCH4, SCRATCH6, SLOTS, TRACED, TRACED_FLOWS4, TRACED_FLOWS6,
-    TRACED_NEW4, TRACED_NEW6,
+    BACKENDS, BUDGETS, DEFAULT_MAX_FLOWS, MapKind, MapSpec, PER_PACKET, SCRATCH4, SCRATCH6, SLOTS, SMALLEST_RING,
+    TRACED, TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6,
 };
 use lb_common::trace::STEPS;
 use lb_common::{Backend, BackendSet, Budget, Flow, FlowKey, Scratch, Slot, Step, Steps};
@@ -71,12 +71,11 @@ pub struct Traced {
 impl Tracer {
     /// Makes the instance over these maps. The program of a hook is loaded when a packet meets it.
     pub fn load(object: &[u8], shared: &SharedMaps) -> Result<Self, Error> {
-        let own = |spec: &MapSpec| {
-            let is_counter = spec.entries_for(lb_common::maps::DEFAULT_MAX_FLOWS) > 256;
-            PER_PACKET
-                .contains(&spec.name)
-                .then(|| if is_counter { COUNTERS } else { spec.entries_for(lb_common::maps::DEFAULT_MAX_FLOWS) })
-                .or_else(|| is_traced(spec.name).then_some(TRACED))
+        let own = |spec: &MapSpec| match spec.entries_for(DEFAULT_MAX_FLOWS) {
+            _ if is_traced(spec.name) => Some(TRACED),
+            _ if !PER_PACKET.contains(&spec.name) => None,
+            _ if spec.kind == MapKind::RingBuf => Some(SMALLEST_RING),
+            entries => Some(if entries > 256 { COUNTERS } else { entries }),
         };
         let instance = Instance::new(object, &[("TRACE", 1)], shared, own)?;
         Ok(Self {

@@ -3,6 +3,7 @@
 //! The handle is cheap to clone and may be used from several threads; writers keep order among themselves.
 
 use super::{Image, LbMaps, MapError, MapOp};
+use crate::datapath::Untold;
 use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::census::Count;
@@ -11,12 +12,12 @@ use crate::figures::Counted;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4,
-    OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, SOCKETS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4, NETWORKS6,
+    NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, SOCKETS, TELLINGS,
 };
 use lb_common::{
     Backend, Device, Fragment, FragmentKey, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey,
-    Settings, Slot, SocketKey, Traffic,
+    Settings, Slot, SocketKey, Telling, Traffic,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -66,6 +67,23 @@ impl PinnedMaps {
             fragments6.step(FRAGMENTS6, &self.config.fragments6, limit)?,
         ];
         Ok(known.into_iter().flatten().collect())
+    }
+
+    /// Has the datapath tell of flows that begin and end, from the next packet on, or no more.
+    pub fn listen(&self, listens: bool) -> Result<(), MapError> {
+        put(LISTENED, &self.config.listened, &0, &u32::from(listens))
+    }
+
+    /// What the datapath had to tell and did not.
+    pub fn untold(&self) -> Result<Untold, MapError> {
+        let mut sum = Untold::default();
+        for telling in copies(TELLINGS, &self.config.tellings, 0)? {
+            for sort in [Telling::LOSSES, Telling::FLOWS] {
+                sum.skipped[sort] = sum.skipped[sort].wrapping_add(telling.skipped[sort]);
+                sum.lost[sort] = sum.lost[sort].wrapping_add(telling.lost[sort]);
+            }
+        }
+        Ok(sum)
     }
 
     /// The flow tables.
@@ -120,6 +138,8 @@ pub(crate) struct ConfigMaps {
     reasons: PerCpuArray<ReasonCount>,
     service_stats: PerCpuArray<Traffic>,
     backend_stats: PerCpuArray<Traffic>,
+    listened: Map<u32, u32>,
+    tellings: PerCpuArray<Telling>,
 }
 
 /// Opens one pinned map.
@@ -155,6 +175,8 @@ impl ConfigMaps {
             reasons: open(directory, REASONS, PerCpuArray::new)?,
             service_stats: open(directory, SERVICE_STATS, PerCpuArray::new)?,
             backend_stats: open(directory, BACKEND_STATS, PerCpuArray::new)?,
+            listened: open(directory, LISTENED, Map::new)?,
+            tellings: open(directory, TELLINGS, PerCpuArray::new)?,
         })
     }
 
@@ -250,6 +272,8 @@ impl ConfigMaps {
             REASONS => self.reasons.entries(),
             SERVICE_STATS => self.service_stats.entries(),
             BACKEND_STATS => self.backend_stats.entries(),
+            LISTENED => self.listened.entries(),
+            TELLINGS => self.tellings.entries(),
             _ => return None,
         })
     }

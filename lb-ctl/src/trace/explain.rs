@@ -3,11 +3,10 @@
 use super::walk::{Met, Scene, Start};
 use crate::api::trace::{Choice, TraceAnswer, TraceRequest, TracedHook, TracedStep};
 use crate::datapath::tracer::Member;
+use crate::monitor::protocol_name;
 use lb_common::flow::state;
 use lb_common::trace::{Step, StepKind};
-use lb_common::{
-    Affinity, Backend, BackendSet, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service, TCP, UDP,
-};
+use lb_common::{Affinity, Backend, BackendSet, Flow, FlowKey, NextHop, Owned, Reason, Scratch, Service, TCP};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -108,15 +107,6 @@ impl Tuple {
 
     fn text(&self) -> String {
         format!("{} -> {}", self.from, self.to)
-    }
-}
-
-fn protocol_name(protocol: u8) -> String {
-    match protocol {
-        TCP => "TCP".to_owned(),
-        UDP => "UDP".to_owned(),
-        SCTP => "SCTP".to_owned(),
-        number => format!("protocol {number}"),
     }
 }
 

@@ -391,8 +391,8 @@ fn a_sweep_takes_what_has_expired_and_nothing_else() {
         }
         let tables = datapath.maps().flow_tables().clone();
         let mut sweep = conntrack::Sweep::default();
-        assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 20);
-        assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000).expect("swept"), 0);
+        assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000, &mut |_| {}).expect("swept"), 20);
+        assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000, &mut |_| {}).expect("swept"), 0);
         let (fill, ports) = tables.fill(now).expect("counted");
         assert_eq!(ports.fullest(), None, "these flows keep their own source");
         assert_eq!((fill[0].map, fill[0].entries, fill[0].capacity), ("FLOWS4", 30, 2 * MAX_FLOWS));

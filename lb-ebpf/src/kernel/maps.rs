@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
-    Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
 };
 
 /// [`lb_common::NetworkKey`] without its first field, which the library adds.
@@ -71,6 +71,12 @@ pub(super) static SERVICE_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_en
 pub(super) static BACKEND_STATS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(size(maps::BACKEND_STATS), 0);
 #[map]
 pub(super) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(size(maps::BUDGETS), 0);
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(size(maps::EVENTS), 0);
+#[map]
+pub(super) static LISTENED: Array<u32> = Array::with_max_entries(size(maps::LISTENED), 0);
+#[map]
+pub(super) static TELLINGS: PerCpuArray<Telling> = PerCpuArray::with_max_entries(size(maps::TELLINGS), 0);
 #[map]
 pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entries(size(maps::NEIGHBOUR), 0);
 #[map]

@@ -1,16 +1,16 @@
 //! The hooks of a cgroup, where system calls of its processes name an address or are told one.
 
-use super::maps::{BACKEND_STATS, NODE_PORTS, REASONS, SERVICE_STATS, SOCKETS};
+use super::maps::{BACKEND_STATS, NODE_PORTS, REASONS, SERVICE_STATS, SOCKETS, TELLINGS};
 use super::tables::{KernelTables, insert_error};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use lb_common::{Peer, Reason, ServiceKey, SocketKey};
-use lb_ebpf::InsertError;
+use lb_common::{Event, Peer, Reason, ServiceKey, SocketKey, Telling};
 use lb_ebpf::env::{Clock, Step};
 use lb_ebpf::socket::{self, Socket, SocketTables};
+use lb_ebpf::{InsertError, Tables};
 
 /// What a program of these types returns: the call goes on, or fails.
 const ALLOW: i32 = 1;
@@ -157,6 +157,25 @@ impl SocketTables for KernelTables<false> {
         if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
             // SAFETY: the address of a field, nothing is read.
             increment(unsafe { &raw mut (*count).packets });
+        }
+    }
+
+    #[inline(always)]
+    fn tell_call(&self, event: &mut Event, now: u32) {
+        let Some(telling) = TELLINGS.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: the kernel keeps the element's memory while the program runs. A packet that interrupts may renew the share,
+        // which is then a little larger; what is counted for good is counted in one instruction.
+        unsafe {
+            if !(*telling).has_share(Telling::LOSSES, now) {
+                return increment(&raw mut (*telling).skipped[Telling::LOSSES]);
+            }
+            (*telling).told[Telling::LOSSES] += 1;
+        }
+        if !self.tell(event) {
+            // SAFETY: the address of a field, nothing is read.
+            increment(unsafe { &raw mut (*telling).lost[Telling::LOSSES] });
         }
     }
 

@@ -1,17 +1,18 @@
 //! The core's tables over the kernel's maps.
 
 use super::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE, NETWORKS4,
-    NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS,
-    SLOTS,
+    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE,
+    LISTENED, NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS,
+    SERVICES, SETTINGS, SLOTS, TELLINGS,
 };
 use super::trace;
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason, Scratch,
-    Service, ServiceKey, Settings, Slot, Step, StepKind,
+    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason,
+    Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 use lb_ebpf::trace as tell;
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
@@ -185,6 +186,23 @@ impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
     fn step(&self, kind: StepKind) -> Option<&mut Step> {
         if TRACE { Some(trace::step(kind)) } else { None }
+    }
+
+    fn is_listened(&self) -> bool {
+        LISTENED.get(0).is_some_and(|listened| *listened != 0)
+    }
+
+    #[inline(always)]
+    fn telling(&self) -> Option<&mut Telling> {
+        // SAFETY: as for the working memory.
+        TELLINGS.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
+    }
+
+    #[inline(always)]
+    fn tell(&self, event: &mut Event) -> bool {
+        // SAFETY: a helper without arguments.
+        event.time = unsafe { bpf_ktime_get_ns() };
+        EVENTS.output::<Event>(&*event, 0).is_ok()
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use crate::Image;
 use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
-    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Traffic,
+    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Telling, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
@@ -270,6 +270,14 @@ pub struct Memory {
     /// Whether what the core decides is recorded.
     pub tells: Cell<bool>,
     told: RefCell<Vec<Box<UnsafeCell<Told>>>>,
+    /// What the CPU has told.
+    pub telling: Box<UnsafeCell<Telling>>,
+    /// Events that were told, without a time.
+    pub events: RefCell<Vec<Event>>,
+    /// Whether somebody listens to flows that begin and end.
+    pub listened: Cell<bool>,
+    /// Events that there is room for.
+    pub event_room: Cell<usize>,
     /// The places of all addresses that the gate has been opened for.
     gate: RefCell<BTreeSet<Place>>,
 }
@@ -294,6 +302,10 @@ impl Memory {
             budget: Box::default(),
             tells: Cell::default(),
             told: RefCell::default(),
+            telling: Box::new(UnsafeCell::new(Telling::NEW)),
+            events: RefCell::default(),
+            listened: Cell::default(),
+            event_room: Cell::new(usize::MAX),
             gate: RefCell::default(),
         }
     }
@@ -413,6 +425,24 @@ impl Tables for Memory {
         told.push(Box::new(UnsafeCell::new(Told { kind: kind as u8, ..Told::default() })));
         // SAFETY: in a box of its own, which is given away between packets; the core writes one step at a time.
         told.last().map(|step| unsafe { &mut *step.get() })
+    }
+
+    fn is_listened(&self) -> bool {
+        self.listened.get()
+    }
+
+    fn telling(&self) -> Option<&mut Telling> {
+        // SAFETY: one packet at a time, as on a CPU.
+        Some(unsafe { &mut *self.telling.get() })
+    }
+
+    fn tell(&self, event: &mut Event) -> bool {
+        let mut events = self.events.borrow_mut();
+        let has_room = events.len() < self.event_room.get();
+        if has_room {
+            events.push(*event);
+        }
+        has_room
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

@@ -1,7 +1,7 @@
 //! System calls and the memory of sockets, as the core's socket hooks see them.
 
 use crate::memory::Memory;
-use lb_common::{Peer, Reason, ServiceKey, SocketKey};
+use lb_common::{Event, Peer, Reason, ServiceKey, SocketKey, Telling};
 use lb_ebpf::env::{Clock, Step};
 use lb_ebpf::socket::{Socket, SocketTables};
 use lb_ebpf::{InsertError, Tables};
@@ -68,6 +68,16 @@ impl SocketTables for Memory {
 
     fn count_call(&self, reason: Reason) {
         self.count(reason, 0);
+    }
+
+    fn tell_call(&self, event: &mut Event, now: u32) {
+        let Some(telling) = self.telling() else { return };
+        if !telling.has_share(Telling::LOSSES, now) {
+            telling.skipped[Telling::LOSSES] += 1;
+            return;
+        }
+        telling.told[Telling::LOSSES] += 1;
+        telling.lost[Telling::LOSSES] += u64::from(!self.tell(event));
     }
 
     fn count_socket(&self, service: u32, backend: u32) {
