@@ -772,7 +772,7 @@ fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
             "{cases} cases, seed {seed}: {} packets traced in {took:.1} s, reasons {:?}",
             met.packets, met.reasons
         );
-        drop(nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH));
+        let _ = nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH);
         if let Err(error) = outcome {
             *told.lock().expect("one thread at a time") = Some(format!("{error}\nLB_SEED={seed}"));
             return;
