@@ -89,7 +89,6 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     /// The place for what is told next of a packet that is traced ([`crate::trace`]), with its kind in it and zeros else; `None`
     /// where packets are not traced, or there is no more room.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the steps of one packet, outside of `self`")]
     fn step(&self, _: StepKind) -> Option<&mut Step> {
         None
     }

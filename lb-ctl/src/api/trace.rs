@@ -85,6 +85,8 @@ pub struct TracedHook {
     pub program: String,
     /// What the program told, in order.
     pub steps: Vec<TracedStep>,
+    /// Whether XDP left the packet to TCX ingress.
+    pub deferred: bool,
     /// Name of the reason of its verdict.
     pub reason: String,
 }

@@ -94,7 +94,7 @@ fn pcap(frames: &[&str]) -> Vec<u8> {
     file.extend(MAGIC.to_ne_bytes());
     file.extend(2u16.to_ne_bytes());
     file.extend(4u16.to_ne_bytes());
-    [0, 0, 65_535, ETHERNET].iter().for_each(|word: &u32| file.extend(word.to_ne_bytes()));
+    file.extend([0, 0, 65_535, ETHERNET].into_iter().flat_map(u32::to_ne_bytes));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     for (index, frame) in frames.iter().enumerate() {
         let bytes: Vec<u8> = (0..frame.len() / 2)
@@ -102,7 +102,7 @@ fn pcap(frames: &[&str]) -> Vec<u8> {
             .collect();
         let length = bytes.len() as u32;
         let when = [now.as_secs() as u32, now.subsec_micros() / 2 + index as u32, length, length];
-        when.iter().for_each(|word| file.extend(word.to_ne_bytes()));
+        file.extend(when.into_iter().flat_map(u32::to_ne_bytes));
         file.extend(bytes);
     }
     file

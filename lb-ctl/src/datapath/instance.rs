@@ -116,14 +116,14 @@ impl Instance {
 
     /// A map of this name, whatever it is.
     pub fn map_fd(&self, name: &str) -> io::Result<OwnedFd> {
-        let data = match self.map(name).ok_or(io::ErrorKind::NotFound)? {
-            Map::Array(data)
-            | Map::HashMap(data)
-            | Map::LruHashMap(data)
-            | Map::LpmTrie(data)
-            | Map::PerCpuArray(data)
-            | Map::RingBuf(data) => data,
-            _ => return Err(io::ErrorKind::Unsupported.into()),
+        let (Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)) = self.map(name).ok_or(io::ErrorKind::NotFound)?
+        else {
+            return Err(io::ErrorKind::Unsupported.into());
         };
         data.fd().as_fd().try_clone_to_owned()
     }

@@ -1,4 +1,4 @@
-//! Runs a loaded program on one frame, attached or not (`BPF_PROG_TEST_RUN`, net/bpf/test_run.c).
+//! Runs a loaded program on one frame, attached or not (`BPF_PROG_TEST_RUN`, `net/bpf/test_run.c`).
 
 use super::bpf;
 use std::io;

@@ -35,9 +35,9 @@ pub struct Names {
 
 /// Everything that the packet met, in words.
 pub fn explain(request: &TraceRequest, scene: &Scene, start: &Start, met: &[Met], names: &Names) -> TraceAnswer {
-    let told = Told { scene, names, met };
+    let told = Told { to: request.to.ip(), scene, names, met };
     let final_verdict = told.final_verdict();
-    let reason = final_verdict.map_or(Reason::NotOurs, |step| reason_of(step));
+    let reason = final_verdict.map_or(Reason::NotOurs, reason_of);
     let frame_out = met.last().map_or(&start.frame, |met| &met.traced.ran.frame);
     let flags = if request.flags.is_empty() { "SYN".to_owned() } else { request.flags.join(",").to_uppercase() };
     let flags =
@@ -118,6 +118,8 @@ fn tcp_flags(flags: u32) -> String {
 }
 
 struct Told<'a> {
+    /// Where the packet goes at first.
+    to: IpAddr,
     scene: &'a Scene,
     names: &'a Names,
     met: &'a [Met],
@@ -133,8 +135,8 @@ impl Told<'_> {
     }
 
     fn backend(&self) -> Option<SocketAddr> {
-        let steps = self.met.iter().flat_map(|met| &met.traced.steps);
-        let rewritten = steps.filter(|step| step.kind == StepKind::Rewritten as u8).last()?;
+        let mut steps = self.met.iter().flat_map(|met| &met.traced.steps);
+        let rewritten = steps.rfind(|step| step.kind == StepKind::Rewritten as u8)?;
         let is_reply = rewritten.flags as u16 & Flow::<[u8; 4]>::REPLY != 0;
         (!is_reply).then(|| Tuple::of(rewritten).to)
     }
@@ -150,7 +152,7 @@ impl Told<'_> {
             let says = format!("{} steps before these were told and not kept", met.traced.lost);
             steps.push(TracedStep { step: "...".to_owned(), says, choices: Vec::new() });
         }
-        steps.extend(met.traced.steps.iter().filter_map(|step| self.step(step)));
+        steps.extend(met.traced.steps.iter().filter_map(|step| self.step(met, step)));
         let reason = met.verdict().map_or(Reason::NotOurs, reason_of);
         TracedHook {
             hook: met.point.name().to_owned(),
@@ -161,21 +163,23 @@ impl Told<'_> {
                 .get(&(met.ifindex, met.point))
                 .map_or_else(String::new, |tag| format!("{tag:016x}")),
             steps,
+            deferred: met.verdict().is_some_and(|step| step.detail == Step::DEFER),
             reason: reason.name().to_owned(),
         }
     }
 
-    fn step(&self, step: &Step) -> Option<TracedStep> {
+    fn step(&self, met: &Met, step: &Step) -> Option<TracedStep> {
         let kind = StepKind::from_number(step.kind)?;
         let (word, says) = match kind {
             StepKind::Hook => return None,
-            StepKind::Parsed => ("parse", self.parsed(step)),
-            StepKind::Unparsed => ("parse", format!("{}: {}", reason_of(step).name(), reason_of(step).sentence())),
+            StepKind::Parsed => ("parse", parsed(step)),
+            StepKind::Unparsed if reason_of(step) == Reason::Icmp => ("parse", "an ICMP message".to_owned()),
+            StepKind::Unparsed => ("parse", format!("not to be translated: {}", reason_of(step).name())),
             StepKind::GateClosed => ("gate", "neither the source nor the destination can be of a Service".to_owned()),
             StepKind::FlowFound => ("flow", self.flow(step)),
             StepKind::FlowUnknown => ("flow", "not known: this would be its first packet".to_owned()),
             StepKind::FlowPassedOver => ("flow", passed_over(step.detail).to_owned()),
-            StepKind::Owned => ("address", owned(step).to_owned()),
+            StepKind::Owned => ("address", format!("{} {}", self.destination(met), owned(step))),
             StepKind::Service => ("service", self.service(step)),
             StepKind::NoService => ("service", no_service(step)),
             StepKind::Client => ("client", client(step)),
@@ -186,8 +190,8 @@ impl Told<'_> {
             StepKind::Backend => ("backend", self.picked_backend(step)),
             StepKind::NextHop => ("next hop", self.next_hop(step)),
             StepKind::Source => ("source", source(step)),
-            StepKind::Rewritten => ("rewrite", format!("to {}", Tuple::of(step).text())),
-            StepKind::Icmp => ("icmp", format!("a message of type {}", step.detail)),
+            StepKind::Rewritten => ("rewrite", rewritten(met, step)),
+            StepKind::Icmp => ("icmp", format!("of type {}, to {}", step.detail, Tuple::of(step).to.ip())),
             StepKind::IcmpAbout => ("icmp", about(step)),
             StepKind::Answered => ("answer", answered(step)),
             StepKind::Write => ("write", write(step)),
@@ -196,21 +200,11 @@ impl Told<'_> {
         Some(TracedStep { step: word.to_owned(), says, choices: Vec::new() })
     }
 
-    fn parsed(&self, step: &Step) -> String {
-        let tuple = Tuple::of(step);
-        let mut says = format!("{} {}", protocol_name(tuple.protocol), tuple.text());
-        let flags = step.flags & 0xff;
-        if tuple.protocol == TCP && flags != 0 {
-            let _ = write!(says, ", {}", tcp_flags(flags));
-        }
-        let _ = write!(says, ", TTL {}, {} bytes", step.detail, step.number);
-        let piece = step.flags >> Step::PIECE_SHIFT;
-        match piece {
-            0 => {}
-            1 => says.push_str(", the first fragment"),
-            _ => says.push_str(", a later fragment"),
-        }
-        says
+    /// Where the packet that met this hook goes.
+    fn destination(&self, met: &Met) -> IpAddr {
+        let tells = [StepKind::Parsed as u8, StepKind::Icmp as u8];
+        let tuple = met.traced.steps.iter().find(|step| tells.contains(&step.kind)).map(Tuple::of);
+        tuple.map_or(self.to, |tuple| tuple.to.ip())
     }
 
     fn service_name(&self, id: u32) -> String {
@@ -238,9 +232,8 @@ impl Told<'_> {
         match count {
             0 if flags & Service::ELSEWHERE != 0 => says.push_str("; its backends are all on other nodes"),
             0 => says.push_str("; it has no ready backend"),
-            1 => says.push_str("; one place to pick"),
             count => {
-                let _ = write!(says, "; {count} places to pick from");
+                let _ = write!(says, "; {} to pick from", places(count));
             }
         }
         if flags & Service::SCOPED != 0 {
@@ -291,9 +284,9 @@ impl Told<'_> {
 
     /// The port of the service record that counted last, in host order.
     fn target_port(&self) -> u16 {
-        let steps = self.met.iter().flat_map(|met| &met.traced.steps);
+        let mut steps = self.met.iter().flat_map(|met| &met.traced.steps);
         let records = [StepKind::Service as u8, StepKind::Policy as u8];
-        let last = steps.filter(|step| records.contains(&step.kind)).last();
+        let last = steps.rfind(|step| records.contains(&step.kind));
         last.map_or(0, |step| u16::from_be(step.words[3] as u16))
     }
 
@@ -350,6 +343,23 @@ impl Told<'_> {
     }
 }
 
+fn parsed(step: &Step) -> String {
+    let tuple = Tuple::of(step);
+    let mut says = format!("{} {}", protocol_name(tuple.protocol), tuple.text());
+    let flags = step.flags & 0xff;
+    if tuple.protocol == TCP && flags != 0 {
+        let _ = write!(says, ", {}", tcp_flags(flags));
+    }
+    let _ = write!(says, ", TTL {}, {} bytes", step.detail, step.number);
+    let piece = step.flags >> Step::PIECE_SHIFT;
+    match piece {
+        0 => {}
+        1 => says.push_str(", the first fragment"),
+        _ => says.push_str(", a later fragment"),
+    }
+    says
+}
+
 const fn passed_over(detail: u8) -> &'static str {
     match detail {
         Step::OTHER_HOOK => "packets of this direction are translated at another hook",
@@ -361,10 +371,10 @@ const fn passed_over(detail: u8) -> &'static str {
 
 const fn owned(step: &Step) -> &'static str {
     match (step.detail, step.number) {
-        (0, _) => "the destination is no address of a Service or of this node",
-        (_, Owned::NODE_ID) => "the destination is an address of this node: node ports",
-        (_, Owned::SILENT_ID) => "the destination is an address of this node that serves no node ports",
-        _ => "the destination is an address of a Service",
+        (0, _) => "is no address of a Service or of this node",
+        (_, Owned::NODE_ID) => "is an address of this node: node ports",
+        (_, Owned::SILENT_ID) => "is an address of this node that serves no node ports",
+        _ => "is an address of a Service",
     }
 }
 
@@ -399,12 +409,24 @@ const fn source_range(step: &Step) -> &'static str {
 }
 
 fn policy(step: &Step) -> String {
-    let count = BackendSet(step.words[1]).count();
+    let count = places(BackendSet(step.words[1]).count());
     if step.detail == 1 {
-        format!("the record for clients within the cluster: backends of every node ({count} places)")
+        format!("for clients within the cluster: backends of every node, {count}")
     } else {
-        format!("the record for clients from outside: backends of this node alone ({count} places)")
+        format!("for clients from outside: backends of this node alone, {count}")
     }
+}
+
+fn places(count: u32) -> String {
+    if count == 1 { "1 place".to_owned() } else { format!("{count} places") }
+}
+
+/// The tuple before and after.
+fn rewritten(met: &Met, step: &Step) -> String {
+    let parsed = met.traced.steps.iter().find(|step| step.kind == StepKind::Parsed as u8);
+    let after = Tuple::of(step).text();
+    // An ICMP error is rewritten with what it is about, which its own headers do not tell.
+    parsed.map_or_else(|| format!("to {after}"), |parsed| format!("{} becomes {after}", Tuple::of(parsed).text()))
 }
 
 fn affinity(step: &Step) -> String {

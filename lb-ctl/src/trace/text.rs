@@ -16,7 +16,8 @@ pub fn text(answer: &TraceAnswer) -> String {
     for note in &answer.notes {
         let _ = writeln!(text, "Note: {note}.");
     }
-    for hook in &answer.hooks {
+    for (index, hook) in answer.hooks.iter().enumerate() {
+        let next = answer.hooks.get(index + 1).filter(|_| hook.deferred);
         let program = if hook.program.is_empty() {
             String::new()
         } else {
@@ -24,14 +25,21 @@ pub fn text(answer: &TraceAnswer) -> String {
         };
         let _ = writeln!(text, "\n{} of {}{program}", hook.hook, hook.interface);
         let mut last = "";
-        for step in &hook.steps {
+        // What XDP leaves to TCX ingress is decided there once more, and told there.
+        let is_told_again = |step: &TracedStep| next.is_some_and(|next| next.steps.contains(step));
+        for step in hook.steps.iter().filter(|step| !is_told_again(step)) {
             let word = if step.step == last { "" } else { &step.step };
             let _ = writeln!(text, "  {word:<WORD$} {}", step.says);
             last = &step.step;
             choices(&mut text, step);
         }
     }
-    let outcome = if answer.forwarded { "Forwarded" } else { "Not forwarded" };
+    let outcome = match answer.reason.as_str() {
+        "echo-replied" => "Answered",
+        "delivered" => "Delivered",
+        _ if answer.forwarded => "Forwarded",
+        _ => "Not forwarded",
+    };
     let _ = writeln!(text, "\n{outcome} ({}): {}", answer.reason, answer.sentence);
     if !answer.remedy.is_empty() {
         let _ = writeln!(text, "Remedy: {}", answer.remedy);

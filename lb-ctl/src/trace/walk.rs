@@ -179,9 +179,9 @@ fn meet(
     if let Some(attached) = scene.tags.get(&(ifindex, point)).copied().filter(|attached| *attached != found) {
         return Err(Error::OtherProgram { hook: point.name(), interface: scene.name(ifindex), found, attached });
     }
-    let traced = tracer.run(point, ifindex, frame)?;
-    let ran = traced.ran.clone();
-    met.push(Met { point, ifindex, traced });
+    let outcome = tracer.run(point, ifindex, frame)?;
+    let ran = outcome.ran.clone();
+    met.push(Met { point, ifindex, traced: outcome });
     Ok(ran)
 }
 

@@ -269,7 +269,7 @@ pub struct Memory {
     pub budget: Box<UnsafeCell<Budget>>,
     /// Whether what the core decides is recorded.
     pub tells: Cell<bool>,
-    told: RefCell<Vec<Box<UnsafeCell<Told>>>>,
+    told: RefCell<Vec<UnsafeCell<Told>>>,
     /// What the CPU has told.
     pub telling: Box<UnsafeCell<Telling>>,
     /// Events that were told, without a time.
@@ -318,7 +318,7 @@ impl Memory {
 
     /// What the core has told since this was last asked for.
     pub fn take_steps(&self) -> Vec<Told> {
-        self.told.take().into_iter().map(|step| step.into_inner()).collect()
+        self.told.take().into_iter().map(UnsafeCell::into_inner).collect()
     }
 
     /// Packets counted for a reason.
@@ -422,8 +422,8 @@ impl Tables for Memory {
             return None;
         }
         let mut told = self.told.borrow_mut();
-        told.push(Box::new(UnsafeCell::new(Told { kind: kind as u8, ..Told::default() })));
-        // SAFETY: in a box of its own, which is given away between packets; the core writes one step at a time.
+        told.push(UnsafeCell::new(Told { kind: kind as u8, ..Told::default() }));
+        // SAFETY: the core writes one step and forgets it before it asks for the next, which may move it.
         told.last().map(|step| unsafe { &mut *step.get() })
     }
 
