@@ -14,6 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
+/// Of a flood.
+const PACKETS: u64 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A Service that no pod fits.
@@ -60,7 +62,7 @@ impl Watcher {
         let mut others = Vec::new();
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.line(left) {
-                Some(MonitorLine::Event(event)) if fits(&event) => return event,
+                Some(MonitorLine::Event(event)) if fits(&event) => return *event,
                 Some(line) => others.push(line),
                 None => break,
             }
@@ -226,7 +228,6 @@ fn why_names_cause_and_remedy_and_forgets_what_is_long_ago() {
 #[test]
 fn under_a_flood_whatever_is_not_shown_is_counted() {
     needs_datapath!();
-    const PACKETS: u64 = 20_000;
     let fixture = Fixture::new(BINARY, Setup::DEMO);
     let losses = || -> u64 {
         let status = fixture.status().expect("the daemon answers");
@@ -298,7 +299,7 @@ fn nobody_listens_and_nothing_is_told_and_nothing_is_done() {
         answers += 1;
     }
     assert!(answers > 20, "{answers} connections came and went");
-    let spent = cpu(daemon) - before;
+    let spent = cpu(daemon).saturating_sub(before);
     assert!(spent < Duration::from_millis(200), "{spent:?} for {answers} connections that nobody asked about");
     let watcher = Watcher::start(&fixture, &["-o", "json"]);
     assert_eq!(watcher.rest(Duration::from_secs(1)), [], "nothing was kept for later");

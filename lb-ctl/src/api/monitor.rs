@@ -14,7 +14,7 @@ use std::str::FromStr;
 #[serde(untagged)]
 pub enum MonitorLine {
     /// Something happened to a flow or a packet.
-    Event(EventLine),
+    Event(Box<EventLine>),
     /// Some events are not shown.
     Missing(MissingLine),
 }
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn lines_are_told_apart_by_their_fields() {
         let missing = MonitorLine::Missing(MissingLine { skipped: 1, ..MissingLine::default() });
-        for line in [MonitorLine::Event(line()), missing] {
+        for line in [MonitorLine::Event(Box::new(line())), missing] {
             let text = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<MonitorLine>(&text).unwrap(), line, "{text}");
         }

@@ -50,9 +50,12 @@ fn tell(question: &Question, since: u64, reason: Reason, remembered: &Remembered
     })
 }
 
+/// A place, what happened there, and how often in the time asked for.
+type Seen<'a> = (&'a Place, &'a Happened, u64);
+
 /// What happened at each frontend, first what happened most.
 fn groups(question: &Question, since: u64, reason: Reason, remembered: &Remembered, names: &Names) -> Vec<WhyGroup> {
-    let mut by_frontend: BTreeMap<(SocketAddr, u8), Vec<(&Place, &Happened, u64)>> = BTreeMap::new();
+    let mut by_frontend: BTreeMap<(SocketAddr, u8), Vec<Seen<'_>>> = BTreeMap::new();
     for (place, happened) in &remembered.places {
         let seen = happened.seen.since(since);
         let is_asked = question.client.is_none_or(|network| place.client.is_some_and(|it| network.contains(&it)));
@@ -60,7 +63,7 @@ fn groups(question: &Question, since: u64, reason: Reason, remembered: &Remember
             by_frontend.entry((place.frontend, place.protocol)).or_default().push((place, happened, seen));
         }
     }
-    let group = |((frontend, protocol), mut places): ((SocketAddr, u8), Vec<(&Place, &Happened, u64)>)| {
+    let group = |((frontend, protocol), mut places): ((SocketAddr, u8), Vec<Seen<'_>>)| {
         let service = names.service(frontend, protocol);
         if question.service.as_ref().is_some_and(|key| !service.is_some_and(|service| is_port_of(service, key))) {
             return None;

@@ -36,7 +36,7 @@ impl Course {
             let is_fine = second + FINE > now;
             match all.back_mut() {
                 Some((last, sum)) if !is_fine && *last / FINE == second / FINE => {
-                    (*last, *sum) = (second, *sum + count)
+                    (*last, *sum) = (second, *sum + count);
                 }
                 _ => all.push_back((second, count)),
             }

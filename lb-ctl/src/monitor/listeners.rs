@@ -65,8 +65,10 @@ impl Listeners {
         self.names.follow(views);
         for line in events.iter().filter_map(|event| line(event, &self.names)) {
             let asking: Vec<_> = self.all.iter_mut().filter(|listener| listener.filter.admits(&line)).collect();
-            let line = MonitorLine::Event(line);
-            asking.into_iter().for_each(|listener| listener.tell(&line));
+            let line = MonitorLine::Event(Box::new(line));
+            for listener in asking {
+                listener.tell(&line);
+            }
         }
     }
 

@@ -36,8 +36,8 @@ const BATCH: usize = 1024;
 const LINES_AHEAD: usize = 8192;
 /// Requests, and flows that were swept, that wait for the task.
 const ORDERS_AHEAD: usize = 1024;
-/// After events came the counters are looked at within this time: longer than a tick, so that what is told after a CPU's share was
-/// renewed comes to the same look.
+/// The counters are looked at so long after events came, the first ones and the last ones: longer than a tick, in which a CPU may
+/// count what it does not tell any more.
 const LOOK: Duration = Duration::from_millis(1200);
 
 enum Order {
@@ -120,7 +120,7 @@ impl Task {
     async fn run(mut self, mut events: AsyncFd<Events>, mut orders: mpsc::Receiver<Order>) {
         self.switch(false);
         self.look();
-        let mut look_at: Option<Instant> = None;
+        let (mut look_at, mut heard): (Option<Instant>, Instant) = (None, Instant::now());
         loop {
             tokio::select! {
                 ready = events.readable_mut() => {
@@ -130,7 +130,8 @@ impl Task {
                         ready.clear_ready();
                     }
                     self.hear(&told);
-                    look_at.get_or_insert_with(|| Instant::now() + LOOK);
+                    heard = Instant::now();
+                    look_at.get_or_insert(heard + LOOK);
                 }
                 order = orders.recv() => match order {
                     Some(order) => {
@@ -140,7 +141,8 @@ impl Task {
                     None => return,
                 },
                 () = async { sleep_until(look_at.unwrap_or_else(Instant::now)).await }, if look_at.is_some() => {
-                    look_at = None;
+                    // What is not told comes after something that was, so there is always a look after the last of it.
+                    look_at = Some(heard + LOOK).filter(|next| *next > Instant::now());
                     self.look();
                 }
             }
@@ -157,7 +159,9 @@ impl Task {
     }
 
     fn hear(&mut self, events: &[Event]) {
-        events.iter().for_each(|event| self.history.see(event));
+        for event in events {
+            self.history.see(event);
+        }
         if !self.listeners.is_empty() {
             let catalogue = self.catalogue.borrow().services.clone();
             self.listeners.tell(events, &catalogue);

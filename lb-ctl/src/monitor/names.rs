@@ -35,29 +35,32 @@ impl Names {
     pub(super) fn follow(&mut self, views: &Views) {
         let before = std::mem::replace(&mut self.seen, views.clone());
         for (_, old, new) in differences(&before, views) {
-            old.into_iter().for_each(|view| self.change(view, remove, remove, remove));
-            new.into_iter().for_each(|view| self.change(view, add, add, add));
+            for view in old {
+                self.change(view, false);
+            }
+            for view in new {
+                self.change(view, true);
+            }
         }
     }
 
-    fn change(
-        &mut self,
-        view: &ServiceView,
-        port: impl Fn(&mut HashMap<Asked, Vec<String>>, Asked, String),
-        address: impl Fn(&mut HashMap<IpAddr, Vec<String>>, IpAddr, String),
-        pod: impl Fn(&mut HashMap<IpAddr, Vec<String>>, IpAddr, String),
-    ) {
-        for of in &view.ports {
-            let label = if of.name.is_empty() { of.port.to_string() } else { of.name.clone() };
-            for frontend in of.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
-                let place = own_address(frontend);
-                let asked = (place, frontend.port, frontend.protocol.number());
-                port(&mut self.ports, asked, format!("{}:{label}", view.key));
-                place.into_iter().for_each(|place| address(&mut self.addresses, place, view.key.to_string()));
+    /// Adds the names that a view gives, or takes them away.
+    fn change(&mut self, view: &ServiceView, comes: bool) {
+        for port in &view.ports {
+            let label = if port.name.is_empty() { port.port.to_string() } else { port.name.clone() };
+            for frontend in port.frontends.iter().filter(|frontend| frontend.lost_to.is_none()) {
+                let own = own_address(frontend);
+                let asked = (own, frontend.port, frontend.protocol.number());
+                change(&mut self.ports, asked, &format!("{}:{label}", view.key), comes);
+                if let Some(address) = own {
+                    change(&mut self.addresses, address, &view.key.to_string(), comes);
+                }
             }
-            for endpoint in &of.endpoints {
-                let name = endpoint.pod.as_ref().map(|name| Key::new(&view.key.namespace, name).to_string());
-                name.into_iter().for_each(|name| pod(&mut self.pods, endpoint.address, name));
+            for endpoint in &port.endpoints {
+                if let Some(name) = &endpoint.pod {
+                    let name = Key::new(&view.key.namespace, name).to_string();
+                    change(&mut self.pods, endpoint.address, &name, comes);
+                }
             }
         }
     }
@@ -86,16 +89,79 @@ fn first<'n, K: Eq + Hash>(names: &'n HashMap<K, Vec<String>>, key: &K) -> Optio
     names.get(key)?.first().map(String::as_str)
 }
 
-fn add<K: Eq + Hash>(names: &mut HashMap<K, Vec<String>>, key: K, name: String) {
-    names.entry(key).or_default().push(name);
-}
-
-fn remove<K: Eq + Hash>(names: &mut HashMap<K, Vec<String>>, key: K, name: String) {
-    let Some(all) = names.get_mut(&key) else { return };
-    if let Some(place) = all.iter().position(|one| *one == name) {
+/// Adds a name of `key`, or takes it away. Several Services may give the same one.
+fn change<K: Eq + Hash + Copy>(names: &mut HashMap<K, Vec<String>>, key: K, name: &str, comes: bool) {
+    let all = names.entry(key).or_default();
+    if comes {
+        all.push(name.to_owned());
+    } else if let Some(place) = all.iter().position(|one| one == name) {
         all.remove(place);
     }
     if all.is_empty() {
         names.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FrontendKind;
+    use crate::objects::{IpFamily, Protocol};
+    use std::sync::Arc;
+
+    fn view(name: &str, address: &str, node_port: u16, pod: &str) -> ServiceView {
+        let frontend = |kind, port, addresses: &[&str]| Frontend {
+            kind,
+            family: IpFamily::IPv4,
+            protocol: Protocol::TCP,
+            port,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            policy: crate::model::Policy::Cluster,
+            sources: std::collections::BTreeSet::default(),
+            lost_to: None,
+        };
+        let json = serde_json::json!({
+            "namespace": "shop", "name": name, "type": "NodePort", "headless": false, "source": "Pods",
+            "ports": [{
+                "name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080,
+                "frontends": [
+                    frontend(FrontendKind::ClusterIP, 80, &[address]),
+                    frontend(FrontendKind::NodePort, node_port, &["192.0.2.1"]),
+                ],
+                "endpoints": [{
+                    "address": "10.244.0.5", "port": 8080, "ready": true, "serving": true, "terminating": false,
+                    "chosen": true, "chosenHere": true, "pod": pod,
+                    "source": { "kind": "Pod", "key": { "namespace": "shop", "name": pod } },
+                }],
+            }],
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn names_follow_the_views() {
+        let table = |views: &[ServiceView]| -> Views {
+            views.iter().map(|view| (view.key.clone(), Arc::new(view.clone()))).collect()
+        };
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mut names = Names::of(&table(&[view("web", "10.96.0.1", 30080, "web-1")]));
+        assert_eq!(names.service(at("10.96.0.1:80"), 6), Some("shop/web:http"));
+        assert_eq!(names.service(at("10.96.0.1:81"), 6), Some("shop/web"), "the address is its own");
+        assert_eq!(names.service(at("10.96.0.1:80"), 17), Some("shop/web"));
+        assert_eq!(
+            names.service(at("192.0.2.99:30080"), 6),
+            Some("shop/web:http"),
+            "a node port, wherever it was asked for"
+        );
+        assert_eq!(names.service(at("192.0.2.99:30081"), 6), None);
+        assert_eq!(names.pod("10.244.0.5".parse().unwrap()), Some("shop/web-1"));
+        names.follow(&table(&[view("web", "10.96.0.2", 30081, "web-2"), view("api", "10.96.0.3", 30082, "web-2")]));
+        assert_eq!(names.service(at("10.96.0.1:80"), 6), None);
+        assert_eq!(names.service(at("192.0.2.99:30081"), 6), Some("shop/web:http"));
+        assert_eq!(names.pod("10.244.0.5".parse().unwrap()), Some("shop/web-2"));
+        names.follow(&table(&[view("api", "10.96.0.3", 30082, "web-2")]));
+        assert_eq!(names.pod("10.244.0.5".parse().unwrap()), Some("shop/web-2"), "the other Service has it still");
+        names.follow(&Views::default());
+        assert!(names.ports.is_empty() && names.addresses.is_empty() && names.pods.is_empty());
     }
 }
