@@ -14,6 +14,7 @@ extern crate std;
 pub mod affinity;
 pub mod backend;
 pub mod budget;
+pub mod capture;
 pub mod device;
 pub mod flow;
 pub mod fragment;
@@ -25,10 +26,12 @@ pub mod service;
 pub mod settings;
 pub mod socket;
 pub mod stats;
+pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
 pub use budget::Budget;
+pub use capture::{CaptureRoom, Captured};
 pub use device::Device;
 pub use flow::{Flow, FlowKey, Neighbour, NextHop, Scratch};
 pub use fragment::{Fragment, FragmentKey};
@@ -38,6 +41,7 @@ pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};
 pub use socket::{Peer, SocketKey};
 pub use stats::{ReasonCount, Traffic};
+pub use trace::{Step, StepKind, Steps};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;

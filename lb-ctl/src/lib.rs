@@ -3,6 +3,7 @@
 //! Data flows one way: sources → [`objects`] → model → image → plan → maps. Nothing flows back up except status.
 
 pub mod api;
+pub mod capture;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
@@ -20,5 +21,6 @@ pub mod playground;
 mod readiness;
 pub mod source;
 pub mod store;
+pub mod trace;
 
 pub use embedded::OBJECT;

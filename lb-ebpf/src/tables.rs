@@ -3,7 +3,7 @@
 use crate::Address;
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch, Service,
-    ServiceKey, Settings, Slot,
+    ServiceKey, Settings, Slot, Step, StepKind,
 };
 
 /// The two flow tables of a family.
@@ -85,6 +85,14 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
 
     /// Notes which backend a client has, in place of what stood there, if there is room.
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity);
+
+    /// The place for what is told next of a packet that is traced ([`crate::trace`]), with its kind in it and zeros else; `None`
+    /// where packets are not traced, or there is no more room.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the steps of one packet, outside of `self`")]
+    fn step(&self, _: StepKind) -> Option<&mut Step> {
+        None
+    }
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

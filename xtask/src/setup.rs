@@ -19,8 +19,14 @@ const BPF_PACKAGES: [&str; 4] = [DEBIAN_COMPILER, "cargo-web", "rust-web-clippy"
 
 /// Programs that the tests call, and the Debian package of each.
 /// `c++` builds libFuzzer.
-const TEST_PROGRAMS: [(&str, &str); 5] =
-    [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("c++", "g++"), ("dig", "bind9-dnsutils")];
+const TEST_PROGRAMS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+    ("c++", "g++"),
+    ("dig", "bind9-dnsutils"),
+    ("tshark", "tshark"),
+];
 
 /// What the bench compares with: a file, below the root or below [`peers_root`], and the Debian package that has it.
 const PEERS: [(&str, &str); 6] = [

@@ -4,7 +4,10 @@ use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
 use super::status::Status;
-use super::types::{ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version};
+use super::trace::{TraceAnswer, TraceRequest};
+use super::types::{
+    ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
+};
 use crate::figures::Figures;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -74,6 +77,27 @@ pub struct Lines<T> {
     line: std::marker::PhantomData<fn() -> T>,
 }
 
+/// Bytes that come as something happens.
+#[derive(Debug)]
+pub struct Pieces {
+    socket: PathBuf,
+    body: Incoming,
+}
+
+impl Pieces {
+    /// The next bytes, or `None` when there are no more. Waits for as long as it takes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let frame = frame
+                .map_err(|error| ClientError::Broken { socket: self.socket.clone(), message: error.to_string() })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
@@ -110,6 +134,11 @@ impl Client {
         self.post("/v1/plan", request).await
     }
 
+    /// What would become of a packet, and why. Changes nothing.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceAnswer, ClientError> {
+        self.post("/v1/trace", request).await
+    }
+
     /// Deletes objects: all or nothing.
     pub async fn delete(&self, request: &DeleteRequest) -> Result<DeleteAnswer, ClientError> {
         self.post("/v1/delete", request).await
@@ -134,6 +163,13 @@ impl Client {
     /// All flows.
     pub async fn flows(&self) -> Result<Lines<FlowLine>, ClientError> {
         self.lines("/v1/flows").await
+    }
+
+    /// The pieces of a file of packets, as they come.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<Pieces, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let body = self.send(Method::POST, "/v1/capture", body.into()).await?.into_body();
+        Ok(Pieces { socket: self.socket.clone(), body })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -9,8 +9,10 @@
 //! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
+//! | `POST /v1/capture` | [`CaptureRequest`] to a pcapng file that grows until the request ends |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
+//! | `POST /v1/trace` | [`TraceRequest`] to [`TraceAnswer`]; changes nothing |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
 //!
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
@@ -23,6 +25,7 @@ mod endpoints;
 pub mod plan;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod types;
 
 #[cfg(test)]
@@ -36,9 +39,10 @@ pub use server::{Control, ServeError, Server};
 pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
 };
+pub use trace::{TraceAnswer, TraceRequest};
 pub use types::{
-    Applied, ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
-    FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,
+    Applied, ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure,
+    FailureReason, FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,
 };
 
 /// Largest body of a request, in bytes.

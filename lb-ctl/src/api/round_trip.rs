@@ -46,6 +46,10 @@ impl Control for Pretender {
         Ok(PlanAnswer { writes: request.files.len(), ..PlanAnswer::default() })
     }
 
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        Err(Failure::new(FailureReason::BadRequest, format!("no trace from {}", request.from)))
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),
@@ -66,6 +70,14 @@ impl Control for Pretender {
 
     async fn status(&self) -> Result<Status, Failure> {
         Ok(Status { instance: "test".to_owned(), ..Status::default() })
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Result<mpsc::Receiver<Vec<u8>>, Failure> {
+        let (sender, receiver) = mpsc::channel(2);
+        for piece in [format!("{request:?}").into_bytes(), b" and more".to_vec()] {
+            sender.send(piece).await.expect("there is room");
+        }
+        Ok(receiver)
     }
 
     async fn figures(&self) -> Result<Figures, Failure> {
@@ -221,6 +233,23 @@ async fn flows_come_as_lines() {
         count += 1;
     }
     assert_eq!(count, 100);
+}
+
+#[tokio::test]
+async fn a_capture_comes_as_bytes() {
+    let running = start();
+    let request = CaptureRequest {
+        clients: vec!["192.0.2.0/24".parse().unwrap()],
+        service: Some(Key::new("shop", "web")),
+        reasons: vec!["no-backend".to_owned()],
+        ..CaptureRequest::default()
+    };
+    let mut pieces = running.client.capture(&request).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.next().await.unwrap() {
+        all.extend(piece);
+    }
+    assert_eq!(String::from_utf8(all).unwrap(), format!("{request:?} and more"), "the request came as it went");
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
 use super::status::Status;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
-    ApplyAnswer, ApplyRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason, FlowLine, Items,
-    Version,
+    ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
+    FlowLine, Items, Version,
 };
 use crate::figures::Figures;
 use crate::objects::Key;
@@ -44,6 +45,8 @@ pub trait Control: Send + Sync + 'static {
     fn apply(&self, request: ApplyRequest) -> impl Future<Output = Result<ApplyAnswer, Failure>> + Send;
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     fn plan(&self, request: ApplyRequest) -> impl Future<Output = Result<PlanAnswer, Failure>> + Send;
+    /// What would become of a packet, and why. Changes nothing.
+    fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<TraceAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
@@ -52,6 +55,9 @@ pub trait Control: Send + Sync + 'static {
     fn describe(&self, service: Key) -> impl Future<Output = Result<ServiceDescription, Failure>> + Send;
     /// How everything is.
     fn status(&self) -> impl Future<Output = Result<Status, Failure>> + Send;
+    /// A file of packets that grows as they come.
+    fn capture(&self, request: CaptureRequest)
+    -> impl Future<Output = Result<mpsc::Receiver<Vec<u8>>, Failure>> + Send;
     /// Everything that is counted and measured.
     fn figures(&self) -> impl Future<Output = Result<Figures, Failure>> + Send;
     /// All flows, one after the other.
@@ -162,7 +168,11 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let writes = Router::new()
         .route("/v1/apply", post(apply::<C>))
         .route("/v1/delete", post(delete::<C>))
+        // It changes nothing, but has the kernel verify programs.
+        .route("/v1/trace", post(trace::<C>))
         .layer(axum::middleware::from_fn(authorise));
+    // What others say to each other is not for everybody.
+    let captures = Router::new().route("/v1/capture", post(capture::<C>)).layer(axum::middleware::from_fn(authorise));
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
@@ -174,6 +184,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .merge(reads)
         .layer(axum::middleware::from_fn(limit_time))
         .merge(streams)
+        .merge(captures)
         .fallback(async || Failure::new(FailureReason::NotFound, "there is no such path; the paths are below /v1/"))
         .method_not_allowed_fallback(async || {
             Failure::new(FailureReason::BadRequest, "this path does not take this method")
@@ -246,6 +257,13 @@ async fn plan<C: Control>(
     shared.control.plan(parse(body)?).await.map(Json)
 }
 
+async fn trace<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<TraceAnswer>, Failure> {
+    shared.control.trace(parse(body)?).await.map(Json)
+}
+
 async fn delete<C: Control>(
     State(shared): State<Shared<C>>,
     body: Result<Bytes, BytesRejection>,
@@ -270,6 +288,21 @@ async fn flows<C: Control>(State(shared): State<Shared<C>>) -> Result<Response, 
         Some((Ok::<_, io::Error>(chunk), (flows, stop)))
     });
     Ok(json_lines(Body::from_stream(lines)))
+}
+
+async fn capture<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let pieces = shared.control.capture(parse(body)?).await?;
+    let file = futures_util::stream::unfold((pieces, shared.stop), async |(mut pieces, stop)| {
+        let piece = tokio::select! {
+            () = stop.cancelled() => return None,
+            piece = pieces.recv() => piece?,
+        };
+        Some((Ok::<_, io::Error>(piece), (pieces, stop)))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], Body::from_stream(file)).into_response())
 }
 
 /// The query of a listing.

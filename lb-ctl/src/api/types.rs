@@ -1,10 +1,12 @@
 //! What crosses the socket: requests, answers and failures.
 
 use crate::manifest::Validate;
-use crate::objects::{Kind, ObjectId};
+use crate::objects::{Key, Kind, ObjectId};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Versions of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,22 @@ pub struct ApplyRequest {
     /// The name of a set that these are all of: what else was applied as part of it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<String>,
+}
+
+/// Which packets to capture; what is empty asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaptureRequest {
+    /// Networks of clients.
+    pub clients: Vec<IpNet>,
+    /// Addresses of backends.
+    pub backends: Vec<IpAddr>,
+    /// A Service.
+    pub service: Option<Key>,
+    /// Names of [`lb_common::Reason`]s.
+    pub reasons: Vec<String>,
+    /// So many packets and no more; each is told as it came and as it left.
+    pub count: Option<u64>,
 }
 
 /// What [`ApplyRequest`] did.

@@ -5,7 +5,16 @@ use crate::daemon::{Options, config};
 use crate::manifest;
 use crate::playground::cli::{DemoArgs, HiddenCommand};
 use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+/// How completions are installed.
+const COMPLETION: &str = "\
+For this shell:       source <(lb-ctl completion bash)
+For every new one:    lb-ctl completion bash > /etc/bash_completion.d/lb-ctl
+                      lb-ctl completion zsh > \"${fpath[1]}/_lb-ctl\"
+                      lb-ctl completion fish > ~/.config/fish/completions/lb-ctl.fish";
 
 /// Kubernetes Services for plain Linux nodes, balanced in the kernel by eBPF/XDP
 #[derive(Debug, Parser)]
@@ -59,13 +68,29 @@ pub enum Command {
     Status(Status),
     /// Show live what the datapath does: Services, backends, drops and maps, by the second
     Top(Top),
+    /// Trace a packet through the datapath without sending it: what would become of it, step by step, and why
+    Trace(Trace),
     /// The datapath's connection table
     #[command(subcommand)]
     Conntrack(Conntrack),
+    /// Show packets of Services as they came and as they left
+    Monitor(Monitor),
     /// Show the main job on real packets, in a playground of network namespaces that is removed afterwards
     Demo(DemoArgs),
     /// Remove everything a stopped daemon left in the kernel: hooks, programs, maps
     Cleanup(Cleanup),
+    /// Print what makes a shell complete lb-ctl's commands and flags
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages: lb-ctl(1) and one for each command
+    Man {
+        /// The directory to write them to, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Show the versions of this program and of the daemon
     Version,
     /// What the processes of a playground run.
@@ -344,6 +369,36 @@ fn size(text: &str) -> Result<(u16, u16), String> {
         .ok_or_else(|| format!("`{text}` is no size: write WIDTHxHEIGHT, such as 80x24"))
 }
 
+/// `trace`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 it is forwarded, delivered or answered, 1 it is not, 2 it could not be told.")]
+pub struct Trace {
+    /// Source of the packet; without a port, 40000
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub from: String,
+    /// Destination, and tcp (the default), udp, sctp or icmp
+    #[arg(long, value_name = "ADDRESS:PORT[/PROTOCOL]")]
+    pub to: String,
+    /// Interface that it comes in by [default: the one that routes lead to its source by]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// TCP flags: fin, syn, rst, psh, ack, urg [default: syn]
+    #[arg(long, value_name = "FLAG[,FLAG]", value_delimiter = ',')]
+    pub flags: Vec<String>,
+    /// Write the packet as it came and as it left to a capture file, for tcpdump and tshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+    /// Without a daemon: trace what the manifests in this directory would do, on the network that there is
+    #[arg(long, value_name = "DIR", help_heading = "Without a daemon")]
+    pub manifests: Option<PathBuf>,
+    /// Name of this node in the manifests [default: its host name]
+    #[arg(long, value_name = "NAME", requires = "manifests", help_heading = "Without a daemon")]
+    pub node: Option<String>,
+}
+
 /// `conntrack`
 #[derive(Clone, Debug, Subcommand)]
 pub enum Conntrack {
@@ -361,6 +416,35 @@ pub struct ConntrackList {
     /// No line of headers
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// `monitor`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Monitor {
+    /// Write the packets themselves to a file that tcpdump and Wireshark read, each as it came and as it left; `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Only this Service [default namespace: default]
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub service: Option<String>,
+    /// Only clients with this address, or of this network; repeatable
+    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
+    pub client: Vec<IpNet>,
+    /// Only the backend with this address; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Vec<IpAddr>,
+    /// Only what had this outcome, by its name in docs/reasons.md; repeatable
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// A network, or an address for the network that has no other.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("`{text}` is neither an address nor a network such as 10.0.0.0/8"))
 }
 
 /// `cleanup`

@@ -144,8 +144,8 @@ fn text(service: &ServiceDescription) -> String {
             report.lines("Not Ready", reasons);
         }
     }
-    report.lines("Problems", service.problems.iter().map(|problem| problem.message.clone()));
     report.lines("Events", service.events.iter().map(|event| format!("{}  {}", event.time, event.message)));
+    report.lines("Problems", service.problems.iter().map(|problem| problem.message.clone()));
     report.0
 }
 
@@ -229,7 +229,7 @@ mod tests {
             "problems": [{"subject": "service default/web", "message": "no pod is ready"}],
             "events": [{"time": "2024-02-01T00:00:00Z", "message": "created"}]});
         let description: ServiceDescription = serde_json::from_value(description).unwrap();
-        insta::assert_snapshot!(text(&description), @r"
+        insta::assert_snapshot!(text(&description), @r#"
         Name:                     web
         Namespace:                default
         Labels:                   app=web
@@ -262,8 +262,8 @@ mod tests {
         TargetPort:               53/UDP
         Traffic:                  3 connections, 12 packets (900 bytes) in, 9 packets (1200 bytes) out
         Endpoints:                <none>
-        Problems:                 no pod is ready
         Events:                   2024-02-01T00:00:00Z  created
-        ");
+        Problems:                 no pod is ready
+        "#);
     }
 }

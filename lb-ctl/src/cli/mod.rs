@@ -8,6 +8,7 @@
 mod age;
 mod apply;
 pub mod args;
+mod capture;
 mod cleanup;
 mod conntrack;
 mod delete;
@@ -15,12 +16,14 @@ mod describe;
 mod diff;
 mod get;
 mod manifests;
+mod manual;
 mod output;
 mod plan;
 mod query;
 mod status;
 mod tables;
 mod top;
+mod trace;
 
 use crate::api::{Client, ClientError};
 use crate::daemon::{self, config};
@@ -131,9 +134,16 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
         Command::Top(command) => wait(top::run(&client, &command, &mut out)),
+        Command::Trace(command) => wait(trace::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
+        Command::Monitor(command) => match &command.pcap {
+            Some(path) => wait(capture::run(&client, &command, path)),
+            None => Err(Failed::Usage("name a file with --pcap".to_owned())),
+        },
         Command::Demo(demo) => Ok(demo.run()),
         Command::Playground(command) => Ok(command.run()),
+        Command::Completion { shell } => manual::completion(shell, &mut out),
+        Command::Man { directory } => manual::write(&directory, &mut out),
         Command::Version => wait(version(&client, &mut out)),
     }
 }

@@ -1,18 +1,23 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
+use super::capture::{self, Subscription};
 use super::foresee::Foreseen;
+use super::packet_trace::{self, Walked};
 use super::{figures, flows};
 use crate::api::server::Control;
 use crate::api::{
-    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
-    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
+    ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
+    FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer, TraceRequest,
 };
+use crate::datapath::SharedMaps;
 use crate::datapath::census::Census;
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::figures::{Counted, Figures, Names, Tally};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
+use crate::trace::{self, Scene};
 use lb_common::Settings;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -33,8 +38,16 @@ pub(super) enum Command {
     Plan(Option<Parsed>, Option<String>, oneshot::Sender<Result<Foreseen, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
+    /// Tells what a packet meets on this node.
+    Scene(oneshot::Sender<Scene>),
+    /// Tells what the service ports of these ids are called.
+    Names(BTreeSet<u32>, oneshot::Sender<trace::Names>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
+    /// Captures packets.
+    Capture(CaptureRequest, oneshot::Sender<Result<Subscription, Failure>>),
+    /// Somebody reads no more of them.
+    CaptureLeft,
     /// Tells what the engine knows of the figures, and what the counters are called.
     Figures(oneshot::Sender<(Figures, Arc<Names>)>),
 }
@@ -75,6 +88,8 @@ pub(super) struct Handle {
     pub(super) census: Arc<Mutex<Census>>,
     /// What the counters have come to, by name.
     pub(super) tally: Arc<Mutex<Tally>>,
+    /// What traced packets meet; one at a time, since each has an instance of the programs loaded.
+    pub(super) traced: tokio::sync::Mutex<SharedMaps>,
 }
 
 impl Handle {
@@ -121,6 +136,18 @@ impl Control for Handle {
         })
     }
 
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        let maps = self.traced.lock().await;
+        let scene = self.ask(Command::Scene).await?;
+        let asked = (request.clone(), scene.clone(), maps.clone());
+        let walked = tokio::task::spawn_blocking(move || Walked::walk(&asked.0, &asked.1, &asked.2)).await;
+        let walked = walked
+            .map_err(|error| Failure::new(FailureReason::InternalError, format!("the trace broke off: {error}")))?
+            .map_err(|error| packet_trace::failure(&error))?;
+        let names = self.ask(|answer| Command::Names(walked.services(), answer)).await?;
+        Ok(walked.explain(&request, &scene, names))
+    }
+
     fn catalogue(&self) -> watch::Receiver<Catalogue> {
         self.catalogue.clone()
     }
@@ -142,6 +169,13 @@ impl Control for Handle {
             LentPorts { available: addresses as u64 * (u64::from(last - first) + 1), ..ports }
         });
         Ok(status)
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Result<mpsc::Receiver<Vec<u8>>, Failure> {
+        let count = request.count;
+        let subscription = self.ask(|answer| Command::Capture(request, answer)).await??;
+        capture::write(subscription, count, self.commands.clone())
+            .map_err(|error| Failure::new(FailureReason::InternalError, format!("packets cannot be captured: {error}")))
     }
 
     async fn figures(&self) -> Result<Figures, Failure> {

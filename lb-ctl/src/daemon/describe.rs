@@ -36,7 +36,8 @@ pub(super) fn describe(
     let ports = view.ports.iter().map(|port| describe_port(port, known, renderer, maps)).collect::<Result<_, _>>()?;
     let word = |field: &Option<String>, default: &str| field.clone().unwrap_or_else(|| default.to_owned());
     let subject = format!("service {}", view.key);
-    let problems = view.problems.iter().chain(&known.problems);
+    let nobody_here = local_and_nobody_here(view);
+    let problems = view.problems.iter().chain(&known.problems).chain(&nobody_here);
     Ok(ServiceDescription {
         name: view.key.name.clone(),
         namespace: view.key.namespace.clone(),
@@ -62,6 +63,21 @@ pub(super) fn describe(
         ports,
         problems: problems.map(|message| Problem { subject: subject.clone(), message: message.clone() }).collect(),
         events: known.events.clone(),
+    })
+}
+
+/// What is as it should be on all nodes but those with endpoints, and yet where clients look for them in vain.
+fn local_and_nobody_here(view: &ServiceView) -> Option<String> {
+    let is_local = |port: &&PortView| port.frontends.iter().any(|frontend| frontend.policy == Policy::Local);
+    let mut ports = view.ports.iter().filter(is_local).peekable();
+    ports.peek()?;
+    let chosen = |policy: fn(&EndpointView) -> bool| move |port: &PortView| port.endpoints.iter().any(policy);
+    let is_served = ports.clone().any(chosen(|endpoint| endpoint.chosen));
+    let is_served_here = ports.any(chosen(|endpoint| endpoint.chosen_here));
+    (is_served && !is_served_here).then(|| {
+        "its traffic policy is Local and none of its endpoints is on this node: clients that come here by that policy get no \
+         answer (no-local-backend)"
+            .to_owned()
     })
 }
 

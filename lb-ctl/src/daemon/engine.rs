@@ -6,12 +6,13 @@
 //! earlier daemon left is pruned too early.
 
 use super::balancer::{Balancer, Inputs};
+use super::capture::Captures;
 use super::control::Command;
 use super::figures::Measured;
 use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
-use super::{Config, Error, config, memory, notify};
+use super::{Config, Error, config, memory, notify, packet_trace};
 use crate::api::Catalogue;
 use crate::dns::Dns;
 use crate::health::{Health, Ready};
@@ -78,6 +79,7 @@ pub(super) struct Engine {
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
     pub(super) readiness: Readiness,
+    pub(super) captures: Captures,
     pub(super) dns: Dns,
     pub(super) route_to: fn(IpAddr) -> Option<Route>,
     pub(super) sources: Sources,
@@ -145,7 +147,7 @@ impl Engine {
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
         let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
         let interfaces = Interfaces::new(config.interfaces.clone());
-        let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime);
+        let readiness = Readiness::new(config.node_name.clone(), balancer.served(), runtime.clone());
         Ok(Self {
             config,
             origin,
@@ -156,6 +158,7 @@ impl Engine {
             host_clients,
             health,
             readiness,
+            captures: Captures::new(runtime),
             dns,
             route_to,
             sources,
@@ -220,6 +223,7 @@ impl Engine {
         }
         info!("stopping; what is attached goes on forwarding, `lb-ctl cleanup` removes it");
         notify::stopping();
+        self.end_capture();
         Ok(())
     }
 
@@ -461,7 +465,14 @@ impl Engine {
             }
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
+            Command::Scene(answer) => drop(answer.send(self.scene())),
+            Command::Names(ids, answer) => drop(answer.send(packet_trace::names(&self.balancer, &ids))),
             Command::Status(answer) => drop(answer.send(self.status())),
+            Command::Capture(request, answer) => {
+                drop(answer.send(self.capture(&request)));
+                self.capture_left();
+            }
+            Command::CaptureLeft => self.capture_left(),
             Command::Figures(answer) => drop(answer.send(self.figures())),
         }
     }

@@ -12,7 +12,7 @@ use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
-use crate::datapath::conntrack::FlowEntry;
+use crate::datapath::{self, conntrack::FlowEntry};
 use crate::host::HostView;
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
@@ -142,6 +142,7 @@ fn start_with(
         flows: Arc::new(NoFlows),
         census: Arc::default(),
         tally: Arc::default(),
+        traced: datapath::SharedMaps::new(PathBuf::new(), PathBuf::new()).into(),
     };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }

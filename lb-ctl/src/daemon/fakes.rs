@@ -1,7 +1,7 @@
 //! Stand-ins for the kernel: interfaces that exist nowhere, hooks that attach nothing, maps in memory.
 
 use super::interfaces::Hooks;
-use crate::datapath::{AttachError, Attachment, Error, Mode, Role, Settled, XdpState, XdpTarget};
+use crate::datapath::{AttachError, Attachment, Error, Mode, Ring, Role, Settled, XdpState, XdpTarget};
 use crate::host::{HostView, Interface};
 use crate::maps::{FakeMaps, Image, LbMaps, MapError, MapOp};
 use lb_common::{ReasonCount, Traffic};
@@ -127,6 +127,14 @@ impl Hooks for FakeHooks {
     fn settle(&mut self) -> Result<Settled, Error> {
         self.change(|attached| attached.settled = true);
         Ok(Settled::default())
+    }
+
+    fn capture(&mut self) -> Result<Ring, Error> {
+        Err(Error::NoObject)
+    }
+
+    fn end_capture(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::pattern::{self, InterfaceSpec};
 use crate::api::{InterfaceStatus, Problem};
-use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Role, Settled, XdpState, XdpTarget};
+use crate::datapath::test_run::HookPoint;
+use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Ring, Role, Settled, XdpState, XdpTarget};
 use crate::host::{HostView, Interface};
 use lb_common::Device;
 use std::collections::BTreeMap;
@@ -32,6 +33,14 @@ pub(super) trait Hooks {
     fn sockets(&self) -> Option<&Path>;
     /// Ends the take-over from an earlier daemon.
     fn settle(&mut self) -> Result<Settled, Error>;
+    /// Puts programs that copy packets on every hook.
+    fn capture(&mut self) -> Result<Ring, Error>;
+    /// Puts those back that do not.
+    fn end_capture(&mut self) -> Result<(), Error>;
+    /// The tags of the programs that are on hooks, as far as the kernel tells.
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        BTreeMap::new()
+    }
 }
 
 impl Hooks for Datapath {
@@ -61,6 +70,18 @@ impl Hooks for Datapath {
 
     fn settle(&mut self) -> Result<Settled, Error> {
         self.settle()
+    }
+
+    fn capture(&mut self) -> Result<Ring, Error> {
+        self.capture()
+    }
+
+    fn end_capture(&mut self) -> Result<(), Error> {
+        self.end_capture()
+    }
+
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.tags()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod balancer;
 mod by_hand;
+mod capture;
 pub mod config;
 mod control;
 mod describe;
@@ -24,7 +25,9 @@ mod memory;
 pub mod name_server;
 mod node;
 mod notify;
+pub mod offline;
 pub mod options;
+mod packet_trace;
 pub mod pattern;
 mod report;
 mod requests;
@@ -156,6 +159,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         flows: Arc::new(maps.clone()),
         census,
         tally: Arc::default(),
+        traced: datapath.shared_maps().into(),
     });
     let scrape = figures::scrape(Arc::clone(&handle), Bound::new(config.metrics_detail, config.metrics_limit));
     let stop = CancellationToken::new();

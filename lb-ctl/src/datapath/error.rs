@@ -62,6 +62,16 @@ pub enum Error {
     /// The namespace could not be told from others.
     #[error("cannot tell which network namespace this is: {0}")]
     Namespace(io::Error),
+    /// A program could not take another's place.
+    #[error("the program of {hook} on interface {ifindex} could not be replaced: {source}")]
+    Replace {
+        /// The hook.
+        hook: String,
+        /// The interface.
+        ifindex: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The pins belong elsewhere.
     #[error(
         "{} belongs to another network namespace, where its programs are still attached: choose another name with \
@@ -99,6 +109,14 @@ pub enum Error {
         reason: io::Error,
         /// The last lines of the verifier's log, each on a line of its own.
         log: String,
+    },
+    /// A program could not be run on a frame.
+    #[error("the program {program} could not be run on a frame: {source}")]
+    Run {
+        /// Name of the program.
+        program: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// Filters could not be listed or removed.
     #[error("the filters of lb-ctl on clsact qdiscs cannot be listed or removed: {0}")]

@@ -14,12 +14,14 @@ mod attach;
 mod attachment;
 pub(crate) mod bpf;
 mod bpffs;
+mod capture;
 pub mod census;
 mod cleanup;
 pub mod conntrack;
 mod error;
 mod filters;
 mod handover;
+mod instance;
 mod layout;
 mod links;
 mod lock;
@@ -29,12 +31,16 @@ mod refusal;
 mod require;
 mod sockets;
 mod target;
+pub mod test_run;
+pub mod tracer;
 
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
+pub use capture::Ring;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
+pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
 pub use sockets::Cgroup;
 
@@ -44,17 +50,18 @@ use attach::Attacher;
 use bpffs::Pins;
 use handover::Handover;
 use layout::{Half, Layout};
-use lb_common::maps::DEFAULT_MAX_FLOWS;
+use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
-use programs::Programs;
+use programs::{Kind, Programs};
 use sockets::SocketLinks;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use target::Prober;
+use test_run::HookPoint;
 use tracing::warn;
 
 /// Name of the instance when the user gives none.
@@ -88,7 +95,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Datapath {
     programs: Programs,
+    /// The programs that go back on the hooks after a capture.
+    plain: Option<Programs>,
     maps: PinnedMaps,
+    shared: SharedMaps,
     links: Links,
     sockets: SocketLinks,
     attachments: BTreeMap<u32, Attachment>,
@@ -109,17 +119,17 @@ impl Datapath {
 
     /// The same with a BPF object of the caller's.
     pub fn open_object(options: &Options, object: &[u8]) -> Result<Self, Error> {
-        Self::load(options, object, false)
+        Self::load(options, object, Kind::Plain)
     }
 
     /// The same as [`Datapath::open`], with a clock that the caller sets ahead.
     pub fn open_with_clock(options: &Options) -> Result<(Self, Clock), Error> {
-        let mut datapath = Self::load(options, crate::OBJECT.ok_or(Error::NoObject)?, true)?;
+        let mut datapath = Self::load(options, crate::OBJECT.ok_or(Error::NoObject)?, Kind::Timed)?;
         let clock = datapath.programs.clock()?;
         Ok((datapath, clock))
     }
 
-    fn load(options: &Options, object: &[u8], clock_moves: bool) -> Result<Self, Error> {
+    fn load(options: &Options, object: &[u8], kind: Kind) -> Result<Self, Error> {
         require::check(options)?;
         bpffs::ensure(&options.bpffs)?;
         let pins = Pins::new(options);
@@ -129,10 +139,13 @@ impl Datapath {
         let in_use = claim(&pins, wanted)?;
         let handover = Handover::begin(&pins, wanted, in_use)?;
         let (config, flows) = (handover.directory(Half::Config), handover.directory(Half::Flows));
-        let programs = Programs::load(object, &config, &flows, clock_moves)?;
+        let shared = SharedMaps { config, flows };
+        let programs = Programs::load(object, &shared, kind)?;
         Ok(Self {
             programs,
-            maps: PinnedMaps::open(&config, &flows)?,
+            plain: None,
+            maps: PinnedMaps::open(&shared.config, &shared.flows)?,
+            shared,
             links: Links::open(&pins, options)?,
             sockets: SocketLinks::scan(&pins)?,
             attachments: BTreeMap::new(),
@@ -149,6 +162,16 @@ impl Datapath {
     /// The maps.
     pub fn maps(&self) -> PinnedMaps {
         self.maps.clone()
+    }
+
+    /// Where the maps are, for other instances of the programs.
+    pub fn shared_maps(&self) -> SharedMaps {
+        self.shared.clone()
+    }
+
+    /// The tags of the programs that are on the hooks of interfaces, as far as the kernel tells: it does not of filters.
+    pub fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.links.tags()
     }
 
     /// Takes an interface under management, or changes its mode.
@@ -247,6 +270,22 @@ impl Datapath {
         }
         Ok(Settled { detached, ..self.handover.finish()? })
     }
+}
+
+/// Makes maps in a directory of a BPF file system for a datapath that is attached nowhere and remembers little. Nobody is kept
+/// from doing the same elsewhere.
+pub fn maps_in(directory: &Path, max_flows: u32) -> Result<(SharedMaps, PinnedMaps), Error> {
+    require::check(&Options { max_flows, ..Options::default() })?;
+    let shared = SharedMaps { config: directory.join("config"), flows: directory.join("flows") };
+    layout::open_or_create(&shared.config, Half::Config, max_flows)?;
+    layout::open_or_create(&shared.flows, Half::Flows, MAX_FLOWS_RANGE.0)?;
+    let maps = PinnedMaps::open(&shared.config, &shared.flows)?;
+    Ok((shared, maps))
+}
+
+/// What attaching to the interface would come to at best.
+pub fn as_if_attached(interface: &Interface, mode: Mode) -> Attachment {
+    attach::as_if(interface, mode)
 }
 
 /// Makes sure that the pins are of this network namespace; the layout of the maps in use, if there are any.

@@ -4,6 +4,7 @@ mod adoption;
 mod attaching;
 mod filters;
 mod host;
+mod instance;
 mod locks;
 mod pinned;
 mod removal;

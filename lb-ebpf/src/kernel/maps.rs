@@ -2,11 +2,11 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, Owned, Peer,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
+    Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
+    Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Traffic,
 };
 
 /// [`lb_common::NetworkKey`] without its first field, which the library adds.
@@ -77,3 +77,21 @@ pub(super) static NEIGHBOUR: PerCpuArray<Neighbour> = PerCpuArray::with_max_entr
 pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH4), 0);
 #[map]
 pub(super) static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH6), 0);
+
+// What only an instance that captures packets uses.
+#[map]
+pub(super) static CAPTURED: RingBuf = RingBuf::with_byte_size(maps::SMALLEST_RING, 0);
+#[map]
+pub(super) static CAPTURE_ROOM: PerCpuArray<CaptureRoom> = PerCpuArray::with_max_entries(1, 0);
+
+// What only an instance that traces packets uses, whose loader gives it room.
+#[map]
+pub(super) static TRACED_FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_CLIENT: Array<Affinity> = Array::with_max_entries(1, 0);

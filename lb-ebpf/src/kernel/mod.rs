@@ -3,12 +3,14 @@
 #![expect(clippy::inline_always, reason = "a BPF call costs stack and nanoseconds; what is not inlined says so")]
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macros of aya want of a program")]
 
+mod capture;
 mod fib;
 mod linear;
 mod maps;
 mod socket;
 mod tables;
 mod tc;
+mod trace;
 mod xdp;
 
 use aya_ebpf::cty::c_void;
@@ -24,6 +26,15 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// Whether drops are logged: set by the loader, zero costs nothing.
 #[unsafe(no_mangle)]
 static LOG: u8 = 0;
+
+/// Whether packets are copied to user space: set by the loader, zero costs nothing.
+#[unsafe(no_mangle)]
+static CAPTURE: u8 = 0;
+
+/// Whether packets are traced: the core then tells what it decides, and writes to no map but this instance's own. Zero costs a
+/// packet one load: what is traced is a copy of the core of which the verifier leaves nothing.
+#[unsafe(no_mangle)]
+static TRACE: u8 = 0;
 
 /// Always zero, but the verifier cannot know: it lies in a writable map.
 #[unsafe(no_mangle)]
@@ -62,6 +73,20 @@ fn repeat<S: Step>(times: u32, body: &mut S) {
 fn logs() -> bool {
     // SAFETY: a frozen constant in a read-only map; volatile, so that the compiler does not fold the value it sees.
     unsafe { core::ptr::read_volatile(&raw const LOG) != 0 }
+}
+
+/// Whether the loader wants copies of packets.
+#[inline(always)]
+fn captures() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const CAPTURE) != 0 }
+}
+
+/// Whether this instance traces packets.
+#[inline(always)]
+fn traces() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TRACE) != 0 }
 }
 
 /// The tick that the coarse clock showed when it was last read, and in the upper half when that was: the lower half of the

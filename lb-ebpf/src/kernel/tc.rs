@@ -1,19 +1,20 @@
 //! TCX ingress and egress, on every managed interface.
 
+use super::capture::{self, Whole};
 use super::linear::Linear;
 use super::maps::NEIGHBOUR;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_pull_data,
+    bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use lb_common::{FlowKey, Neighbour};
+use lb_common::{Captured, FlowKey, Neighbour};
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
-use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, process};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, Verdict, process};
 
 /// `enum tcx_action_base` (include/uapi/linux/bpf.h): leave it to the next program.
 const TCX_NEXT: i32 = -1;
@@ -172,9 +173,41 @@ fn redirect_neighbour(ifindex: u32) -> i32 {
     unsafe { bpf_redirect_neigh(ifindex, neighbour.cast(), size_of::<Neighbour>() as i32, 0) as i32 }
 }
 
+impl Whole for TcContext {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut u8, length: u32) -> i64 {
+        // SAFETY: the context of this program; by the caller.
+        unsafe { bpf_skb_load_bytes(self.skb.skb.cast(), 0, to.cast(), length) }
+    }
+}
+
 #[inline(always)]
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
-    let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &TcEnv::<EGRESS>(ctx));
+    if super::traces() { decide::<EGRESS, true>(ctx) } else { decide::<EGRESS, false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const EGRESS: bool, const TRACE: bool>(ctx: &TcContext) -> i32 {
+    let env = TcEnv::<EGRESS>(ctx);
+    if super::captures() {
+        capture::came(ctx);
+    }
+    let verdict = process(&mut TcPacket::new(ctx), &KernelTables::<TRACE>, &env);
+    let action = act(ctx, verdict);
+    if super::captures() {
+        let hook = if EGRESS { Captured::EGRESS } else { Captured::INGRESS };
+        capture::left(ctx, hook, env.ifindex(), verdict, action);
+    }
+    action
+}
+
+#[inline(always)]
+fn act(ctx: &TcContext, verdict: Verdict) -> i32 {
     match verdict.action {
         Action::Pass
         | Action::Defer

@@ -1,16 +1,17 @@
 //! XDP, for interfaces fed by a wire.
 
+use super::capture::{self, Whole};
 use super::linear::Linear;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::FlowKey;
+use lb_common::{Captured, FlowKey};
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
-use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, checksum, parse, process};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, Verdict, checksum, parse, process};
 
 /// Where the frame lies is read once: nothing that we ask of the kernel at XDP moves it.
 struct XdpPacket {
@@ -110,10 +111,41 @@ fn lb_xdp_generic(ctx: XdpContext) -> u32 {
     run(&ctx)
 }
 
+impl Whole for XdpContext {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the context of this program.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut u8, length: u32) -> i64 {
+        // SAFETY: the context of this program; by the caller.
+        unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), length) }
+    }
+}
+
 #[inline(always)]
 fn run(ctx: &XdpContext) -> u32 {
+    if super::traces() { decide::<true>(ctx) } else { decide::<false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const TRACE: bool>(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
-    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
+    if super::captures() {
+        capture::came(ctx);
+    }
+    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables::<TRACE>, &env);
+    let action = act(ctx, &env, verdict);
+    if super::captures() {
+        capture::left(ctx, Captured::XDP, env.ifindex(), verdict, action as i32);
+    }
+    action
+}
+
+#[inline(always)]
+fn act(ctx: &XdpContext, env: &XdpEnv<'_>, verdict: Verdict) -> u32 {
     match verdict.action {
         Action::Pass
         | Action::Defer

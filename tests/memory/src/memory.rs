@@ -5,11 +5,12 @@ use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
     Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Reason,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Traffic,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
+use lb_ebpf::trace;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,8 +118,12 @@ impl<A: Ord + Copy> FlowMap<A> {
         Ok(())
     }
 
-    fn delete(&self, key: &FlowKey<A>) {
-        self.deleted.borrow_mut().extend(self.entries.borrow_mut().remove(key));
+    /// Whether there was one.
+    fn delete(&self, key: &FlowKey<A>) -> bool {
+        let deleted = self.entries.borrow_mut().remove(key);
+        let is_one = deleted.is_some();
+        self.deleted.borrow_mut().extend(deleted);
+        is_one
     }
 
     fn contents(&self) -> BTreeMap<FlowKey<A>, Flow<A>> {
@@ -262,6 +267,9 @@ pub struct Memory {
     pub backends: RefCell<BTreeMap<u32, Traffic>>,
     /// What the CPU has spent.
     pub budget: Box<UnsafeCell<Budget>>,
+    /// Whether what the core decides is recorded.
+    pub tells: Cell<bool>,
+    told: RefCell<Vec<Box<UnsafeCell<Told>>>>,
     /// The places of all addresses that the gate has been opened for.
     gate: RefCell<BTreeSet<Place>>,
 }
@@ -284,6 +292,8 @@ impl Memory {
             services: RefCell::default(),
             backends: RefCell::default(),
             budget: Box::default(),
+            tells: Cell::default(),
+            told: RefCell::default(),
             gate: RefCell::default(),
         }
     }
@@ -292,6 +302,11 @@ impl Memory {
     pub fn revalidated_in(&mut self, tick: u32) {
         self.flows4.scratch.get_mut().revalidated = tick;
         self.flows6.scratch.get_mut().revalidated = tick;
+    }
+
+    /// What the core has told since this was last asked for.
+    pub fn take_steps(&self) -> Vec<Told> {
+        self.told.take().into_iter().map(|step| step.into_inner()).collect()
     }
 
     /// Packets counted for a reason.
@@ -317,7 +332,7 @@ macro_rules! address_tables {
             }
 
             fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-                self.$flows.map(table).insert(key, flow)
+                trace::inserted(self, table, key, self.$flows.map(table).insert(key, flow))
             }
 
             fn scratch(&self) -> Option<&mut Scratch<$address>> {
@@ -326,7 +341,9 @@ macro_rules! address_tables {
             }
 
             fn delete(&self, table: Table, key: &FlowKey<$address>) {
-                self.$flows.map(table).delete(key);
+                if self.$flows.map(table).delete(key) {
+                    trace::wrote_flow(self, Told::DELETE, table, key);
+                }
             }
 
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment> {
@@ -334,6 +351,7 @@ macro_rules! address_tables {
             }
 
             fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                trace::detail(self, StepKind::Write, Told::FRAGMENT);
                 // Leaked, as the kernel keeps an element that was replaced while somebody may read it.
                 self.$flows.fragments.borrow_mut().insert(*key, Box::leak(Box::new(*fragment)));
             }
@@ -383,7 +401,18 @@ impl Tables for Memory {
     }
 
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        trace::detail(self, StepKind::Write, Told::AFFINITY);
         self.affinity.entries.borrow_mut().insert(*key, Box::leak(Box::new(UnsafeCell::new(*affinity))));
+    }
+
+    fn step(&self, kind: StepKind) -> Option<&mut Told> {
+        if !self.tells.get() {
+            return None;
+        }
+        let mut told = self.told.borrow_mut();
+        told.push(Box::new(UnsafeCell::new(Told { kind: kind as u8, ..Told::default() })));
+        // SAFETY: in a box of its own, which is given away between packets; the core writes one step at a time.
+        told.last().map(|step| unsafe { &mut *step.get() })
     }
 
     fn count(&self, reason: Reason, bytes: usize) {
