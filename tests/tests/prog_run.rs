@@ -788,7 +788,6 @@ fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
         );
         // Where it was not mounted there is nothing to take away.
         nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH).ok();
-        let _ = nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH);
         if let Err(error) = outcome {
             *told.lock().expect("one thread at a time") = Some(format!("{error}\nLB_SEED={seed}"));
             return;

@@ -285,6 +285,34 @@ fn a_change_among_ten_thousand_services_has_its_name_at_once() {
 }
 
 #[test]
+fn figures_name_what_is_counted_and_time_what_is_changed() {
+    on_one_thread(async {
+        let running = start(FakeMaps::default(), &directory(), None, &["eth0", "eth9"]);
+        eventually("eth0 is attached", async || running.handle.status().await.unwrap().ready).await;
+        let before = running.handle.figures().await.unwrap();
+        assert_eq!((before.services.len(), before.changes.count(), before.ready), (0, 0, true));
+        assert_eq!((before.interfaces.attached, before.interfaces.missing), (1, 1));
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        let figures = running.handle.figures().await.unwrap();
+        let [service] = &figures.services[..] else { panic!("{:?}", figures.services) };
+        assert_eq!(
+            (service.namespace.as_str(), service.service.as_str(), service.port.as_str()),
+            ("default", "web", "80")
+        );
+        assert_eq!((service.endpoints.used, service.traffic.packets), (1, 1), "by its one address");
+        let [backend] = &figures.backends[..] else { panic!("{:?}", figures.backends) };
+        assert_eq!((backend.address.to_string(), backend.pod.as_str()), ("10.244.0.5".to_owned(), "default/a"));
+        assert_eq!(figures.changes.count(), 1);
+        assert!(figures.map_writes > before.map_writes);
+        running.handle.apply(manifests(WEB)).await.unwrap();
+        assert_eq!(running.handle.figures().await.unwrap().changes.count(), 1, "nothing was to be written");
+        running.handle.delete(delete(Kind::Service, "web")).await.unwrap();
+        let figures = running.handle.figures().await.unwrap();
+        assert_eq!((figures.services.len(), figures.backends.len(), figures.changes.count()), (0, 0, 2));
+    });
+}
+
+#[test]
 fn a_dry_run_tells_all_and_changes_nothing() {
     on_one_thread(async {
         let running = start(FakeMaps::default(), &directory(), None, &["eth0"]);

@@ -49,7 +49,9 @@ impl Measured {
         let taken = self.taken.take();
         if writes > 0 {
             self.map_writes += writes as u64;
-            taken.iter().for_each(|taken| self.changes.observe(taken.elapsed()));
+            if let Some(taken) = taken {
+                self.changes.observe(taken.elapsed());
+            }
             // Ids may be others.
             self.names = None;
         }

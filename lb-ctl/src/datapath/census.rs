@@ -77,18 +77,18 @@ impl Count {
         map: &Map<K, V>,
         limit: usize,
     ) -> Result<Option<Fill>, MapError> {
-        let mut batches = map.batches().resume(self.position.take());
-        let mut seen = 0;
-        while seen < limit {
-            let Some(batch) = batches.next() else {
-                self.known = Some(std::mem::take(&mut self.entries) + seen as u64);
-                return Ok(self.told(name, map));
-            };
+        let mut batches = map.batches().resume(self.position);
+        let end = self.entries + limit as u64;
+        while self.entries < end
+            && let Some(batch) = batches.next()
+        {
             let failed = |source| MapError { map: name, action: "count".to_owned(), source };
-            seen += batch.map_err(failed)?.len();
+            self.entries += batch.map_err(failed)?.len() as u64;
         }
-        self.entries += seen as u64;
         self.position = batches.position();
+        if batches.is_done() {
+            self.known = Some(std::mem::take(&mut self.entries));
+        }
         Ok(self.told(name, map))
     }
 

@@ -254,11 +254,14 @@ impl FlowTables {
             seen += step.seen;
             swept += step.swept;
             sweep.round.saw(step.seen - step.swept);
-            if seen >= limit {
+            if !step.is_end {
                 break;
             }
             sweep.round.finished(sweep.table, step.capacity);
             (sweep.table, sweep.position) = ((sweep.table + 1) % 4, None);
+            if seen >= limit {
+                break;
+            }
         }
         Ok(swept)
     }
@@ -295,6 +298,8 @@ struct Step {
     seen: usize,
     swept: usize,
     capacity: u32,
+    /// The table has been seen to its end.
+    is_end: bool,
 }
 
 /// Entries of a table that are sampled at a time.
@@ -352,10 +357,10 @@ where
         gone: &mut dyn FnMut(&FlowEntry),
     ) -> Result<Step, MapError> {
         let (kind, name, map) = self.tables()[sweep.table % 2];
-        let mut step = Step { seen: 0, swept: 0, capacity: map.entries() };
+        let mut step = Step { seen: 0, swept: 0, capacity: map.entries(), is_end: false };
         let mut batches = map.batches().resume(sweep.position);
         while step.seen < limit {
-            let Some(batch) = batches.next() else { return Ok(step) };
+            let Some(batch) = batches.next() else { break };
             let batch = batch.map_err(failed(name, "read"))?;
             step.seen += batch.len();
             for (key, flow) in &batch {
@@ -372,7 +377,7 @@ where
                 }
             }
         }
-        sweep.position = batches.position();
+        (sweep.position, step.is_end) = (batches.position(), batches.is_done());
         Ok(step)
     }
 
@@ -388,7 +393,7 @@ where
         }
         let mut batches = self.new.batches().of_size(SAMPLE).resume(sample.position);
         let batch = batches.next().transpose().map_err(failed(name, "read"))?.unwrap_or_default();
-        sample.position = if batch.is_empty() { None } else { batches.position() };
+        sample.position = batches.position();
         let stays = |(key, flow): &(FlowKey<A>, Flow<A>)| !flow.is_expired(key.protocol, now + SAMPLE_REST);
         sample.keys = batch.into_iter().filter(stays).take(SAMPLE).map(|(key, _)| key).collect();
         Ok(missed)

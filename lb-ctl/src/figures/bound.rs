@@ -131,7 +131,9 @@ impl<K: Eq + Hash + Clone> Named<K> {
             }
         }
         let mut sum = self.before;
-        now.values().for_each(|counters| sum.merge(counters));
+        for counters in now.values() {
+            sum.merge(counters);
+        }
         self.last = now;
         (Told { named: all.len() as u64, others: others.len() as u64 }, Some((sum, others)))
     }

@@ -206,5 +206,7 @@ fn dns(series: &mut Series, figures: &Figures) {
         let forwarded = dns.forwarded.saturating_sub(dns.failed);
         &[("own", dns.own), ("forwarded", forwarded), ("failed", dns.failed), ("refused", dns.refused)]
     };
-    values.iter().for_each(|(label, value)| series.push(&[label], *value as f64));
+    for (label, value) in values {
+        series.push(&[label], *value as f64);
+    }
 }

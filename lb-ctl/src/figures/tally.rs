@@ -76,7 +76,9 @@ impl Sum {
     /// The same name with these ids.
     fn with(mut self, ids: &[u32]) -> Self {
         let (kept, gone): (Vec<_>, Vec<_>) = self.last.into_iter().partition(|(id, _)| ids.contains(id));
-        gone.iter().for_each(|(_, traffic)| self.before.add(traffic));
+        for (_, traffic) in &gone {
+            self.before.add(traffic);
+        }
         let last =
             |id: &u32| kept.iter().find(|(other, _)| other == id).map_or_else(Traffic::default, |(_, last)| *last);
         Self { before: self.before, last: ids.iter().map(|id| (*id, last(id))).collect() }

@@ -5,6 +5,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use lb_common::gate::Place;
 use lb_common::maps::MAPS;
 use lb_common::{Backend, Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
+use lb_ctl::datapath::census::Census;
 use lb_ctl::datapath::{Datapath, Mode, Options, XdpState, conntrack};
 use lb_ctl::image::Withdrawn;
 use lb_ctl::maps::{LbMaps, MapOp};
@@ -393,6 +394,19 @@ fn a_sweep_takes_what_has_expired_and_nothing_else() {
         let mut sweep = conntrack::Sweep::default();
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000, &mut |_| {}).expect("swept"), 20);
         assert_eq!(tables.sweep_expired(&mut sweep, now, 100_000, &mut |_| {}).expect("swept"), 0);
+        let counted = |sweep: &conntrack::Sweep| {
+            let mut census = Census::default();
+            sweep.tell(&mut census);
+            census.fill.values().map(|fill| (fill.map, fill.entries)).collect::<Vec<_>>()
+        };
+        let expected = [("FLOWS4", 30), ("FLOWS6", 0), ("NEW4", 0), ("NEW6", 0)];
+        assert_eq!(counted(&sweep), expected, "it counts as it goes");
+        // A table that is read at once, and holds more than a step may look at, is not the end of the sweep.
+        let mut sweep = conntrack::Sweep::default();
+        for _ in 0..4 {
+            assert_eq!(tables.sweep_expired(&mut sweep, now, 1, &mut |_| {}).expect("swept"), 0);
+        }
+        assert_eq!(counted(&sweep), expected);
         let (fill, ports) = tables.fill(now).expect("counted");
         assert_eq!(ports.fullest(), None, "these flows keep their own source");
         assert_eq!((fill[0].map, fill[0].entries, fill[0].capacity), ("FLOWS4", 30, 2 * MAX_FLOWS));

@@ -133,11 +133,10 @@ impl State {
     fn browse(&mut self, key: KeyCode) -> Then {
         let last = self.rows().len().saturating_sub(1);
         match key {
-            KeyCode::Char('q') => return Then::Quit,
             // First what was narrowed is widened.
             KeyCode::Esc if self.of_service.is_some() => (self.of_service, self.tab) = (None, Tab::Services),
             KeyCode::Esc if !self.filter.is_empty() => self.filter.clear(),
-            KeyCode::Esc => return Then::Quit,
+            KeyCode::Esc | KeyCode::Char('q') => return Then::Quit,
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
             KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,

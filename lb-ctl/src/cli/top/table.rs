@@ -65,9 +65,8 @@ impl Column {
         match self {
             Column::Name => None,
             Column::Pod => Some(if is_wide { 32 } else { 22 }),
-            Column::Endpoints => Some(7),
             Column::Trend => Some(if is_wide { 24 } else { 12 }),
-            Column::Connections | Column::Packets | Column::Bytes => Some(7),
+            Column::Endpoints | Column::Connections | Column::Packets | Column::Bytes => Some(7),
             _ => Some(9),
         }
     }

@@ -103,7 +103,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State, theme: Theme) {
     let drops = if rates.all_drops > 0.0 { theme.bad() } else { theme.trend() };
     let gap = [Span::raw("  ")];
     let pair = |left: [Span<'static>; 2], right: [Span<'static>; 2]| {
-        Line::from_iter(left.into_iter().chain(gap.clone()).chain(right))
+        left.into_iter().chain(gap.clone()).chain(right).collect::<Line<'static>>()
     };
     lines.push(pair(cell("CONN/S", rates.all.connections, 0, theme.trend()), cell("PKT/S", packets, 1, theme.trend())));
     lines.push(pair(cell("DROPS/S", rates.all_drops, 3, drops), cell("B/S", bytes, 2, theme.trend())));
@@ -176,7 +176,7 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &mut State, theme: Theme
             Span::styled(text, style)
         };
         let marked = if number == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-        lines.push(Line::from_iter(columns.iter().map(cell)).style(marked));
+        lines.push(columns.iter().map(cell).collect::<Line<'_>>().style(marked));
     }
     frame.render_widget(Paragraph::new(lines), inner);
 }

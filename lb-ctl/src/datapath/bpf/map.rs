@@ -275,9 +275,14 @@ pub(crate) struct Batches<'a, K, V> {
 }
 
 impl<K, V> Batches<'_, K, V> {
-    /// Where a later walk may go on.
+    /// Where a later walk may go on: after the end at the beginning.
     pub(crate) fn position(&self) -> Option<u32> {
-        self.position
+        self.position.filter(|_| !self.done)
+    }
+
+    /// Whether everything has been seen.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
     }
 
     /// Goes on where an earlier walk stood.
