@@ -210,7 +210,7 @@ fn columns_do_not_count_a_byte_order_mark() {
 
 #[test]
 fn what_is_not_text_or_too_large_is_refused() {
-    let errors = manifest::parse_bytes(b"a: 1\nb: \xff\n", "x.yaml", "default").unwrap_err();
+    let errors = manifest::read_bytes(b"a: 1\nb: \xff\n", "x.yaml", "default").errors;
     assert_eq!(errors[0].to_string(), "x.yaml:2:1: not UTF-8 text: save it in that encoding");
     let errors = parse(&" ".repeat(manifest::MAX_BYTES + 1)).unwrap_err();
     assert_eq!(errors[0].to_string(), "test.yaml: larger than 64 MiB: split it into several files");
@@ -251,7 +251,7 @@ mod arbitrary {
 
         #[test]
         fn bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = lb_ctl::manifest::parse_bytes(&bytes, "x.yaml", "default");
+            let _ = lb_ctl::manifest::read_bytes(&bytes, "x.yaml", "default");
         }
 
         #[test]
