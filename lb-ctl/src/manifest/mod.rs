@@ -26,12 +26,14 @@ pub(crate) mod path;
 mod reader;
 pub(crate) mod rules;
 mod scalar;
+mod settings;
 mod tree;
 
 pub(crate) use defaults::is_externally_accessible;
 pub use diagnostic::Diagnostic;
 pub use locate::Located;
 pub(crate) use locate::diagnostics;
+pub(crate) use settings::settings;
 
 use crate::objects::Labels;
 use diagnostic::Position;
@@ -89,6 +91,20 @@ pub struct Skipped {
     pub namespace: String,
     /// The labels of the pods that it would make, where it is a kind that makes pods.
     pub pod_labels: Labels,
+}
+
+impl Skipped {
+    /// Why it is not read, and what would be.
+    pub fn why(&self) -> String {
+        match (self.api_version.as_str(), self.kind.as_str()) {
+            ("v1", "Endpoints") => format!(
+                "lb-ctl does not read this kind: say the addresses in an EndpointSlice (discovery.k8s.io/v1) with the \
+                 label `kubernetes.io/service-name: {}`",
+                self.name
+            ),
+            _ => "lb-ctl does not read this kind".to_owned(),
+        }
+    }
 }
 
 impl Parsed {

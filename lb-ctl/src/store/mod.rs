@@ -137,11 +137,11 @@ impl Store {
     /// Takes up the pools that load balancers get their addresses from. Who waits for one gets it now. Who has one that is in
     /// no pool any more loses it, and gets another if there is one: the answer says so of each.
     pub fn offer(&mut self, pools: Vec<AddressPool>) -> Vec<String> {
-        let before = std::mem::replace(&mut self.ledger.balancers.pools, pools);
+        self.ledger.balancers.pools = pools;
         let mut messages = Vec::new();
         for service in self.snapshot().services.values() {
             let mut service = Service::clone(service);
-            let lost = self.ledger.balancers.move_out(&mut service, &before);
+            let lost = self.ledger.balancers.move_out(&mut service);
             if lost.is_empty() {
                 continue;
             }
