@@ -374,7 +374,19 @@ impl fmt::Display for PortRange {
 
 impl<'de> Deserialize<'de> for PortRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        /// A single port is no text to YAML.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Text(String),
+            Number(i64),
+        }
+        let wrong = |_| D::Error::custom("must be a range such as 30000-32767");
+        let text = match Written::deserialize(deserializer).map_err(wrong)? {
+            Written::Text(text) => text,
+            Written::Number(number) => number.to_string(),
+        };
+        text.parse().map_err(D::Error::custom)
     }
 }
 

@@ -255,7 +255,9 @@ impl<'r, 't> Reader<'r, 't> {
             }
             message if message.starts_with("must be ") => format!("{}, not {}", error.message, self.node.shown()),
             // A parser of our own that says it already, or something too large to be shown.
-            message if self.node.text().is_none_or(|text| message.starts_with(&format!("`{text}`"))) => message.to_owned(),
+            message if self.node.text().is_none_or(|text| message.starts_with(&format!("`{text}`"))) => {
+                message.to_owned()
+            }
             message => format!("{}: {message}", self.node.shown()),
         };
         error.located(self.node)

@@ -264,7 +264,8 @@ impl<'t> Builder<'t> {
                 Value::Plain(key) | Value::Text(key) => key,
                 // `{{ .Values.name }}` is a mapping whose key is a mapping.
                 Value::Map(_) => {
-                    let message = "the key of a mapping must be text; if this is a template, render it first (`helm template`)";
+                    let message =
+                        "the key of a mapping must be text; if this is a template, render it first (`helm template`)";
                     return Err(Fault::new(at, message));
                 }
                 Value::List(_) => return Err(Fault::new(at, "the key of a mapping must be text")),

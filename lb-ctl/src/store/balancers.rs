@@ -152,9 +152,8 @@ impl Balancers {
     /// what it lost.
     pub(super) fn move_out(&mut self, service: &mut Service) -> Vec<IpAddr> {
         let owner = service.metadata.key();
-        let is_ours = |address: IpAddr| {
-            self.held.holder(address).is_some_and(|holder| holder.owner == owner && !holder.given)
-        };
+        let is_ours =
+            |address: IpAddr| self.held.holder(address).is_some_and(|holder| holder.owner == owner && !holder.given);
         let (lost, kept): (Vec<IpAddr>, Vec<IpAddr>) = service
             .load_balancer_addresses()
             .into_iter()
