@@ -15,7 +15,9 @@ pub(crate) fn settings<T: DeserializeOwned + Default>(text: &str, origin: &str) 
     let mut read = None;
     for document in documents::documents(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (root, faults) = tree::read(&document);
-        faults.into_iter().for_each(|fault| find(fault.at, &FieldPath::default(), fault.message));
+        for fault in faults {
+            find(fault.at, &FieldPath::default(), fault.message);
+        }
         let Some(root) = root.filter(|root| !root.is_null()) else { continue };
         if read.is_some() {
             find(root.at, &FieldPath::default(), "a second document: settings are one".to_owned());

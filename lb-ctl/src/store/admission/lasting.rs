@@ -33,11 +33,11 @@ fn pod(new: &Pod, old: &Pod, problems: &mut Problems) {
             problems.push((field!["spec", name], changed("Pod", &shown(before), &shown(after))));
         }
     };
-    fixed("hostname", given(&old.hostname), given(&new.hostname));
-    fixed("subdomain", given(&old.subdomain), given(&new.subdomain));
+    fixed("hostname", given(old.hostname.as_ref()), given(new.hostname.as_ref()));
+    fixed("subdomain", given(old.subdomain.as_ref()), given(new.subdomain.as_ref()));
     // A Pod gets its node once (`assignPod` of the REST storage of bindings).
-    if let Some(before) = given(&old.node_name) {
-        fixed("nodeName", Some(before), given(&new.node_name));
+    if let Some(before) = given(old.node_name.as_ref()) {
+        fixed("nodeName", Some(before), given(new.node_name.as_ref()));
     }
     if new.host_network != old.host_network {
         let message = changed("Pod", &old.host_network.to_string(), &new.host_network.to_string());
@@ -87,8 +87,8 @@ fn endpoint_slice(new: &EndpointSlice, old: &EndpointSlice, problems: &mut Probl
     }
 }
 
-fn given(value: &Option<String>) -> Option<&String> {
-    value.as_ref().filter(|value| !value.is_empty())
+fn given(value: Option<&String>) -> Option<&String> {
+    value.filter(|value| !value.is_empty())
 }
 
 fn changed(kind: &str, before: &str, after: &str) -> String {
