@@ -164,6 +164,18 @@ fn an_address_that_no_pool_has_any_more_goes_and_another_comes() {
     assert_eq!((external(&store, "web"), external(&store, "foreign")), ("203.0.113.2".into(), "198.51.100.7".into()));
     store.flush().unwrap();
     drop(store);
-    let store = open(Some(folder.path()), &["public=203.0.113.1-203.0.113.9"]);
+    let mut store = open(Some(folder.path()), &["public=203.0.113.1-203.0.113.9"]);
     assert_eq!(external(&store, "web"), "203.0.113.2", "it is remembered");
+    assert_eq!(external(&store, "foreign"), "198.51.100.7");
+    store.flush().unwrap();
+    drop(store);
+
+    // The pools changed while no daemon ran.
+    let mut store = open(Some(folder.path()), &[]);
+    insta::assert_snapshot!(external(&store, "web"), @"no address pool is configured for Services without a loadBalancerClass");
+    assert_eq!(external(&store, "foreign"), "198.51.100.7");
+    store.flush().unwrap();
+    drop(store);
+    let store = open(Some(folder.path()), &["public=192.0.2.1"]);
+    assert_eq!((external(&store, "web"), external(&store, "foreign")), ("192.0.2.1".into(), "198.51.100.7".into()));
 }

@@ -52,6 +52,29 @@ fn refusals(text: &str, name: &str) -> Vec<Diagnostic> {
 }
 
 #[test]
+fn an_annotation_of_ours_where_it_means_nothing_is_told() {
+    let service = |annotation: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: a, annotations: {{{annotation}}}}}, spec: {{ports: [{{port: 1}}]}}}}"
+        )
+    };
+    let told = |annotation: &str| {
+        let warnings = parse(&service(annotation)).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("lb-ctl/algorithm: maglev, lb-ctl/address-pool: a"), [""; 0]);
+    insta::assert_snapshot!(told("lb-ctl/weight: '5'").join("\n"), @"test.yaml:1:67: service/a: metadata.annotations[lb-ctl/weight]: means nothing on a Service: it is for a Pod or EndpointSlice");
+    insta::assert_snapshot!(told("lb-ctl/pod-ip: 10.0.0.1").join("\n"), @"test.yaml:1:67: service/a: metadata.annotations[lb-ctl/pod-ip]: means nothing on a Service: it is for a Pod");
+}
+
+#[test]
+fn what_is_none_of_ours_says_what_would_be() {
+    let endpoints = "{apiVersion: v1, kind: Endpoints, metadata: {name: db}, subsets: []}";
+    let skipped = parse(endpoints).unwrap().skipped;
+    insta::assert_snapshot!(skipped[0].why(), @"lb-ctl does not read this kind: say the addresses in an EndpointSlice (discovery.k8s.io/v1) with the label `kubernetes.io/service-name: db`");
+}
+
+#[test]
 fn every_error_of_a_bad_manifest_is_told() {
     let files = fixtures("bad");
     assert!(files.len() >= 30, "{} bad manifests", files.len());
@@ -210,7 +233,7 @@ fn columns_do_not_count_a_byte_order_mark() {
 
 #[test]
 fn what_is_not_text_or_too_large_is_refused() {
-    let errors = manifest::parse_bytes(b"a: 1\nb: \xff\n", "x.yaml", "default").unwrap_err();
+    let errors = manifest::read_bytes(b"a: 1\nb: \xff\n", "x.yaml", "default").errors;
     assert_eq!(errors[0].to_string(), "x.yaml:2:1: not UTF-8 text: save it in that encoding");
     let errors = parse(&" ".repeat(manifest::MAX_BYTES + 1)).unwrap_err();
     assert_eq!(errors[0].to_string(), "test.yaml: larger than 64 MiB: split it into several files");
@@ -251,7 +274,7 @@ mod arbitrary {
 
         #[test]
         fn bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = lb_ctl::manifest::parse_bytes(&bytes, "x.yaml", "default");
+            let _ = lb_ctl::manifest::read_bytes(&bytes, "x.yaml", "default");
         }
 
         #[test]

@@ -52,11 +52,11 @@ fn shown(source: &SourceId, snapshot: &Snapshot) -> String {
     let SourceId::File(path) = source else { panic!("{source}") };
     let name = path.file_name().unwrap().to_str().unwrap();
     match snapshot {
+        Snapshot::Objects(parsed) if !parsed.errors.is_empty() => format!("{name}: bad"),
         Snapshot::Objects(parsed) => {
             let names = parsed.objects.iter().map(|located| located.object.metadata().name.as_str());
             format!("{name}: {}", names.collect::<Vec<_>>().join(" "))
         }
-        Snapshot::Bad(_) => format!("{name}: bad"),
         Snapshot::Gone => format!("{name}: gone"),
     }
 }

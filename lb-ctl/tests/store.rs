@@ -152,8 +152,9 @@ fn a_refused_file_is_taken_when_its_obstacle_goes() {
 fn a_file_that_turns_bad_keeps_its_last_good_objects() {
     let mut store = memory();
     deliver(&mut store, &[("a", Some(&service("web", "")))], true);
-    let bad = manifest::parse("kind: [", "/m/a.yaml", "default").unwrap_err();
-    let update = Update { feed: FEED.to_owned(), changes: vec![(file("a"), Snapshot::Bad(bad.clone()))], synced: true };
+    let bad = manifest::read_bytes(b"kind: [", "/m/a.yaml", "default");
+    let (changes, bad) = (vec![(file("a"), Snapshot::Objects(bad.clone()))], bad.errors);
+    let update = Update { feed: FEED.to_owned(), changes, synced: true };
     assert!(store.update(update, NOW)[0].1.is_err());
     assert_eq!(store.snapshot().services.len(), 1);
     let problem = &store.problems()[0];
@@ -161,6 +162,42 @@ fn a_file_that_turns_bad_keeps_its_last_good_objects() {
     deliver(&mut store, &[("a", Some(&service("api", "")))], true);
     assert!(store.problems().is_empty());
     assert_eq!(store.snapshot().services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["default/api"]);
+}
+
+#[test]
+fn all_that_is_wrong_with_a_file_is_told_together() {
+    let mut store = memory();
+    apply(&mut store, &service("mine", "")).unwrap();
+    let read = |text: &str| Snapshot::Objects(manifest::read_bytes(text.as_bytes(), "/m/a.yaml", "default"));
+    let good = service("web", "clusterIP: 10.96.0.7,");
+    let text = [
+        service("typo", "sesionAffinity: None,"),
+        service("mine", ""),
+        service("new", "clusterIP: 10.96.0.7,"),
+        service("out", "clusterIP: 10.99.0.1,"),
+        service("ports", "type: Nodeport,"),
+    ];
+    let changes = vec![(file("a"), read(&text.join("---\n"))), (file("b"), Snapshot::Objects(parse(&good)))];
+    let outcomes = store.update(Update { feed: FEED.to_owned(), changes, synced: true }, NOW);
+    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).map(|(source, _)| source).collect();
+    assert_eq!(failed, [&file("a")]);
+    let told: Vec<String> = store.problems()[0].diagnostics.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(told.join("\n"), @r"
+    /m/a.yaml:4:8: service/typo: spec.sesionAffinity: unknown field: did you mean `sessionAffinity`?
+    /m/a.yaml:6:1: service/mine: was applied with `lb-ctl apply`, and file:/m/a.yaml has it too: keep it in one place (`lb-ctl delete service/mine -n default`)
+    /m/a.yaml:14:19: service/new: spec.clusterIPs[0]: 10.96.0.7 is in use by service/default/web (file:/m/b.yaml): choose another, or leave it out to get a free one
+    /m/a.yaml:19:19: service/out: spec.clusterIPs[0]: 10.99.0.1 is not in a service CIDR (10.96.0.0/24, fd00:96::/112): leave it out to get one that is
+    /m/a.yaml:24:14: service/ports: spec.type: must be ClusterIP, NodePort, LoadBalancer or ExternalName, not `Nodeport`
+    ");
+    // The same, once it was good: what it has stays, and so does what it does not ask for any more.
+    let fixed = service("new", "") + "---\n" + &service("old", "clusterIP: 10.96.0.8,");
+    assert!(deliver(&mut store, &[("a", Some(&fixed))], true)[0].is_ok());
+    let renamed = service("newer", "clusterIP: 10.96.0.8,") + "---\n" + &service("new", "nosuch: 1,");
+    let changes = vec![(file("a"), read(&renamed))];
+    assert!(store.update(Update { feed: FEED.to_owned(), changes, synced: true }, NOW)[0].1.is_err());
+    let told: Vec<String> = store.problems()[0].diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "an address that is given to another Service of the file is free: {told:?}");
+    assert_eq!((address(&store, "old"), store.snapshot().services.len()), ("10.96.0.8".to_owned(), 4));
 }
 
 #[test]

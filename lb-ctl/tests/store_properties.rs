@@ -1,7 +1,7 @@
 //! The store under arbitrary sequences of changes and restarts.
 
 use jiff::Timestamp;
-use lb_ctl::manifest;
+use lb_ctl::manifest::{self, Validate};
 use lb_ctl::objects::{Key, Kind, ObjectId, Objects};
 use lb_ctl::store::{Options, Snapshot, SourceId, Store, Update};
 use proptest::prelude::*;
@@ -135,10 +135,9 @@ proptest! {
                 }
                 Step::File(number, wishes) => {
                     let snapshot = match wishes {
-                        Some(wishes) => match manifest::parse(&text(wishes), "file", "default") {
-                            Ok(parsed) => Snapshot::Objects(parsed),
-                            Err(errors) => Snapshot::Bad(errors),
-                        },
+                        Some(wishes) => {
+                            Snapshot::Objects(manifest::read(&text(wishes), "file", "default", Validate::Strict))
+                        }
                         None => Snapshot::Gone,
                     };
                     match wishes {

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod cgroup;
+pub mod cli;
 pub mod fixture;
 pub mod iproute;
 pub mod kernel;

@@ -4,10 +4,9 @@ use lb_ctl::api::PlanAnswer;
 use lb_ctl::api::plan::ServiceChange;
 use lb_ctl::playground::client::{Connection, Datagrams};
 use lb_ctl::playground::manifests;
+use lb_tests::cli::Cli;
 use lb_tests::fixture::{Fixture, Setup, node_port, node_port_udp};
 use lb_tests::{needs_datapath, traffic};
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 
@@ -16,15 +15,8 @@ const COUNT: usize = 4;
 
 /// Runs the CLI with `manifests` on its standard input: exit code, output, errors.
 fn cli(fixture: &Fixture, arguments: &[&str], manifests: &str) -> (i32, String, String) {
-    let mut command = Command::new(BINARY);
-    command.args(arguments).arg("--socket").arg(fixture.socket());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the CLI starts");
-    // One that reads none of it says so by its exit code.
-    child.stdin.take().expect("piped").write_all(manifests.as_bytes()).ok();
-    let output = child.wait_with_output().expect("the CLI ends");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+    let said = Cli::new(BINARY, fixture.socket()).run(arguments, manifests);
+    (said.code, said.out, said.errors)
 }
 
 fn plan(fixture: &Fixture, manifests: &str) -> PlanAnswer {

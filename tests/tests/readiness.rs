@@ -98,6 +98,8 @@ fn a_pod_is_in_its_service_while_its_probe_succeeds() {
     needs_datapath!();
     let mut fixture = Fixture::new(BINARY, Setup::DEMO);
     let status = Arc::new(AtomicU16::new(503));
+    // A pod keeps its probes as long as it lives.
+    fixture.cli(&["delete", "pod", PROBED, "-n", manifests::NAMESPACE], "").expect("the CLI deletes");
     fixture.apply(&manifest(&fixture)).expect("the CLI applies");
     let why = until_ready(&fixture, false);
     assert!(why.starts_with("the readiness probe of container server "), "{why}");

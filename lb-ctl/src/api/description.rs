@@ -40,6 +40,9 @@ pub struct ServiceDescription {
     /// Addresses that its load balancer has announced and that are served here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub load_balancer_addresses: Vec<IpAddr>,
+    /// It is of the type `LoadBalancer`, and waits for an address: its problems say why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub load_balancer_pending: bool,
     /// The networks whose clients alone may use these; empty: everybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub load_balancer_source_ranges: Vec<String>,

@@ -135,6 +135,7 @@ fn description(service: Key) -> ServiceDescription {
         cluster_ips: vec!["10.96.0.1".to_owned()],
         external_ips: Vec::new(),
         load_balancer_addresses: Vec::new(),
+        load_balancer_pending: false,
         load_balancer_source_ranges: Vec::new(),
         node_addresses: Vec::new(),
         session_affinity: "ClientIP".to_owned(),

@@ -5,7 +5,7 @@ use super::output::Output;
 use super::{Failed, REFUSED, SUCCESS, manifests, plan};
 use crate::api::catalogue::Selection;
 use crate::api::{Applied, ApplyAnswer, ApplyRequest, Client, ObjectName, Outcome};
-use crate::manifest::{self, Parsed};
+use crate::manifest::{self, Parsed, Skipped};
 use crate::objects::ObjectId;
 
 pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Result<u8, Failed> {
@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Res
         ApplyFormat::Json => out.json(&answer)?,
         ApplyFormat::Yaml => out.yaml(&answer)?,
     }
-    if answer.applied.is_empty() {
+    if answer.applied.is_empty() && answer.pruned.is_empty() {
         eprintln!("error: no objects passed to apply");
         return Ok(REFUSED);
     }
@@ -67,7 +67,7 @@ pub(super) async fn run(client: &Client, apply: &Apply, out: &mut Output) -> Res
 /// Says beside the result what else there is to say.
 pub(super) fn tell(answer: &ApplyAnswer) {
     answer.warnings.iter().for_each(|warning| eprintln!("Warning: {warning}"));
-    answer.skipped.iter().for_each(|skipped| eprintln!("Skipped: {skipped}: lb-ctl does not read this kind"));
+    answer.skipped.iter().for_each(|skipped| eprintln!("Skipped: {skipped}"));
 }
 
 /// The name of the set that directories make: where they are.
@@ -94,7 +94,8 @@ async fn look(client: &Client, parsed: &Parsed) -> ApplyAnswer {
         answer.applied.push(Applied { object: ObjectName::from(id), outcome });
     }
     answer.warnings = parsed.warnings.iter().map(ToString::to_string).collect();
-    answer.skipped = parsed.skipped.iter().map(|of| format!("{}/{}", of.kind.to_lowercase(), of.name)).collect();
+    let why = |of: &Skipped| format!("{}/{}: {}", of.kind.to_lowercase(), of.name, of.why());
+    answer.skipped = parsed.skipped.iter().map(why).collect();
     answer
 }
 

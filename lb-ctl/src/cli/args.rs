@@ -146,8 +146,10 @@ pub struct Apply {
     /// What to do about unknown fields and repeated keys
     #[arg(long, value_enum, default_value_t, num_args = 0..=1, require_equals = true, default_missing_value = "strict")]
     pub validate: Validate,
-    /// Say what would happen, and do not do it: `server` asks the daemon, `client` only looks at the manifests
-    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    /// Say what would happen, and do not do it: `server` asks the daemon, `client` (where nothing is said) only looks at the
+    /// manifests
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "client")]
     pub dry_run: DryRun,
     /// The directories of -f are all there is of them: delete what was applied from them with --prune and is no more in them
     #[arg(long)]

@@ -106,6 +106,9 @@ fn text(service: &ServiceDescription) -> String {
     if !service.load_balancer_addresses.is_empty() {
         report.line("LoadBalancer Ingress", list(&service.load_balancer_addresses));
     }
+    if service.load_balancer_pending {
+        report.line("LoadBalancer Ingress", "<pending>");
+    }
     if !service.load_balancer_source_ranges.is_empty() {
         report.line("LoadBalancer Sources", list(&service.load_balancer_source_ranges));
     }

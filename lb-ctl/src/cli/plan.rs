@@ -33,7 +33,7 @@ pub(super) async fn run(
     match output {
         ReportFormat::Text => {
             answer.warnings.iter().for_each(|warning| eprintln!("Warning: {warning}"));
-            answer.skipped.iter().for_each(|skipped| eprintln!("Skipped: {skipped}: lb-ctl does not read this kind"));
+            answer.skipped.iter().for_each(|skipped| eprintln!("Skipped: {skipped}"));
             out.text(&text(&answer))?;
         }
         ReportFormat::Json => out.json(&answer)?,

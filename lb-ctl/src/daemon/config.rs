@@ -10,6 +10,7 @@ use crate::dns;
 use crate::figures::Detail;
 use crate::image::maglev;
 use crate::manifest::rules::names;
+use crate::manifest::{self, Diagnostic};
 use crate::model::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
 use crate::objects::Algorithm;
 use crate::store::{AddressPool, AddressRange};
@@ -116,18 +117,9 @@ pub enum ConfigError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The file is no YAML, or a setting has the wrong type.
-    #[error("{}:{line}:{column}: {message}", path.display())]
-    Parse {
-        /// Which file.
-        path: PathBuf,
-        /// Line, from 1; 0: not known.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What is wrong.
-        message: String,
-    },
+    /// The file is no YAML, or settings have the wrong type: each error with its place.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Parse(Vec<Diagnostic>),
     /// A setting's value cannot be.
     #[error("{setting}: {message}")]
     Value {
@@ -192,6 +184,7 @@ impl Config {
             options.service_cidrs
         };
         check_cidrs(&service_cidrs)?;
+        check_pods(&service_cidrs, &options.cluster_cidrs, options.detect_local)?;
         check_pools(&options.load_balancer_pools, &service_cidrs)?;
         let detected = if options.cluster_cidrs.is_empty() { DetectLocal::NodeCidr } else { DetectLocal::ClusterCidr };
         let nodeport_addresses = if options.nodeport_addresses.is_empty() {
@@ -199,6 +192,12 @@ impl Config {
         } else {
             options.nodeport_addresses
         };
+        if let [_, _, ..] = nodeport_addresses.as_slice()
+            && let Some(word) = nodeport_addresses.iter().find(|of| !matches!(of, NodePortAddresses::In(_)))
+        {
+            let message = format!("`{word}` stands for itself: give it alone, or networks");
+            return Err(invalid("--nodeport-addresses (nodeportAddresses)", message));
+        }
         check_snat_addresses(&options.snat_addresses)?;
         let dns = dns::Settings {
             addresses: check_dns(&options.dns)?,
@@ -212,7 +211,7 @@ impl Config {
             socket_lb: options.socket_lb,
             manifests: options.manifests,
             socket: options.socket.unwrap_or_else(|| default_socket(&instance)),
-            node_name: options.node_name.map_or_else(host_name, Ok)?,
+            node_name: options.node_name.map_or_else(host_name, check_node_name)?,
             service_cidrs,
             cluster_cidrs: options.cluster_cidrs,
             detect_local: options.detect_local.unwrap_or(detected),
@@ -376,6 +375,30 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Pods, and how their addresses are told from those of others.
+fn check_pods(services: &[IpNet], pods: &[IpNet], detect: Option<DetectLocal>) -> Result<(), ConfigError> {
+    for network in pods {
+        let overlaps = |other: &&IpNet| other.contains(network) || network.contains(*other);
+        if let Some(other) = services.iter().find(overlaps) {
+            let message = format!("{network} overlaps the service network {other}: give the networks of pods alone");
+            return Err(invalid("--cluster-cidr (clusterCIDRs)", message));
+        }
+    }
+    if detect == Some(DetectLocal::ClusterCidr) && pods.is_empty() {
+        let message = "`cluster-cidr` tells pods by the networks of --cluster-cidr, and there is none: name them";
+        return Err(invalid("--detect-local (detectLocal)", message));
+    }
+    Ok(())
+}
+
+/// `ValidateNodeName`
+fn check_node_name(name: String) -> Result<String, ConfigError> {
+    match names::dns_subdomain(&name) {
+        Ok(()) => Ok(name),
+        Err(right) => Err(invalid("--node-name (nodeName)", format!("`{name}` {right}"))),
+    }
+}
+
 fn check_pools(pools: &[AddressPool], cidrs: &[IpNet]) -> Result<(), ConfigError> {
     let setting = "--load-balancer-pool (loadBalancerPools)";
     let mut taken: Vec<(AddressRange, String)> =
@@ -478,14 +501,7 @@ fn read(path: &Path) -> Result<Options, ConfigError> {
 
 /// Parses the text of a configuration file. An empty one says nothing.
 fn parse(text: &str, path: &Path) -> Result<Options, ConfigError> {
-    let options: Result<Option<Options>, _> = serde_yaml::from_str(text);
-    options.map(Option::unwrap_or_default).map_err(|error| {
-        let at = error.location();
-        let (line, column) = at.map_or((0, 0), |at| (at.line(), at.column()));
-        let message = error.to_string();
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
-        ConfigError::Parse { path: path.to_owned(), line, column, message }
-    })
+    manifest::settings(text, &path.display().to_string()).map_err(ConfigError::Parse)
 }
 
 fn host_name() -> Result<String, ConfigError> {
@@ -586,14 +602,21 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `metrics`, `metricsDetail`, `metricsLimit`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
-        insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
-        insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
-        insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
-        insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"config.yaml:1:1: `here` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53");
-        insta::assert_snapshot!(file("serviceCIDRs: [10.96.0.0/33]\n").unwrap_err(), @"config.yaml:1:1: `10.96.0.0/33` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)");
-        insta::assert_snapshot!(file("serviceCIDRs: []\n").unwrap_err(), @"config.yaml:1:1: the list is empty: name networks, or leave the setting out to get the default");
-        insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: did not find expected ',' or ']' at line 2 column 1, while parsing a flow sequence");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: maxflows: unknown field: did you mean `maxFlows`?");
+        insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:3: interfaces[0]: `eth0=fast`: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
+        insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:16: nodePortRange: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
+        insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:17: healthzAddress: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");
+        insta::assert_snapshot!(file("dns: here\n").unwrap_err(), @"config.yaml:1:6: dns: `here` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53");
+        insta::assert_snapshot!(file("serviceCIDRs: [10.96.0.0/33]\n").unwrap_err(), @"config.yaml:1:16: serviceCIDRs[0]: `10.96.0.0/33` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)");
+        insta::assert_snapshot!(file("serviceCIDRs: []\n").unwrap_err(), @"config.yaml:1:15: serviceCIDRs: the list is empty: name networks, or leave the setting out to get the default");
+        insta::assert_snapshot!(file("interfaces:\n- eth0\n- eth1=fast\nserviceCIDRs: [10.96.0.0/33]\ndns:\n- 10.0.0.1\n- there\nmaxFlow: 5\nmaglevSeed: -1\n").unwrap_err(), @r"
+        config.yaml:3:3: interfaces[1]: `eth1=fast`: `fast` is no mode: there are auto, xdp, xdp-generic and tcx
+        config.yaml:4:16: serviceCIDRs[0]: `10.96.0.0/33` is no network: write ADDRESS/LENGTH, such as 10.96.0.0/16 (up to /32) or fd00:96::/112 (up to /128)
+        config.yaml:7:3: dns[1]: `there` is no address of a name server: write 10.244.0.1, 10.244.0.1:53 or [fd00::1]:53
+        config.yaml:8:1: maxFlow: unknown field: did you mean `maxFlows`?
+        config.yaml:9:13: maglevSeed: must be a whole number, not `-1`
+        ");
+        insta::assert_snapshot!(file("interfaces: [eth0\n").unwrap_err(), @"config.yaml:2:1: not valid YAML: while parsing a flow sequence, expected ',' or ']'");
     }
 
     #[test]
@@ -607,6 +630,12 @@ mod tests {
         insta::assert_snapshot!(pools(&["a=192.0.2.0/28", "a=192.0.2.32"]), @"--load-balancer-pool (loadBalancerPools): `a` is the name of two pools: each needs its own");
         insta::assert_snapshot!(pools(&["a=192.0.2.0/28", "b@x=192.0.2.9-192.0.2.20"]), @"--load-balancer-pool (loadBalancerPools): 192.0.2.9-192.0.2.20 of the pool `b` overlaps 192.0.2.0-192.0.2.15 of the pool `a`");
         insta::assert_snapshot!(pools(&["a=10.96.0.0/28"]), @"--load-balancer-pool (loadBalancerPools): 10.96.0.0-10.96.0.15 of the pool `a` overlaps the service network 10.96.0.0/12");
+        insta::assert_snapshot!(refuse(Options { node_name: Some(String::new()), ..minimal() }), @"--node-name (nodeName): `` must be a DNS name: at most 253 lower-case letters, digits, `-` and `.`, each part beginning and ending with a letter or digit");
+        insta::assert_snapshot!(refuse(Options { detect_local: Some(DetectLocal::ClusterCidr), ..minimal() }), @"--detect-local (detectLocal): `cluster-cidr` tells pods by the networks of --cluster-cidr, and there is none: name them");
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        insta::assert_snapshot!(refuse(Options { cluster_cidrs: networks(&["10.0.0.0/8"]), ..minimal() }), @"--cluster-cidr (clusterCIDRs): 10.0.0.0/8 overlaps the service network 10.96.0.0/12: give the networks of pods alone");
+        let nodeport_addresses = ["primary", "192.0.2.0/24"].map(|text| text.parse().unwrap()).to_vec();
+        insta::assert_snapshot!(refuse(Options { nodeport_addresses, ..minimal() }), @"--nodeport-addresses (nodeportAddresses): `primary` stands for itself: give it alone, or networks");
         insta::assert_snapshot!(refuse(Options { max_flows: Some(1), ..minimal() }), @"--max-flows (maxFlows): 1 is not between 1024 and 16777216");
         insta::assert_snapshot!(refuse(Options { instance: Some("../x".into()), ..minimal() }), @"--instance (instance): `../x` is not made of 1 to 32 lowercase letters, digits and `-`");
         insta::assert_snapshot!(

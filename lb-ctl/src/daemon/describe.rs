@@ -50,6 +50,7 @@ pub(super) fn describe(
         cluster_ips: view.cluster_addresses.iter().map(ToString::to_string).collect(),
         external_ips: spec.external_ips.clone(),
         load_balancer_addresses: service.load_balancer_addresses(),
+        load_balancer_pending: false,
         load_balancer_source_ranges: spec.load_balancer_source_ranges.clone(),
         node_addresses: known.node_addresses.to_vec(),
         session_affinity: word(&spec.session_affinity, "None"),

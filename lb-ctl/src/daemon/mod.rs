@@ -127,7 +127,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         service_cidrs: config.service_cidrs.clone(),
         node_port_range: config.node_port_range.clone(),
     })?;
-    store.offer(config.load_balancer_pools.clone());
+    store.offer(config.load_balancer_pools.clone()).iter().for_each(|message| warn!("{message}"));
     // Daemon and manifests work all the same.
     for problem in store.problems() {
         problem.diagnostics.iter().for_each(|diagnostic| error!("{diagnostic}"));

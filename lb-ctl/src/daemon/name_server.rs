@@ -1,6 +1,6 @@
 //! Addresses of name servers as typed.
 
-use serde::de::Error as _;
+use serde::de::{self, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -43,15 +43,27 @@ impl<'de> Deserialize<'de> for NameServer {
 
 /// One address, or a list of them.
 pub(super) fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NameServer>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Texts {
-        One(String),
-        More(Vec<String>),
+    struct OneOrMore;
+
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<NameServer>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address of a name server, or a list of such")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.parse().map(|server| vec![server]).map_err(E::custom)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut servers: A) -> Result<Self::Value, A::Error> {
+            let mut found = Vec::new();
+            while let Some(server) = servers.next_element()? {
+                found.push(server);
+            }
+            Ok(found)
+        }
     }
-    let texts = match Texts::deserialize(deserializer)? {
-        Texts::One(text) => vec![text],
-        Texts::More(texts) => texts,
-    };
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+
+    deserializer.deserialize_any(OneOrMore)
 }

@@ -213,11 +213,20 @@ fn network(text: &str) -> Result<IpNet, NetworkError> {
 
 /// Networks of the configuration file: one at least, since an empty list could mean none as well as the default.
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    if texts.is_empty() {
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    if networks.is_empty() {
         return Err(D::Error::custom("the list is empty: name networks, or leave the setting out to get the default"));
     }
-    texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
+    Ok(networks.into_iter().map(|network| network.0).collect())
+}
+
+/// One of them.
+struct Network(IpNet);
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        network(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// What tells pods from clients outside.
@@ -380,7 +389,19 @@ impl fmt::Display for PortRange {
 
 impl<'de> Deserialize<'de> for PortRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        /// A single port is no text to YAML.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Text(String),
+            Number(i64),
+        }
+        let wrong = |_| D::Error::custom("must be a range such as 30000-32767");
+        let text = match Written::deserialize(deserializer).map_err(wrong)? {
+            Written::Text(text) => text,
+            Written::Number(number) => number.to_string(),
+        };
+        text.parse().map_err(D::Error::custom)
     }
 }
 

@@ -72,7 +72,7 @@ impl Engine {
         let mut is_much = false;
         for (_, snapshot) in &update.changes {
             let Snapshot::Objects(parsed) = snapshot else { continue };
-            parsed.skipped.iter().for_each(|of| info!("skipped {}: lb-ctl does not read this kind", skipped(of)));
+            parsed.skipped.iter().for_each(|of| info!("skipped {}", skipped(of)));
         }
         for (source, outcome) in self.store.update(update, Timestamp::now()) {
             is_much |= outcome.as_ref().is_ok_and(|applied| applied.changes.len() > MUCH);
@@ -127,6 +127,7 @@ impl Engine {
         described.problems.extend(self.health.problems_of(key));
         let subject = format!("service {key}");
         let pending = self.store.why_pending(key).map(|why| format!("no load balancer address: {why}"));
+        described.load_balancer_pending = pending.is_some();
         described.problems.extend(pending.map(|message| Problem { subject, message }));
         let endpoints = described.ports.iter().flat_map(|port| &port.endpoints);
         let pods: BTreeSet<&String> = endpoints.filter_map(|endpoint| endpoint.pod.as_ref()).collect();
@@ -158,9 +159,10 @@ pub(super) fn outcomes(mut changes: Vec<(ObjectId, Change)>, places: &HashMap<Ob
     applied.collect()
 }
 
+/// What of the manifests is none of ours, and why.
 pub(super) fn skipped(skipped: &Skipped) -> String {
     let Skipped { origin, line, kind, name, .. } = skipped;
-    format!("{}/{name} ({origin}:{line})", kind.to_lowercase())
+    format!("{}/{name} ({origin}:{line}): {}", kind.to_lowercase(), skipped.why())
 }
 
 pub(super) fn refusal(rejected: Rejected) -> Failure {
@@ -170,7 +172,7 @@ pub(super) fn refusal(rejected: Rejected) -> Failure {
             [id] => Failure::not_found(id.kind, &id.key.name),
             ids => {
                 let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
-                Failure::new(FailureReason::NotFound, format!("not found: {}; nothing was deleted", names.join(", ")))
+                Failure::new(FailureReason::NotFound, format!("{} not found; nothing was deleted", names.join(", ")))
             }
         },
         Rejected::State(error) => Failure::new(FailureReason::InternalError, format!("{error}; nothing was changed")),

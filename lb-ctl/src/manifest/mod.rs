@@ -26,12 +26,14 @@ pub(crate) mod path;
 mod reader;
 pub(crate) mod rules;
 mod scalar;
+mod settings;
 mod tree;
 
 pub(crate) use defaults::is_externally_accessible;
 pub use diagnostic::Diagnostic;
 pub use locate::Located;
 pub(crate) use locate::diagnostics;
+pub(crate) use settings::settings;
 
 use crate::objects::Labels;
 use diagnostic::Position;
@@ -91,7 +93,26 @@ pub struct Skipped {
     pub pod_labels: Labels,
 }
 
+impl Skipped {
+    /// Why it is not read, and what would be.
+    pub fn why(&self) -> String {
+        match (self.api_version.as_str(), self.kind.as_str()) {
+            ("v1", "Endpoints") => format!(
+                "lb-ctl does not read this kind: say the addresses in an EndpointSlice (discovery.k8s.io/v1) with the \
+                 label `kubernetes.io/service-name: {}`",
+                self.name
+            ),
+            _ => "lb-ctl does not read this kind".to_owned(),
+        }
+    }
+}
+
 impl Parsed {
+    /// Of a file that cannot be read at all.
+    pub fn unreadable(why: Diagnostic) -> Self {
+        Self { errors: vec![why], ..Self::default() }
+    }
+
     /// Adds what another file held, so that both are applied in one transaction.
     pub fn extend(&mut self, other: Parsed) {
         self.objects.extend(other.objects);
@@ -117,7 +138,7 @@ pub fn read(text: &str, origin: &str, default_namespace: &str, validate: Validat
     if text.len() > MAX_BYTES {
         let limit = MAX_BYTES >> 20;
         let error = Diagnostic::of_file(origin, format!("larger than {limit} MiB: split it into several files"));
-        return Parsed { errors: vec![error], ..Parsed::default() };
+        return Parsed::unreadable(error);
     }
     // Without the byte order mark, the columns of the first line are what an editor shows.
     let text: Arc<str> = text.strip_prefix('\u{feff}').unwrap_or(text).into();
@@ -137,16 +158,16 @@ pub fn read(text: &str, origin: &str, default_namespace: &str, validate: Validat
     findings.finish(parsed)
 }
 
-/// Reads a file's bytes, which may not be text at all.
-pub fn parse_bytes(bytes: &[u8], origin: &str, default_namespace: &str) -> Result<Parsed, Vec<Diagnostic>> {
+/// Reads a file's bytes, which may not be text at all, as far as that is possible.
+pub fn read_bytes(bytes: &[u8], origin: &str, default_namespace: &str) -> Parsed {
     match std::str::from_utf8(bytes) {
-        Ok(text) => parse(text, origin, default_namespace),
+        Ok(text) => read(text, origin, default_namespace, Validate::Strict),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = before.split(|byte| *byte == b'\n').count();
             let mut diagnostic = Diagnostic::of_file(origin, "not UTF-8 text: save it in that encoding");
             (diagnostic.line, diagnostic.column) = (u32::try_from(line).unwrap_or(u32::MAX), 1);
-            Err(vec![diagnostic])
+            Parsed::unreadable(diagnostic)
         }
     }
 }

@@ -8,6 +8,7 @@ use super::nearest::nearest;
 use super::path::{FieldPath, Segment};
 use super::scalar::{Plain, plain};
 use super::tree::{Entry, Node, Value};
+use ipnet::IpNet;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess,
@@ -241,14 +242,22 @@ impl<'r, 't> Reader<'r, 't> {
             return error.located(self.node);
         }
         error.message = match error.message.as_str() {
-            "invalid IP address syntax" => {
-                let is_range = self.node.text().is_some_and(|text| text.contains('/'));
-                format!("{} is not an {}", self.node.shown(), if is_range { "address range" } else { "IP address" })
-            }
+            "invalid IP address syntax" => match self.node.text().unwrap_or_default() {
+                // What is a range was not taken for one.
+                text if text.parse::<IpNet>().is_ok() => {
+                    format!("{} is not an IP address: leave out the length behind the slash", self.node.shown())
+                }
+                text if text.contains('/') => format!("{} is not an address range", self.node.shown()),
+                _ => format!("{} is not an IP address", self.node.shown()),
+            },
             message if message.starts_with("data did not match any variant of untagged enum IntOrString") => {
                 format!("must be a number or a name, not {}", self.node.shown())
             }
             message if message.starts_with("must be ") => format!("{}, not {}", error.message, self.node.shown()),
+            // A parser of our own that says it already, or something too large to be shown.
+            message if self.node.text().is_none_or(|text| message.starts_with(&format!("`{text}`"))) => {
+                message.to_owned()
+            }
             message => format!("{}: {message}", self.node.shown()),
         };
         error.located(self.node)
@@ -325,7 +334,14 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
 
     numbers! {
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_u8 deserialize_u16 deserialize_u32
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match self.node.text().and_then(|text| text.parse().ok()) {
+            Some(number) => visitor.visit_u64(number),
+            None => self.number(visitor),
+        }
     }
 
     strings! { deserialize_char deserialize_str deserialize_string deserialize_identifier }

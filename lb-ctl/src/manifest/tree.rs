@@ -260,8 +260,15 @@ impl<'t> Builder<'t> {
             }
             let at = self.at(span);
             let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
-            let (Value::Plain(key) | Value::Text(key)) = self.node(event, span, depth + 1)?.value else {
-                return Err(Fault::new(at, "the key of a mapping must be text"));
+            let key = match self.node(event, span, depth + 1)?.value {
+                Value::Plain(key) | Value::Text(key) => key,
+                // `{{ .Values.name }}` is a mapping whose key is a mapping.
+                Value::Map(_) => {
+                    let message =
+                        "the key of a mapping must be text; if this is a template, render it first (`helm template`)";
+                    return Err(Fault::new(at, message));
+                }
+                Value::List(_) => return Err(Fault::new(at, "the key of a mapping must be text")),
             };
             let (event, value_span) = self.next()?;
             let value = self.node(event, value_span, depth + 1)?;

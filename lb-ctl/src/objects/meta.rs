@@ -20,6 +20,9 @@ pub struct Metadata {
     /// Namespace; filled with `default` (or the request's `-n`) where absent; empty for kinds without one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
+    /// Tells objects apart that had the same name one after the other; given by a cluster alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,

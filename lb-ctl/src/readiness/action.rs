@@ -92,9 +92,6 @@ fn action(container: &Container, probe: &Probe, address: IpAddr) -> Result<Actio
         Ok::<Target, String>((host, number(container, port)?))
     };
     if let Some(get) = &probe.http_get {
-        if get.scheme.eq_ignore_ascii_case("https") {
-            return Err("HTTPS is not spoken from here: probe by `scheme: HTTP` or by tcpSocket".to_owned());
-        }
         return HttpGet::new(target(&get.host, &get.port)?, get).map(Action::Http);
     }
     if let Some(socket) = &probe.tcp_socket {

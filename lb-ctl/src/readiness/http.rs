@@ -1,7 +1,9 @@
 //! The probe `httpGet` (`pkg/probe/http`): ready is an answer with a status from 200 to 399. Redirects are not followed.
+//! With `scheme: HTTPS` the same is asked by [`tls`].
 
 use super::action::Target;
 use super::attempt::plainly;
+use super::tls;
 use crate::objects::HttpGetAction;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -11,6 +13,7 @@ use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::future::Future;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// By this servers know a probe; the first word is the kubelet's.
@@ -22,6 +25,7 @@ const BODY: usize = 10 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HttpGet {
     pub(super) target: Target,
+    is_secure: bool,
     path: Uri,
     headers: HeaderMap,
 }
@@ -44,11 +48,16 @@ impl HttpGet {
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        Ok(Self { target, path, headers })
+        Ok(Self { target, is_secure: action.scheme == "HTTPS", path, headers })
     }
 
     pub(super) async fn attempt(&self) -> Result<(), String> {
-        let io = TokioIo::new(connect(&self.target).await?);
+        let stream = connect(&self.target).await?;
+        if self.is_secure { self.ask(tls::begin(&self.target, stream).await?).await } else { self.ask(stream).await }
+    }
+
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), String> {
+        let io = TokioIo::new(stream);
         let (mut sender, connection) = http1::handshake(io).await.map_err(told)?;
         let mut request = Request::new(Empty::<Bytes>::new());
         request.uri_mut().clone_from(&self.path);
@@ -60,7 +69,8 @@ impl HttpGet {
 
 impl fmt::Display for HttpGet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GET http://{}{}", authority(&self.target), self.path)
+        let scheme = if self.is_secure { "https" } else { "http" };
+        write!(f, "GET {scheme}://{}{}", authority(&self.target), self.path)
     }
 }
 

@@ -15,6 +15,7 @@ mod grpc;
 mod http;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use crate::api::Problem;
 use crate::figures::ProbeFigures;

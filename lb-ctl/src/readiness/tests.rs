@@ -15,6 +15,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 
 /// A pod of node `n1` with this address and this probe, as its manifest has it.
 fn pod(name: &str, address: &str, probe: &str) -> Arc<Pod> {
@@ -104,6 +109,56 @@ async fn an_http_probe_asks_as_a_kubelet_does() {
         (request.headers()["host"].as_bytes(), request.headers()["user-agent"].as_bytes()),
         (&b"example.net"[..], &b"me"[..])
     );
+}
+
+/// A server of TLS in these versions, with a certificate that nobody should trust: signed by itself, for another name, and
+/// long over. Answers with this status.
+async fn https_server(versions: &[&'static SupportedProtocolVersion], status: u16) -> u16 {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["other.example".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(1999, 1, 1), rcgen::date_time_ymd(2000, 1, 1));
+    let certificate = params.self_signed(&key).unwrap();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.into()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            assert_eq!(stream.get_ref().1.server_name(), None, "an address is no name to be told");
+            let service = service_fn(async |request: Request<Incoming>| {
+                assert_eq!(request.uri(), "/ready");
+                let mut answer = Response::new(Full::new(Bytes::from_static(b"x")));
+                *answer.status_mut() = status.try_into().unwrap();
+                Ok::<_, Infallible>(answer)
+            });
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_https_probe_takes_any_certificate() {
+    let probe = |port: u16, scheme: &str| format!("{{httpGet: {{port: {port}, path: /ready, scheme: {scheme}}}}}");
+    for version in [&TLS12, &TLS13] {
+        let ready = https_server(&[version], 200).await;
+        assert_eq!(attempt(&probe(ready, "HTTPS")).await, Ok(()), "{version:?}");
+        attempt(&probe(ready, "HTTP")).await.expect_err("this server speaks TLS alone");
+        let unready = https_server(&[version], 503).await;
+        let why = format!("GET https://127.0.0.1:{unready}/ready: status 503");
+        assert_eq!(attempt(&probe(unready, "HTTPS")).await, Err(why));
+    }
+    let (plain, _) = http_server(Arc::new(AtomicU16::new(200))).await;
+    let why = attempt(&probe(plain.port(), "HTTPS")).await.unwrap_err();
+    assert!(why.contains("/ready: no TLS: "), "{why}");
 }
 
 #[tokio::test]
@@ -202,7 +257,6 @@ async fn what_cannot_be_probed_is_told_and_the_pod_taken_at_its_word() {
     let homeless = changed(&pod("homeless", "127.0.0.1", TCP), |pod| pod.spec.node_name = None);
     let all = objects([
         homeless,
-        pod("https", "127.0.0.1", "{httpGet: {port: web, scheme: HTTPS}}"),
         pod("exec", "127.0.0.1", "{exec: {command: [true]}}"),
         pod("nameless", "127.0.0.1", "{tcpSocket: {port: other}}"),
     ]);
@@ -213,7 +267,6 @@ async fn what_cannot_be_probed_is_told_and_the_pod_taken_at_its_word() {
     insta::assert_snapshot!(problems.join("\n"), @r"
     pod d/exec: the readiness probe of container c is not taken: a command in the container can be run by its kubelet alone: probe by httpGet, tcpSocket or grpc
     pod d/homeless: the readiness probe of container c is not taken: the pod has no `spec.nodeName`, so no node probes it
-    pod d/https: the readiness probe of container c is not taken: HTTPS is not spoken from here: probe by `scheme: HTTP` or by tcpSocket
     pod d/nameless: the readiness probe of container c is not taken: the container has no port named other
     ");
     readiness.follow(&Table::new());

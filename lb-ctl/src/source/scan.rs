@@ -1,6 +1,6 @@
 //! What is in a directory now, compared with what was there before.
 
-use crate::manifest::{self, Diagnostic, MAX_BYTES};
+use crate::manifest::{self, Diagnostic, MAX_BYTES, Parsed};
 use crate::store::Snapshot;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -102,7 +102,7 @@ impl Scanner {
         }
         let message = format!("the directory cannot be read ({error}): its files keep their last good objects");
         let diagnostic = Diagnostic::of_file(self.directory.display().to_string(), message);
-        vec![(self.directory.clone(), Snapshot::Bad(vec![diagnostic]))]
+        vec![(self.directory.clone(), Snapshot::Objects(Parsed::unreadable(diagnostic)))]
     }
 
     fn look_at(&mut self, path: &Path, is_whole: bool, no_time: bool) -> Option<Snapshot> {
@@ -138,10 +138,10 @@ impl Scanner {
         }
         let origin = path.display().to_string();
         let parsed = match read {
-            Ok(bytes) => manifest::parse_bytes(&bytes, &origin, &self.namespace),
-            Err(reason) => Err(vec![Diagnostic::of_file(origin, reason)]),
+            Ok(bytes) => manifest::read_bytes(&bytes, &origin, &self.namespace),
+            Err(reason) => Parsed::unreadable(Diagnostic::of_file(origin, reason)),
         };
-        Some(parsed.map_or_else(Snapshot::Bad, Snapshot::Objects))
+        Some(Snapshot::Objects(parsed))
     }
 }
 

@@ -126,14 +126,20 @@ impl Balancers {
         Self { pools: Vec::new(), held: Pool::new() }
     }
 
-    /// Takes up what a Service of the state file has.
+    /// Takes up what a Service has. What is in none of its pools was given by its manifest.
     pub(super) fn take_up(&mut self, service: &Service) {
         let owner = service.metadata.key();
         for address in service.load_balancer_addresses() {
             if self.held.held_by_other(address, &owner).is_none() {
-                self.held.hold(address, &owner, false);
+                self.held.hold(address, &owner, !self.has_for(service, address));
             }
         }
+    }
+
+    /// Whether an address is in a pool that serves this Service.
+    fn has_for(&self, service: &Service, address: IpAddr) -> bool {
+        let pools = eligible(&self.pools, service).unwrap_or_default();
+        pools.iter().flat_map(|pool| &pool.addresses).any(|range| range.contains(address))
     }
 
     /// Takes a Service's addresses back.
@@ -142,17 +148,16 @@ impl Balancers {
         service.load_balancer_addresses().into_iter().for_each(|address| self.held.release(address, &owner));
     }
 
-    /// Takes from a Service the addresses that the pools `before` had for it and those of now have not, and gives it others.
-    /// The answer is what it lost.
-    pub(super) fn move_out(&mut self, service: &mut Service, before: &[AddressPool]) -> Vec<IpAddr> {
-        let has = |pools: &[AddressPool], address: IpAddr| {
-            let pools = eligible(pools, service).unwrap_or_default();
-            pools.iter().flat_map(|pool| &pool.addresses).any(|range| range.contains(address))
-        };
+    /// Takes from a Service the addresses that came from pools and are in none any more, and gives it others. The answer is
+    /// what it lost.
+    pub(super) fn move_out(&mut self, service: &mut Service) -> Vec<IpAddr> {
+        let owner = service.metadata.key();
+        let is_ours =
+            |address: IpAddr| self.held.holder(address).is_some_and(|holder| holder.owner == owner && !holder.given);
         let (lost, kept): (Vec<IpAddr>, Vec<IpAddr>) = service
             .load_balancer_addresses()
             .into_iter()
-            .partition(|address| has(before, *address) && !has(&self.pools, *address));
+            .partition(|address| is_ours(*address) && !self.has_for(service, *address));
         if !lost.is_empty() {
             self.release(service);
             service.status.load_balancer = LoadBalancerStatus::default();

@@ -36,10 +36,8 @@ impl Applied {
 /// The state of one source.
 #[derive(Clone, Debug)]
 pub enum Snapshot {
-    /// All its objects.
+    /// All its objects; where not all can be read, it keeps those it had.
     Objects(Parsed),
-    /// It cannot be read: it keeps the objects it had.
-    Bad(Vec<Diagnostic>),
     /// It is no more.
     Gone,
 }

@@ -321,7 +321,8 @@ impl Ledger {
         allocation.health_check_node_port = service.spec.health_check_node_port.and_then(held);
         let balancers = service.load_balancer_addresses().into_iter();
         let balancers = balancers.filter(|address| self.balancers.has(&owner, *address));
-        allocation.load_balancer = balancers.map(|value| Held { value, given: false }).collect();
+        let held = |value| Held { value, given: is_given(Value::Balancer(value)) };
+        allocation.load_balancer = balancers.map(held).collect();
         allocation
     }
 }

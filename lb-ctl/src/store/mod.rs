@@ -137,11 +137,11 @@ impl Store {
     /// Takes up the pools that load balancers get their addresses from. Who waits for one gets it now. Who has one that is in
     /// no pool any more loses it, and gets another if there is one: the answer says so of each.
     pub fn offer(&mut self, pools: Vec<AddressPool>) -> Vec<String> {
-        let before = std::mem::replace(&mut self.ledger.balancers.pools, pools);
+        self.ledger.balancers.pools = pools;
         let mut messages = Vec::new();
         for service in self.snapshot().services.values() {
             let mut service = Service::clone(service);
-            let lost = self.ledger.balancers.move_out(&mut service, &before);
+            let lost = self.ledger.balancers.move_out(&mut service);
             if lost.is_empty() {
                 continue;
             }
@@ -252,7 +252,7 @@ impl Store {
     ) -> Result<Applied, Rejected> {
         self.forget_the_gone();
         if !parsed.errors.is_empty() {
-            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, removed, now)));
+            return Err(Rejected::Invalid(self.everything_wrong(source, &parsed, removed, now)));
         }
         let (applied, undo) = self.change(source, &parsed, removed, now).map_err(Rejected::Invalid)?;
         self.keep(undo)?;
@@ -272,7 +272,7 @@ impl Store {
     ) -> Result<(Arc<Objects>, Applied), Rejected> {
         self.forget_the_gone();
         if !parsed.errors.is_empty() {
-            return Err(Rejected::Invalid(self.everything_wrong(source, parsed, removed, now)));
+            return Err(Rejected::Invalid(self.everything_wrong(source, &parsed, removed, now)));
         }
         let unsaved = self.unsaved.clone();
         let (applied, undo) = self.change(source, &parsed, removed, now).map_err(Rejected::Invalid)?;
@@ -286,14 +286,14 @@ impl Store {
     fn everything_wrong(
         &mut self,
         source: &SourceId,
-        mut parsed: Parsed,
+        parsed: &Parsed,
         removed: BTreeSet<ObjectId>,
         now: Timestamp,
     ) -> Vec<Diagnostic> {
-        let mut errors = std::mem::take(&mut parsed.errors);
-        parsed.objects.append(&mut parsed.suspects);
+        let mut errors = parsed.errors.clone();
+        let all = Parsed { objects: [parsed.objects.as_slice(), &parsed.suspects].concat(), ..Parsed::default() };
         let (context, ledger) = self.context(now);
-        let more = transaction::plan(&context, ledger, source, &parsed, removed).err().unwrap_or_default();
+        let more = transaction::plan(&context, ledger, source, &all, removed).err().unwrap_or_default();
         self.ledger.roll_back();
         let told = errors.len();
         errors.extend(
@@ -366,14 +366,17 @@ impl Store {
 
     fn replace_all(
         &mut self,
-        changes: Vec<(SourceId, Snapshot)>,
+        mut changes: Vec<(SourceId, Snapshot)>,
         now: Timestamp,
     ) -> Vec<(SourceId, Result<Applied, Rejected>)> {
         // A file that is gone may be another's new name: what its Services held waits for them until the end.
-        let (gone, rest): (Vec<_>, Vec<_>) =
-            changes.into_iter().partition(|(_, snapshot)| matches!(snapshot, Snapshot::Gone));
+        // One that cannot be read is judged last, when it can be told what else is wrong with it.
+        changes.sort_by_key(|(_, snapshot)| match snapshot {
+            Snapshot::Gone => 0,
+            Snapshot::Objects(parsed) => 1 + u8::from(!parsed.errors.is_empty()),
+        });
         let mut outcomes = Vec::new();
-        for (source, snapshot) in gone.into_iter().chain(rest) {
+        for (source, snapshot) in changes {
             let outcome = self.take(&source, snapshot, now).map_err(Rejected::Invalid);
             outcomes.push((source, outcome));
         }
@@ -396,14 +399,15 @@ impl Store {
         let parsed = match snapshot {
             Snapshot::Objects(parsed) => parsed,
             Snapshot::Gone => Parsed::default(),
-            Snapshot::Bad(diagnostics) => {
-                let refused = Refused { diagnostics: diagnostics.clone(), parsed: None };
-                self.refused.insert(source.clone(), refused);
-                return Err(diagnostics);
-            }
         };
-        let stays: BTreeSet<ObjectId> = parsed.objects.iter().map(|located| located.object.id()).collect();
+        let stays = parsed.objects.iter().chain(&parsed.suspects);
+        let stays: BTreeSet<ObjectId> = stays.map(|located| located.object.id()).collect();
         let removed: BTreeSet<ObjectId> = self.ownership.of(source).filter(|id| !stays.contains(id)).cloned().collect();
+        if !parsed.errors.is_empty() {
+            let diagnostics = self.everything_wrong(source, &parsed, removed, now);
+            self.refused.insert(source.clone(), Refused { diagnostics: diagnostics.clone(), parsed: None });
+            return Err(diagnostics);
+        }
         let memories = self.memories(&removed);
         match self.change(source, &parsed, removed, now) {
             Ok((applied, _)) => {

@@ -1,6 +1,6 @@
 //! One change of the objects: all of it, or nothing and every reason why not.
 
-use super::admission::{admit, has_health_check, has_node_ports};
+use super::admission::{admit, check_lasting, has_health_check, has_node_ports};
 use super::ledger::{Claim, Ledger, Refusal, Value, claims};
 use super::state::Allocation;
 use super::{Owner, SourceId};
@@ -132,15 +132,9 @@ impl<'p> Transaction<'_, 'p> {
     fn prepare(&mut self, located: &'p Located, id: &ObjectId) -> Object {
         let mut object = located.object.clone();
         let old = self.context.objects.get(id);
-        if let (Object::EndpointSlice(new), Some(Object::EndpointSlice(old))) = (&object, &old)
-            && new.address_type != old.address_type
-        {
-            // ValidateEndpointSliceUpdate
-            let message = format!(
-                "cannot change from {:?} to {:?}: delete the EndpointSlice and apply it again",
-                old.address_type, new.address_type
-            );
-            self.errors.push((located, field!["addressType"], message));
+        if let Some(old) = &old {
+            let problems = check_lasting(&object, old);
+            self.errors.extend(problems.into_iter().map(|(path, message)| (located, path, message)));
         }
         // What was applied as part of a set stays part of it.
         let set = old.as_ref().and_then(|old| old.metadata().annotations.get(SET_ANNOTATION));

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::maglev;
 use crate::manifests::{self, FIRST, HOT4};
+use crate::names;
 use crate::node::{Node, client4};
 use crate::report::{Part, Report, Row};
 use crate::statistics::{Figure, median, percentile};
@@ -25,13 +26,13 @@ use crate::{Extent, say};
 /// Endpoints of each Service.
 const ENDPOINTS: u32 = 10;
 /// Flows that the maps are made for: the daemon's default, which also bounds the number of Services.
-const MAX_FLOWS: u32 = lb_common::maps::DEFAULT_MAX_FLOWS;
+pub(crate) const MAX_FLOWS: u32 = lb_common::maps::DEFAULT_MAX_FLOWS;
 /// The Service whose endpoint changes, by the API, the CLI or the watched directory: these stand behind all others.
-const WATCHED: u32 = 1 << 19;
+pub(crate) const WATCHED: u32 = 1 << 19;
 /// For how long it is watched doing nothing.
 const IDLE: Duration = Duration::from_secs(5);
 /// For how long a change may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a change is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,12 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
             add(&format!("{name}: p99"), "ms", p99, p99);
         }
         add(&format!("{name}: best"), "ms", best, median(&times));
+    }
+    // In a node of its own, so that the figures above are those of a daemon that tells no names.
+    drop(node);
+    let times = names::changes(binary, services, ENDPOINTS, extent.changes)?;
+    for (which, time) in [("p50", median(&times)), ("p99", percentile(&times, 0.99))] {
+        add(&format!("one Service's port, to its name's answer: {which}"), "ms", time, median(&times));
     }
     Ok(())
 }
@@ -202,7 +209,7 @@ impl Probe {
 }
 
 /// Applies by the API itself, and gives the answer.
-fn send(socket: &Path, text: &str) -> anyhow::Result<String> {
+pub(crate) fn send(socket: &Path, text: &str) -> anyhow::Result<String> {
     let files = vec![ManifestText { origin: "bench.yaml".to_owned(), text: text.to_owned() }];
     let body = serde_json::to_vec(&ApplyRequest {
         namespace: "default".to_owned(),

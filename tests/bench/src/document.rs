@@ -41,7 +41,7 @@ median, and the ratio is that of the best, with the median of the rounds' ratios
   UDP's own absent), and a program at the backend's end counts and drops it; all of it must arrive. The bench prepares the backend's NAPI as a NIC would have it (`ethtool -K gro on`).
 - **Applications**: wrk (16 connections, one thread; each request with a connection of its own, and kept alive) and iperf3 (one connection) in one
   pod, nginx and iperf3 in another pod of the node, offloads on. Runs of a second, interleaved; medians, and the median of the rounds' ratios.
-- **Control plane**: the real daemon in a namespace, told by its API and by the CLI.
+- **Control plane**: the real daemon in a namespace, told by its API and by the CLI; its names are asked over UDP without a pause.
 ";
 
 /// What others need, in nanoseconds a packet, net of the same wrapper, beside the same yardsticks.

@@ -9,6 +9,7 @@ mod flood;
 mod maglev;
 mod manifests;
 mod measure;
+mod names;
 mod node;
 mod opening;
 mod packets;

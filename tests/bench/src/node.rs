@@ -45,8 +45,13 @@ impl Node {
     /// Makes the namespaces and starts the daemon with maps for `max_flows` flows. The clients' interface and that to the
     /// backends are in XDP mode, the peers' NAPI is on, neighbours are permanent.
     pub(crate) fn start(binary: &Path, max_flows: u32) -> anyhow::Result<Self> {
+        Self::start_with(binary, max_flows, &[])
+    }
+
+    /// The same, with more flags for the daemon.
+    pub(crate) fn start_with(binary: &Path, max_flows: u32, flags: &[&str]) -> anyhow::Result<Self> {
         let mut node = Self::bare(binary)?;
-        node.start_daemon(max_flows)?;
+        node.start_daemon(max_flows, flags)?;
         Ok(node)
     }
 
@@ -84,7 +89,7 @@ impl Node {
         ip(self.space(), &format!("-6 route replace {BACKEND6}/128 via {} dev {device}", gateway.v6))
     }
 
-    fn start_daemon(&mut self, max_flows: u32) -> anyhow::Result<()> {
+    fn start_daemon(&mut self, max_flows: u32, flags: &[&str]) -> anyhow::Result<()> {
         let directory = self.playground.directory();
         let config = directory.join("bench.yaml");
         // So that the machine's own configuration is not read.
@@ -106,6 +111,7 @@ impl Node {
         ] {
             command.args([flag, value]);
         }
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(self.space().spawn(&mut command)?);
         self.wait("the daemon is not ready", |node| {

@@ -201,4 +201,6 @@ fn control(report: &Report, targets: &mut Targets) {
         let row = best(&format!("one endpoint, to its effect on a packet: {which}"), most);
         targets.limit(format!("one endpoint's change at {most} Services, {which}"), limit, "ms", row);
     }
+    let row = best("one Service's port, to its name's answer: p99", most);
+    targets.limit(format!("one Service's change at {most} Services, to the answer of its name, p99"), 10.0, "ms", row);
 }

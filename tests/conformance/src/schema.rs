@@ -4,7 +4,7 @@ use crate::{names, validation};
 use anyhow::{Context, bail, ensure};
 use lb_ctl::objects::{Key, Kind, ObjectId};
 use serde::Deserialize;
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// The schemas that are run. They share their cases' layout, and differ in what they ask.
 const SCHEMAS: [&str; 3] = ["flows/v1", "probes/v1", "conntrack/v1"];
+/// What a file of any schema may say for people.
+const PROSE: [&str; 3] = ["file", "title", "note"];
 /// The schema of questions to the DNS server.
 const NAMES: &str = "dns/v1";
 
@@ -19,14 +21,6 @@ const NAMES: &str = "dns/v1";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    #[serde(rename = "schema")]
-    _schema: String,
-    #[serde(rename = "file")]
-    _path: Option<String>,
-    #[serde(rename = "title")]
-    _title: Option<String>,
-    #[serde(rename = "note")]
-    _note: Option<String>,
     /// What holds for all cases.
     #[serde(default)]
     pub defaults: Defaults,
@@ -413,8 +407,11 @@ impl Read {
     /// Reads a file.
     pub fn file(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)?;
-        let root: Value = serde_yaml::from_str(&text)?;
-        let schema = root.get("schema").and_then(Value::as_str).context("it names no `schema`")?;
+        let mut root: Mapping = serde_yaml::from_str(&text)?;
+        let schema = root.remove("schema").context("it names no `schema`")?;
+        let schema = schema.as_str().context("its `schema` is no name")?;
+        PROSE.iter().for_each(|name| drop(root.remove(name)));
+        let root = Value::from(root);
         if schema == NAMES {
             return Ok(Self::Names(serde_yaml::from_value(root)?));
         }

@@ -23,14 +23,6 @@ pub const SCHEMA: &str = "validation/v1";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    #[serde(rename = "schema")]
-    _schema: String,
-    #[serde(rename = "file")]
-    _path: Option<String>,
-    #[serde(rename = "title")]
-    _title: Option<String>,
-    #[serde(rename = "note")]
-    _note: Option<String>,
     defaults: Defaults,
     /// Each read apart: one that is wrong does not take the others with it.
     cases: Vec<serde_yaml::Value>,

@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::thread;
 
 fn fixture() -> File {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/17-dns.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dns.yaml");
     match Read::file(&path).expect("a file of cases") {
         Read::Names(file) => file,
         other => panic!("{other:?}"),
@@ -198,7 +198,7 @@ fn whatever_is_not_as_expected_is_told() {
     ];
     let all: Vec<&str> = right.iter().chain(wrong.iter().map(|(query, _)| query)).map(String::as_str).collect();
     let text = format!(
-        "{{schema: dns/v1, groups: [{{id: g, zone: k, manifests: [{service}], queries: [{}]}}, \
+        "{{groups: [{{id: g, zone: k, manifests: [{service}], queries: [{}]}}, \
          {{id: odd, zone: k, queries: [], retries: 3}}, {{id: pods, zone: k, options: {{pods: verified}}, queries: [{}]}}]}}",
         all.join(", "),
         right[0]

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use jiff::Timestamp;
 use lb_ctl::api::{ApplyRequest, DeleteRequest, catalogue};
 use lb_ctl::dns::{Dns, Settings, Transport};
-use lb_ctl::manifest::{self, Diagnostic, Parsed, Validate};
+use lb_ctl::manifest::{self, Diagnostic, Parsed};
 use lb_ctl::model::{NodeView, services};
 use lb_ctl::objects::{Object, Objects};
 use lb_ctl::store::{Applied, Options, Rejected, SourceId, Store};
@@ -85,21 +85,14 @@ fn requests() -> Vec<Vec<u8>> {
 /// A manifest, through parser and store. Errors name places inside of the text, and leave everything as it was; what is
 /// accepted is the same when it is applied again, and when it is applied as it is printed.
 pub fn manifest(data: &[u8]) {
-    let parsed = match manifest::parse_bytes(data, "fuzz.yaml", "default") {
-        Ok(parsed) => parsed,
-        Err(diagnostics) => {
-            check_places(&diagnostics, data);
-            if let Ok(text) = std::str::from_utf8(data) {
-                // What can be read in spite of the errors is judged too.
-                let parsed = manifest::read(text, "fuzz.yaml", "default", Validate::Strict);
-                let mut store = store();
-                check_places(&refusal(store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH)), data);
-                assert_eq!(*store.snapshot(), Objects::default());
-            }
-            return;
-        }
-    };
+    let parsed = manifest::read_bytes(data, "fuzz.yaml", "default");
     let mut store = store();
+    if !parsed.errors.is_empty() {
+        // What can be read in spite of the errors is judged too.
+        check_places(&refusal(store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH)), data);
+        assert_eq!(*store.snapshot(), Objects::default());
+        return;
+    }
     let again = parsed.clone();
     match store.apply(&SourceId::Cli, parsed, Timestamp::UNIX_EPOCH) {
         Err(Rejected::Invalid(diagnostics)) => {

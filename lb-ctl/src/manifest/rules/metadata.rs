@@ -3,7 +3,10 @@
 use super::Rules;
 use super::names::{self, Check};
 use crate::manifest::path::{FieldPath, Segment, field};
-use crate::objects::{ANNOTATION_PREFIX, ANNOTATIONS, Labels, Metadata, WEIGHT_ANNOTATION};
+use crate::objects::{
+    ALGORITHM_ANNOTATION, ANNOTATION_PREFIX, ANNOTATIONS, Kind, Labels, Metadata, Object, POD_IP_ANNOTATION,
+    POOL_ANNOTATION, WEIGHT_ANNOTATION,
+};
 
 /// `TotalAnnotationSizeLimitB`
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -50,6 +53,23 @@ fn annotations(metadata: &Metadata, rules: &mut Rules) {
     let bytes: usize = metadata.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > MAX_ANNOTATION_BYTES {
         rules.error(field!["metadata", "annotations"], format!("{bytes} bytes in all: at most 262144 are allowed"));
+    }
+}
+
+/// Warns of annotations of ours that mean nothing on an object of this kind.
+pub(super) fn misplaced(object: &Object, rules: &mut Rules) {
+    const PLACES: [(&str, &[Kind]); 4] = [
+        (ALGORITHM_ANNOTATION, &[Kind::Service]),
+        (POOL_ANNOTATION, &[Kind::Service]),
+        (POD_IP_ANNOTATION, &[Kind::Pod]),
+        (WEIGHT_ANNOTATION, &[Kind::Pod, Kind::EndpointSlice]),
+    ];
+    let kind = object.id().kind;
+    for (name, kinds) in PLACES {
+        if object.metadata().annotations.contains_key(name) && !kinds.contains(&kind) {
+            let right = kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
+            rules.warning(annotation(name), format!("means nothing on a {}: it is for a {right}", kind.name()));
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) struct Rules {
 /// Checks an object that has its defaults.
 pub(crate) fn check(object: &Object) -> Rules {
     let mut rules = Rules::default();
+    metadata::misplaced(object, &mut rules);
     match object {
         Object::Namespace(object) => metadata::check(&object.metadata, names::dns_label, &mut rules),
         Object::Node(object) => node::check(object, &mut rules),

@@ -18,6 +18,12 @@ pub(super) fn check(pod: &Pod, rules: &mut Rules) {
     if let Some(node) = pod.spec.node_name.as_deref().filter(|node| !node.is_empty()) {
         rules.value(names::dns_subdomain(node), || field!["spec", "nodeName"], node);
     }
+    // ValidatePodSpec
+    for (name, label) in [("hostname", &pod.spec.hostname), ("subdomain", &pod.spec.subdomain)] {
+        if let Some(label) = label.as_deref().filter(|label| !label.is_empty()) {
+            rules.value(names::dns_label(label), || field!["spec", name], label);
+        }
+    }
     addresses(pod, rules);
     addresses_annotation(pod, rules);
     metadata::weight(&pod.metadata, rules);

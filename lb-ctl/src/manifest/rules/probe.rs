@@ -29,16 +29,10 @@ pub(super) fn check(pod: &Pod, rules: &mut Rules) {
 
 /// What cannot be done from outside of the container.
 fn from_here(probe: &Probe, path: &FieldPath, rules: &mut Rules) {
-    const REMEDY: &str = "or say `status: {conditions: [{type: Ready, status: \"True\"}]}`";
     if probe.exec.is_some() {
-        let message = format!(
-            "a command in the container cannot be run from here: probe by httpGet, tcpSocket or grpc, {REMEDY}"
-        );
+        let message = "a command in the container cannot be run from here: probe by httpGet, tcpSocket or grpc, or say \
+                       `status: {conditions: [{type: Ready, status: \"True\"}]}`";
         rules.error(path.then("exec"), message);
-    }
-    if probe.http_get.as_ref().is_some_and(|get| get.scheme == "HTTPS") {
-        let message = format!("`HTTPS` is not probed from here: probe by HTTP or tcpSocket, {REMEDY}");
-        rules.error(path.then("httpGet").then("scheme"), message);
     }
 }
 

@@ -1,4 +1,5 @@
-//! A Service on its way in: what an update keeps, what it drops, what it may not change, which families it gets.
+//! Objects on their way in: what an update may not change, and of Services what it keeps, what it drops, and which families
+//! they get.
 //!
 //! The order and the field paths are the API server's (`pkg/registry/core/service`: `storage/storage.go`,
 //! `storage/alloc.go`, `strategy.go`; and `ValidateServiceUpdate` of `pkg/apis/core/validation/validation.go`). Each
@@ -6,7 +7,10 @@
 
 mod families;
 mod kind;
+mod lasting;
 mod update;
+
+pub(super) use lasting::check_lasting;
 
 use crate::manifest::path::FieldPath;
 use crate::objects::{IpFamily, NONE, ServiceSpec, ServiceType};

@@ -9,14 +9,6 @@ use std::collections::BTreeMap;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    #[serde(rename = "schema")]
-    _schema: String,
-    #[serde(rename = "file")]
-    _path: Option<String>,
-    #[serde(rename = "title")]
-    _title: Option<String>,
-    #[serde(rename = "note")]
-    _note: Option<String>,
     /// The cases, each read apart: one that is wrong does not take the others with it.
     pub groups: Vec<Value>,
     /// What a kubelet writes for pods, which is not ours to do.
