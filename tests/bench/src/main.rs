@@ -82,6 +82,10 @@ struct Args {
     /// maps.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     datapath: Option<PathBuf>,
+    /// Measure new flows by this build of the datapath too, round by round beside the other; repeatable. What it shows is how
+    /// two builds compare on a machine that others use.
+    #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
+    beside: Vec<PathBuf>,
     /// Numbers of flows to measure.
     #[arg(long, value_delimiter = ',', value_parser = flows)]
     flows: Vec<u32>,
@@ -152,8 +156,13 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 }
 
 fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    let bench =
-        Bench { lb_ctl: &args.lb_ctl, yardsticks: &args.yardsticks, extent, datapath: args.datapath.as_deref() };
+    let bench = Bench {
+        lb_ctl: &args.lb_ctl,
+        yardsticks: &args.yardsticks,
+        extent,
+        datapath: args.datapath.as_deref(),
+        beside: &args.beside,
+    };
     if args.wants("established") {
         established::all(&bench, report)?;
     }

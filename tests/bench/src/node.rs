@@ -36,6 +36,8 @@ pub(crate) struct Node {
     daemon: Option<Child>,
     /// Programs that are measured in place of the attached ones.
     instead: Option<Ebpf>,
+    /// Programs that are measured beside them, with what they are called.
+    beside: Vec<(&'static str, Ebpf)>,
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
@@ -73,7 +75,7 @@ impl Node {
         }
         let uplink = links.index("eth0")?;
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, playground })
+        Ok(Self { daemon: None, instead: None, beside: Vec::new(), binary: binary.to_owned(), socket, uplink, playground })
     }
 
     /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
@@ -245,6 +247,25 @@ impl Node {
 
     /// Loads another build of the datapath onto the daemon's maps, to be measured in place of what is attached.
     pub(crate) fn measure_instead(&mut self, object: &Path) -> anyhow::Result<()> {
+        self.instead = Some(self.load(object)?);
+        Ok(())
+    }
+
+    /// The same, to be measured beside what is attached, round by round.
+    pub(crate) fn measure_beside(&mut self, object: &Path) -> anyhow::Result<()> {
+        let name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Names of rows live as long as the bench; there are few builds.
+        let loaded = self.load(object)?;
+        self.beside.push((name.leak(), loaded));
+        Ok(())
+    }
+
+    /// The programs for a hook that are measured beside what is attached, and how their builds are called.
+    pub(crate) fn beside(&self, hook: Hook) -> anyhow::Result<Vec<(&'static str, ProgramFd)>> {
+        self.beside.iter().map(|(name, ebpf)| Ok((*name, program_of(ebpf, hook)?))).collect()
+    }
+
+    fn load(&self, object: &Path) -> anyhow::Result<Ebpf> {
         let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
         let pins = self.pins();
         let mut loader = EbpfLoader::new();
@@ -258,15 +279,13 @@ impl Node {
         let program: &mut SchedClassifier =
             ebpf.program_mut("lb_tcx_ingress").context("it has no lb_tcx_ingress")?.try_into()?;
         program.load()?;
-        self.instead = Some(ebpf);
-        Ok(())
+        Ok(ebpf)
     }
 
     /// The very program that is attached to an interface: the product's, complete and unmodified.
     pub(crate) fn program(&self, hook: Hook, ifindex: u32) -> anyhow::Result<ProgramFd> {
         if let Some(instead) = &self.instead {
-            let name = if hook == Hook::Xdp { "lb_xdp" } else { "lb_tcx_ingress" };
-            return Ok(instead.program(name).context("loaded above")?.fd()?.try_clone()?);
+            return program_of(instead, hook);
         }
         let name = format!("{ifindex}-{}", if hook == Hook::Xdp { "xdp" } else { "ingress" });
         let pin = self.find(&name).with_context(|| format!("nothing is attached as {name}"))?;
@@ -298,6 +317,11 @@ impl Node {
         };
         Ok(self.space().run(work)?)
     }
+}
+
+fn program_of(ebpf: &Ebpf, hook: Hook) -> anyhow::Result<ProgramFd> {
+    let name = if hook == Hook::Xdp { "lb_xdp" } else { "lb_tcx_ingress" };
+    Ok(ebpf.program(name).context("a build was loaded without it")?.fd()?.try_clone()?)
 }
 
 impl Drop for Node {
