@@ -82,7 +82,7 @@ struct Args {
     /// maps.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     datapath: Option<PathBuf>,
-    /// Measure new flows by this build of the datapath too, round by round beside the other; repeatable. What it shows is how
+    /// Measure new flows and applications by this build of the datapath too, round by round beside the other; repeatable. What it shows is how
     /// two builds compare on a machine that others use.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     beside: Vec<PathBuf>,
@@ -141,7 +141,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         path::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &mut report)?;
     }
     if args.wants("applications") {
-        applications::all(&args.lb_ctl, &tools, &extent, &mut report)?;
+        applications::all(&args.lb_ctl, &tools, &extent, &args.beside, &mut report)?;
     }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");

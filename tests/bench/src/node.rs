@@ -4,6 +4,7 @@ use anyhow::{Context, bail, ensure};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
+use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{Reason, ReasonCount};
@@ -29,6 +30,9 @@ use crate::wrapper::Hook;
 
 /// How long the daemon may take for what it is told.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The program at TCX ingress.
+const INGRESS: &str = "lb_tcx_ingress";
 
 /// A node.
 pub(crate) struct Node {
@@ -260,6 +264,25 @@ impl Node {
         Ok(())
     }
 
+    /// Puts another build of the datapath in place of the programs that are attached at TCX.
+    pub(crate) fn replace_attached(&mut self, object: &Path) -> anyhow::Result<()> {
+        let mut ebpf = self.load(object)?;
+        for (suffix, name) in [("-ingress", INGRESS), ("-egress", "lb_tcx_egress")] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context("a build was loaded without it")?.try_into()?;
+            if suffix == "-egress" {
+                program.load()?;
+            }
+            for pin in self.pins().into_iter().filter_map(|(name, pin)| name.ends_with(suffix).then_some(pin)) {
+                let link = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(&pin)?))?;
+                let link = program.attach_to_link(link)?;
+                // Pinned it goes on without us.
+                drop(program.take_link(link)?);
+            }
+        }
+        self.instead = Some(ebpf);
+        Ok(())
+    }
+
     /// The programs for a hook that are measured beside what is attached, and how their builds are called.
     pub(crate) fn beside(&self, hook: Hook) -> anyhow::Result<Vec<(&'static str, ProgramFd)>> {
         self.beside.iter().map(|(name, ebpf)| Ok((*name, program_of(ebpf, hook)?))).collect()
@@ -277,7 +300,7 @@ impl Node {
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").context("it has no lb_xdp")?.try_into()?;
         program.load()?;
         let program: &mut SchedClassifier =
-            ebpf.program_mut("lb_tcx_ingress").context("it has no lb_tcx_ingress")?.try_into()?;
+            ebpf.program_mut(INGRESS).context("it has no lb_tcx_ingress")?.try_into()?;
         program.load()?;
         Ok(ebpf)
     }
@@ -320,7 +343,7 @@ impl Node {
 }
 
 fn program_of(ebpf: &Ebpf, hook: Hook) -> anyhow::Result<ProgramFd> {
-    let name = if hook == Hook::Xdp { "lb_xdp" } else { "lb_tcx_ingress" };
+    let name = if hook == Hook::Xdp { "lb_xdp" } else { INGRESS };
     Ok(ebpf.program(name).context("a build was loaded without it")?.fd()?.try_clone()?)
 }
 

@@ -214,5 +214,9 @@ fn control(report: &Report, targets: &mut Targets) {
     for (which, limit) in [("p50", 1.0), ("p99", 5.0)] {
         let row = best(&format!("one endpoint, to its effect on a packet: {which}"), most);
         targets.limit(format!("one endpoint's change at {most} Services, {which}"), limit, "ms", row);
+        if which == "p99" {
+            let woken = best(crate::control::WOKEN, most);
+            targets.bounded(woken.map(|woken| format!("{} ms for {}", number(woken), crate::control::WOKEN)));
+        }
     }
 }
