@@ -79,7 +79,15 @@ impl Node {
         }
         let uplink = links.index("eth0")?;
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, instead: None, beside: Vec::new(), binary: binary.to_owned(), socket, uplink, playground })
+        Ok(Self {
+            daemon: None,
+            instead: None,
+            beside: Vec::new(),
+            binary: binary.to_owned(),
+            socket,
+            uplink,
+            playground,
+        })
     }
 
     /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
@@ -268,7 +276,8 @@ impl Node {
     pub(crate) fn replace_attached(&mut self, object: &Path) -> anyhow::Result<()> {
         let mut ebpf = self.load(object)?;
         for (suffix, name) in [("-ingress", INGRESS), ("-egress", "lb_tcx_egress")] {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).context("a build was loaded without it")?.try_into()?;
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).context("a build was loaded without it")?.try_into()?;
             if suffix == "-egress" {
                 program.load()?;
             }

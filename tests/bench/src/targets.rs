@@ -169,7 +169,11 @@ fn new_flows(report: &Report, targets: &mut Targets) {
         let two = best(xdp(&name.replace("new flow", "two entries"), 0, 10));
         let least = best(xdp(&format!("the least for a {name}"), 0, 10));
         targets.bounded(least.zip(two).map(|(least, two)| {
-            format!("{} ns for the least that must be done, of which {} ns for its two entries", number(least), number(two))
+            format!(
+                "{} ns for the least that must be done, of which {} ns for its two entries",
+                number(least),
+                number(two)
+            )
         }));
     }
 }

@@ -9,8 +9,8 @@ mod tc;
 mod wrapper;
 mod xdp;
 
-use aya_ebpf::macros::map;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 
 /// As the product's: some helpers are for GPL-compatible programs only.

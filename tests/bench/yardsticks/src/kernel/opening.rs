@@ -34,7 +34,8 @@ fn xdp_opened(ctx: XdpContext) -> u32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return XDP_PASS };
     let (key, reply_key) = (frame.key(), frame.reply_key());
     // SAFETY: nobody deletes flows or services while a run lasts.
-    if unsafe { PAIRS.get(key).is_some() || SERVICES.get(frame.service()).is_none() || PAIRS.get(reply_key).is_some() } {
+    if unsafe { PAIRS.get(key).is_some() || SERVICES.get(frame.service()).is_none() || PAIRS.get(reply_key).is_some() }
+    {
         return XDP_PASS;
     }
     // SAFETY: a field of the context, which the verifier lets us read.
