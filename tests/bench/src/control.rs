@@ -6,7 +6,8 @@ use lb_ctl::api::{ApplyRequest, ManifestText};
 use lb_ctl::manifest::Validate;
 use lb_tests::frames::{self, Flags};
 use lb_yardsticks::Place;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -90,9 +91,9 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
     }
 
     settled(daemon)?;
-    let before = exact_cpu(daemon)?;
+    let before = cpu(daemon)?;
     std::thread::sleep(IDLE);
-    let idle = (exact_cpu(daemon)? - before).max(0.0) / IDLE.as_secs_f64() * 100.0;
+    let idle = (cpu(daemon)? - before).max(0.0) / IDLE.as_secs_f64() * 100.0;
     add("idle CPU", "%", idle, idle);
     let resident = resident_megabytes(daemon)?;
     add("resident memory", "MB", resident, resident);
@@ -285,24 +286,10 @@ fn cpu_of<T>(work: impl FnOnce() -> T) -> anyhow::Result<(f64, T)> {
     Ok((now()? - start, done))
 }
 
-/// Seconds of CPU that a process has used, its threads that have ended included (`/proc/PID/stat`, fields 14 and 15, in ticks
-/// of a hundredth).
+/// Seconds of CPU that a process has used, its threads that have ended included.
 fn cpu(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("the kernel tells no times")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    Ok(ticks as f64 / 100.0)
-}
-
-/// Seconds of CPU that the threads of a process have used (`/proc/PID/task/TID/schedstat`): exact, while no thread ends.
-fn exact_cpu(pid: u32) -> anyhow::Result<f64> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(nanoseconds as f64 / 1e9)
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64())
 }
 
 /// The same, once it rests.
