@@ -15,7 +15,7 @@ use crate::datapath::conntrack;
 use crate::datapath::{Clock, Datapath};
 use crate::dns::Dns;
 use crate::health::{self, Health};
-use crate::host::{self, HostView};
+use crate::host::{self, HostView, RouteNews};
 use crate::image::Withdrawn;
 use crate::manifest::{self, Parsed};
 use crate::maps::PinnedMaps;
@@ -69,11 +69,12 @@ impl ByHand {
             maps: Box::new(maps.clone()),
             hooks: Box::new(datapath),
             host: host_receiver,
+            route_news: RouteNews::default(),
             host_clients,
             health: Health::new(runtime.handle().clone()),
             runtime: runtime.handle().clone(),
             dns,
-            route_to: |address| host::route_to(address).unwrap_or_default(),
+            route_to: Box::new(|address| host::route_to(address).unwrap_or_default()),
             sources,
             updates,
             commands,

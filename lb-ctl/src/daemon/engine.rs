@@ -16,7 +16,7 @@ use super::{Config, Error, config, memory, notify, packet_trace};
 use crate::api::Catalogue;
 use crate::dns::Dns;
 use crate::health::{Health, Ready};
-use crate::host::{HostView, Route};
+use crate::host::{HostView, Route, RouteNews};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
 use crate::objects::{Key, Objects};
@@ -39,6 +39,9 @@ const REGULAR: Duration = Duration::from_secs(10);
 /// The maps are read back and compared at least this often.
 const AUDIT: Duration = Duration::from_mins(5);
 
+/// Asks the kernel for the route to an address.
+pub(super) type RouteTo = Box<dyn Fn(IpAddr) -> Option<Route> + Send>;
+
 /// After a change of more objects than this there is memory to give back.
 pub(super) const MUCH: usize = 1000;
 
@@ -50,6 +53,8 @@ pub(super) struct Parts {
     pub(super) maps: Box<dyn LbMaps>,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
+    /// Whether the routes must be asked for anew.
+    pub(super) route_news: RouteNews,
     /// The way of the node's own processes.
     pub(super) host_clients: HostClients,
     /// What load balancers and supervisors ask.
@@ -59,7 +64,7 @@ pub(super) struct Parts {
     /// Tells the names of Services.
     pub(super) dns: Dns,
     /// Asks the kernel for the route to an address.
-    pub(super) route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) route_to: RouteTo,
     pub(super) sources: Sources,
     pub(super) updates: mpsc::Receiver<Update>,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -76,12 +81,13 @@ pub(super) struct Engine {
     pub(super) maps: Box<dyn LbMaps>,
     pub(super) hooks: Box<dyn Hooks>,
     pub(super) host: watch::Receiver<Arc<HostView>>,
+    route_news: RouteNews,
     pub(super) host_clients: HostClients,
     pub(super) health: Health,
     pub(super) readiness: Readiness,
     pub(super) captures: Captures,
     pub(super) dns: Dns,
-    pub(super) route_to: fn(IpAddr) -> Option<Route>,
+    pub(super) route_to: RouteTo,
     pub(super) sources: Sources,
     updates: mpsc::Receiver<Update>,
     commands: mpsc::Receiver<Command>,
@@ -133,6 +139,7 @@ impl Engine {
             maps,
             hooks,
             host,
+            route_news,
             host_clients,
             health,
             runtime,
@@ -155,6 +162,7 @@ impl Engine {
             maps,
             hooks,
             host,
+            route_news,
             host_clients,
             health,
             readiness,
@@ -243,7 +251,9 @@ impl Engine {
         self.interfaces.look_again();
         if self.progress.next_look.is_none_or(|when| when <= now) {
             self.progress.next_look = Some(now + REGULAR);
-            self.balancer.forget_routes();
+            if self.route_news.take() {
+                self.balancer.forget_routes();
+            }
             self.host_clients.look_again();
             self.dns.find_upstream();
             self.sources.look_after();
@@ -251,6 +261,8 @@ impl Engine {
         }
         if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
             if self.progress.next_audit.is_some() {
+                // Whatever was not heard of.
+                self.route_news.note();
                 match self.balancer.audit(self.maps.as_mut()) {
                     Ok(0) => debug!("the maps hold what they should"),
                     Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
@@ -277,7 +289,7 @@ impl Engine {
         let own_node = self.store.snapshot().nodes.get(&Key::new("", &self.config.node_name)).cloned();
         self.health.set_leaving(own_node.is_some_and(|node| node.is_leaving()));
         let host = Arc::clone(&self.host.borrow_and_update());
-        let (host, moved) = self.balancer.survey(&host, &self.store.snapshot(), &self.route_to);
+        let (host, moved) = self.balancer.survey(&host, &self.store.snapshot(), &*self.route_to);
         if moved {
             self.interfaces.look_again();
         }
@@ -355,7 +367,7 @@ impl Engine {
 
     fn observe(&mut self, host: &Arc<HostView>) {
         let inputs = self.inputs(&self.store.snapshot(), Arc::clone(host));
-        self.balancer.observe(&inputs, &self.route_to, Timestamp::now());
+        self.balancer.observe(&inputs, &*self.route_to, Timestamp::now());
     }
 
     /// What the maps would follow from, were these the objects and this the network.

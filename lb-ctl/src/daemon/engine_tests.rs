@@ -12,8 +12,9 @@ use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
-use crate::datapath::{self, conntrack::FlowEntry};
-use crate::host::HostView;
+use crate::datapath;
+use crate::host::{HostView, RouteNews};
+use crate::datapath::conntrack::FlowEntry;
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
 use crate::objects::{Key, Kind, Objects};
@@ -123,11 +124,12 @@ fn start_with(
         maps: Box::new(maps),
         hooks: Box::new(hooks),
         host: host_receiver,
+        route_news: RouteNews::default(),
         host_clients: super::host_clients::HostClients::off(),
         health: crate::health::Health::new(tokio::runtime::Handle::current()),
         runtime: tokio::runtime::Handle::current(),
         dns,
-        route_to: |_| None,
+        route_to: Box::new(|_| None),
         sources,
         updates,
         commands,

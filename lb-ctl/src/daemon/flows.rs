@@ -16,10 +16,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 /// Time between two steps of a sweep.
 const STEP: Duration = Duration::from_secs(1);
+/// Time from the end of a sweep to the next: short beside what any flow may be silent, and a node without flows rests.
+const REST: Duration = Duration::from_secs(10);
 /// A sweep goes round the tables in about this many steps, unless they are too large for that.
 const STEPS_A_ROUND: usize = 128;
 /// Entries looked at in one step, at least and at most.
@@ -123,6 +126,11 @@ impl Position {
         *lock(census) = next;
         Ok(())
     }
+
+    /// How long to wait for the next step.
+    fn pause(&self) -> Duration {
+        if self.flows.is_at_the_start() && self.clients.is_at_the_start() { REST } else { STEP }
+    }
 }
 
 /// The value; whoever panicked with it in hand has left it whole.
@@ -130,7 +138,7 @@ pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Forgets the flows of withdrawn endpoints, and gives the memory of expired flows back, a little every second, for as long as
+/// Forgets the flows of withdrawn endpoints, and gives the memory of expired flows back, a little at a time, for as long as
 /// the daemon runs.
 pub(super) async fn sweep(
     maps: PinnedMaps,
@@ -142,11 +150,10 @@ pub(super) async fn sweep(
     // Two entries for each flow, in tables of two families.
     let limit = (max_flows as usize * 4 / STEPS_A_ROUND).clamp(STEP_LIMITS.0, STEP_LIMITS.1);
     let mut position = Position::default();
-    let mut interval = tokio::time::interval(STEP);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     loop {
         tokio::select! {
-            _ = interval.tick() => {}
+            () = sleep_until(next) => {}
             Some(mut endpoints) = withdrawn.recv() => {
                 while let Ok(more) = withdrawn.try_recv() {
                     endpoints.extend(more);
@@ -180,6 +187,7 @@ pub(super) async fn sweep(
             // The runtime is going away.
             Err(_) => return,
         }
+        next = Instant::now() + position.pause();
     }
 }
 

@@ -92,8 +92,8 @@ impl Engine {
         let mut copy = self.balancer.clone();
         copy.doubt();
         let host = Arc::clone(&self.host.borrow());
-        let (host, _) = copy.survey(&host, &objects, &self.route_to);
-        copy.observe(&self.inputs(&objects, host), &self.route_to, Timestamp::now());
+        let (host, _) = copy.survey(&host, &objects, &*self.route_to);
+        copy.observe(&self.inputs(&objects, host), &*self.route_to, Timestamp::now());
         copy.reconcile(&mut maps, self.now()).map_err(|error| failed(&error))?;
         answer.writes = maps.log.len();
         answer.maps = before.changes(copy.realized()).iter().map(|change| self.map_plan(change)).collect();

@@ -148,7 +148,8 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let packet_log = packet_log.map(|log| tokio::spawn(logging::follow(log)));
     // Before the network is looked at for the first time, so that it is seen from the start.
     let host_clients = HostClients::open(&config.instance, config.host_clients);
-    let host = host::watch()?;
+    let network = host::watch()?;
+    let routes = host::Routes::open()?;
     // With the instance's lock in hand a socket in this place is nobody's.
     let server = Server::bind(config.socket.clone())?;
     let (command_sender, commands) = mpsc::channel(COMMANDS_AHEAD);
@@ -180,12 +181,13 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         store,
         maps: Box::new(maps),
         hooks: Box::new(datapath),
-        host,
+        host: network.view,
+        route_news: network.routes,
         host_clients,
         health: Health::with_metrics(runtime::Handle::current(), scrape),
         runtime: runtime::Handle::current(),
         dns,
-        route_to: |address| host::route_to(address).unwrap_or_default(),
+        route_to: Box::new(move |address| routes.to(address).unwrap_or_default()),
         sources,
         updates,
         commands,

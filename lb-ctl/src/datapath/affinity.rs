@@ -34,6 +34,11 @@ impl AffinitySweep {
         self.counted.1
     }
 
+    /// Whether it has just been round the table, or not begun.
+    pub const fn is_at_the_start(&self) -> bool {
+        self.position.is_none()
+    }
+
     /// Whether no Service keeps this client, or not for so long.
     fn is_over(&self, key: &AffinityKey, affinity: &Affinity, now: u32) -> bool {
         self.timeouts.get(&key.service).is_none_or(|ticks| affinity.is_expired(now, *ticks))
@@ -66,14 +71,16 @@ impl AffinityTable {
     /// Deletes what does not count any more at tick `now` among the next `limit` entries or so, and says how many that were.
     /// After the last entry it begins anew.
     pub fn sweep(&self, sweep: &mut AffinitySweep, now: u32, limit: usize) -> Result<usize, MapError> {
-        if sweep.position.is_none() {
-            sweep.timeouts = self.timeouts()?;
-        }
         let (mut seen, mut over) = (0, Vec::new());
+        let mut begins = sweep.is_at_the_start();
         let mut batches = self.clients.batches().resume(sweep.position);
         sweep.position = None;
         while let Some(batch) = batches.next() {
             let batch = batch.map_err(failed(AFFINITY, "read"))?;
+            // Not before: most nodes keep no clients, and some have many Services.
+            if std::mem::take(&mut begins) {
+                sweep.timeouts = self.timeouts()?;
+            }
             seen += batch.len();
             over.extend(batch.into_iter().filter(|(key, affinity)| sweep.is_over(key, affinity, now)));
             if seen >= limit {

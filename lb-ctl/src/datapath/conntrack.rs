@@ -197,6 +197,13 @@ struct Missed {
     gone: usize,
 }
 
+impl Sweep {
+    /// Whether it has just been round all tables, or not begun.
+    pub const fn is_at_the_start(&self) -> bool {
+        self.table == 0 && self.position.is_none()
+    }
+}
+
 /// What copying flows from one set of tables to another came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Carried {

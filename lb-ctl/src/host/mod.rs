@@ -13,10 +13,10 @@ mod watch;
 pub(crate) mod xdp_features;
 
 pub use netlink::Refused;
-pub use route::{Route, route_to};
+pub use route::{Route, Routes, route_to};
 pub(crate) use snapshot::namespace_cookie;
 pub use snapshot::snapshot;
-pub use watch::watch;
+pub use watch::{RouteNews, Watch, watch};
 pub use xdp_features::XdpFeatures;
 
 use ipnet::IpNet;

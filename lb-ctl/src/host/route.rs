@@ -4,6 +4,7 @@ use super::Error;
 use super::netlink::{Connection, Request, attributes, u32_at};
 use super::snapshot::ip;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 /// `RTM_GETROUTE`, `struct rtmsg`, `RTA_*`, `RTN_LOCAL`
 const GET_ROUTE: u16 = 26;
@@ -28,8 +29,28 @@ pub struct Route {
     pub local: bool,
 }
 
+/// The routing table of the network namespace in which it was opened. Many may be asked for, so they share a socket.
+pub struct Routes(Mutex<Connection>);
+
+impl Routes {
+    /// That of the calling thread's namespace.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self(Mutex::new(Connection::route()?)))
+    }
+
+    /// The route to `address`; `None` if there is none.
+    pub fn to(&self, address: IpAddr) -> Result<Option<Route>, Error> {
+        // What a panic left behind is at worst an answer, which is told by its number.
+        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), address)
+    }
+}
+
 /// The route to `address` from the calling thread's namespace; `None` if there is none.
 pub fn route_to(address: IpAddr) -> Result<Option<Route>, Error> {
+    ask(&mut Connection::route()?, address)
+}
+
+fn ask(connection: &mut Connection, address: IpAddr) -> Result<Option<Route>, Error> {
     let (family, bits, bytes) = match address {
         IpAddr::V4(address) => (libc::AF_INET, 32, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6, 128, address.octets().to_vec()),
@@ -37,7 +58,7 @@ pub fn route_to(address: IpAddr) -> Result<Option<Route>, Error> {
     let mut header = [0; HEADER];
     header[0] = family as u8;
     header[1] = bits;
-    let answers = match Connection::route()?.request(Request::new(GET_ROUTE, &header).attribute(RTA_DST, &bytes)) {
+    let answers = match connection.request(Request::new(GET_ROUTE, &header).attribute(RTA_DST, &bytes)) {
         Ok(answers) => answers,
         Err(refused) => {
             return match refused.error.raw_os_error() {

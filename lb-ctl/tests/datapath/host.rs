@@ -18,7 +18,7 @@ fn wait(views: &mut Receiver<Arc<HostView>>, what: &str, expected: impl Fn(&Host
 #[test]
 fn interfaces_addresses_and_default_routes_come_and_go() {
     sandboxed(|_| {
-        let mut views = watch().expect("a watch");
+        let mut views = watch().expect("a watch").view;
         assert!(views.borrow().interface("lo").is_some_and(|lo| lo.loopback && !lo.ethernet));
         run("ip link add lbe0 type veth peer name lbe1");
         wait(&mut views, "a veth", |view| {
@@ -69,7 +69,7 @@ fn interfaces_addresses_and_default_routes_come_and_go() {
 #[test]
 fn a_burst_of_changes_is_seen_whole() {
     sandboxed(|sandbox| {
-        let mut views = watch().expect("a watch");
+        let mut views = watch().expect("a watch").view;
         let batch: Vec<_> = (0..300).map(|n| format!("link add lbe{n} type veth peer name lbep{n}")).collect();
         let file = sandbox.directory().join("batch");
         std::fs::write(&file, batch.join("\n")).expect("written");

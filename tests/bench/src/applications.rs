@@ -8,7 +8,7 @@ use lb_ctl::playground::netns::NetNs;
 use lb_ctl::playground::topology::Node as Role;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -69,7 +69,13 @@ pub(crate) const WORK: [(&str, &str); 3] =
     [("connections", "conn/s"), ("keep-alive requests", "req/s"), ("bulk", "Mbit/s")];
 
 /// Measures all of it.
-pub(crate) fn all(binary: &Path, tools: &Tools, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) fn all(
+    binary: &Path,
+    tools: &Tools,
+    extent: &Extent,
+    beside: &[PathBuf],
+    report: &mut Report,
+) -> anyhow::Result<()> {
     for program in ["wrk", "nginx", "iperf3"] {
         if tools.find(program).is_none() {
             report.skip(format!("applications: there is no {program}"));
@@ -84,6 +90,12 @@ pub(crate) fn all(binary: &Path, tools: &Tools, extent: &Extent, report: &mut Re
             say(format_args!("applications: {}", who.name()));
             contenders.push(Contender::new(who, binary, tools)?);
         }
+    }
+    for object in beside {
+        let mut contender = Contender::new(Who::Ours, binary, tools)?;
+        contender.node.replace_attached(object)?;
+        contender.name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        contenders.push(contender);
     }
     let mut samples: Vec<[Vec<f64>; 3]> = contenders.iter().map(|_| Default::default()).collect();
     for round in 0..extent.application_rounds {
@@ -102,7 +114,7 @@ pub(crate) fn all(binary: &Path, tools: &Tools, extent: &Extent, report: &mut Re
             let error = |samples: &[f64]| 1.2533 * spread(samples) / (samples.len() as f64).sqrt();
             report.add(Row {
                 part: Part::Application,
-                place: contender.who.name().to_owned(),
+                place: contender.name.clone(),
                 name: name.to_owned(),
                 flows: 0,
                 services: 1,
@@ -123,6 +135,7 @@ pub(crate) fn all(binary: &Path, tools: &Tools, extent: &Extent, report: &mut Re
 
 struct Contender {
     who: Who,
+    name: String,
     node: Node,
     target: Ipv4Addr,
     _servers: Vec<Server>,
@@ -177,7 +190,7 @@ impl Contender {
         if who == Who::Ours {
             node.end_daemon()?;
         }
-        let contender = Self { who, node, target, _servers: servers };
+        let contender = Self { who, name: who.name().to_owned(), node, target, _servers: servers };
         contender.wait()?;
         Ok(contender)
     }

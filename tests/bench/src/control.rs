@@ -1,17 +1,20 @@
 //! Part 3: the control plane, from manifests to what becomes of a packet.
 
 use anyhow::{Context, ensure};
+use aya::programs::ProgramFd;
 use lb_ctl::api::{ApplyRequest, ManifestText};
 use lb_ctl::manifest::Validate;
 use lb_tests::frames::{self, Flags};
 use lb_yardsticks::Place;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::maglev;
@@ -29,8 +32,10 @@ const ENDPOINTS: u32 = 10;
 pub(crate) const MAX_FLOWS: u32 = lb_common::maps::DEFAULT_MAX_FLOWS;
 /// The Service whose endpoint changes, by the API, the CLI or the watched directory: these stand behind all others.
 pub(crate) const WATCHED: u32 = 1 << 19;
-/// For how long it is watched doing nothing.
-const IDLE: Duration = Duration::from_secs(5);
+/// The row of what a process that is told by a socket takes at least.
+pub(crate) const WOKEN: &str = "a thread that waits on a socket and writes a line: p99";
+/// For how long it is watched doing nothing: what it does regularly it does once in this time.
+const IDLE: Duration = Duration::from_secs(10);
 /// For how long a change may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -87,9 +92,9 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
     }
 
     settled(daemon)?;
-    let before = exact_cpu(daemon)?;
+    let before = cpu(daemon)?;
     std::thread::sleep(IDLE);
-    let idle = (exact_cpu(daemon)? - before).max(0.0) / IDLE.as_secs_f64() * 100.0;
+    let idle = (cpu(daemon)? - before).max(0.0) / IDLE.as_secs_f64() * 100.0;
     add("idle CPU", "%", idle, idle);
     let resident = resident_megabytes(daemon)?;
     add("resident memory", "MB", resident, resident);
@@ -107,6 +112,8 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
         if way == Way::Api {
             let p99 = percentile(&times, 0.99);
             add(&format!("{name}: p99"), "ms", p99, p99);
+            let woken = percentile(&wakes(&node, wrapper, samples.max(5))?, 0.99);
+            add(WOKEN, "ms", woken, woken);
         }
         add(&format!("{name}: best"), "ms", best, median(&times));
     }
@@ -154,6 +161,45 @@ fn changes(node: &mut Node, wrapper: &mut Wrapper, way: Way, samples: u32) -> an
     Ok(times)
 }
 
+/// What nobody who is told by a socket and writes it down can be faster than: from the first byte on the socket to what a
+/// thread does that waits for it, adds a line to a file, and makes it known. Seen by the same packets. Milliseconds.
+fn wakes(node: &Node, wrapper: &mut Wrapper, samples: u32) -> anyhow::Result<Vec<f64>> {
+    let mut probe = Probe::new(node, FIRST)?;
+    let program = node.program(Hook::Tc, node.uplink())?;
+    let mut file = fs::File::create(node.playground().directory().join("woken"))?;
+    let (near, mut far) = UnixStream::pair()?;
+    let done = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| -> anyhow::Result<()> {
+            let mut told = [0; 4];
+            while far.read(&mut told)? == told.len() {
+                file.write_all(&[b'x'; 256])?;
+                done.store(u32::from_le_bytes(told), Ordering::Release);
+                file.sync_data()?;
+            }
+            Ok(())
+        });
+        // Closed however this ends, since the thread waits for it.
+        let mut near = near;
+        let mut times = Vec::new();
+        for index in 1..=samples {
+            let start = Instant::now();
+            near.write_all(&index.to_le_bytes())?;
+            let seen = node.run(|| {
+                while done.load(Ordering::Acquire) != index {
+                    ensure!(start.elapsed() < PATIENCE, "a thread was not woken within {PATIENCE:?}");
+                    probe.send(node, wrapper, &program)?;
+                }
+                Ok(Instant::now())
+            })??;
+            times.push(seen.duration_since(start).as_secs_f64() * 1000.0);
+        }
+        drop(near);
+        waiting.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+        Ok(times)
+    })
+}
+
 /// A Service with this one endpoint.
 fn service_with(service: &str, number: u32, endpoint: Ipv4Addr) -> String {
     // The empty slice at the end gives way to one with the endpoint.
@@ -189,17 +235,25 @@ impl Probe {
         Ok(Self { packets: Packets { frame, place: Place::Source4, flows: 0, first: 0, services: 1 }, number: 0 })
     }
 
+    /// Sends one from the calling thread, and gives it as it left.
+    fn send(&mut self, node: &Node, wrapper: &mut Wrapper, program: &ProgramFd) -> anyhow::Result<Vec<u8>> {
+        self.number += 1;
+        self.packets.first = self.number;
+        let run = wrapper.run(Hook::Tc, program, node.uplink(), &self.packets, 1)?;
+        // It is not to keep the daemon from this CPU: no client does.
+        std::thread::yield_now();
+        Ok(run.frame)
+    }
+
     /// When the first packet went to `backend`.
     fn wait_for(&mut self, node: &Node, wrapper: &mut Wrapper, backend: Ipv4Addr) -> anyhow::Result<Instant> {
         let program = node.program(Hook::Tc, node.uplink())?;
         let start = Instant::now();
         node.run(|| {
             while start.elapsed() < PATIENCE {
-                self.number += 1;
-                self.packets.first = self.number;
-                let run = wrapper.run(Hook::Tc, &program, node.uplink(), &self.packets, 1)?;
+                let frame = self.send(node, wrapper, &program)?;
                 let now = Instant::now();
-                if run.frame.get(30..34) == Some(&backend.octets()) {
+                if frame.get(30..34) == Some(&backend.octets()) {
                     return Ok(now);
                 }
             }
@@ -239,24 +293,10 @@ fn cpu_of<T>(work: impl FnOnce() -> T) -> anyhow::Result<(f64, T)> {
     Ok((now()? - start, done))
 }
 
-/// Seconds of CPU that a process has used, its threads that have ended included (`/proc/PID/stat`, fields 14 and 15, in ticks
-/// of a hundredth).
+/// Seconds of CPU that a process has used, its threads that have ended included.
 fn cpu(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("the kernel tells no times")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    Ok(ticks as f64 / 100.0)
-}
-
-/// Seconds of CPU that the threads of a process have used (`/proc/PID/task/TID/schedstat`): exact, while no thread ends.
-fn exact_cpu(pid: u32) -> anyhow::Result<f64> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(nanoseconds as f64 / 1e9)
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64())
 }
 
 /// The same, once it rests.

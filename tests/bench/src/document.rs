@@ -35,10 +35,14 @@ median, and the ratio is that of the best, with the median of the rounds' ratios
   yardstick with two entries of our size for each flow. Percentiles: the first packet of a flow in each tick (1.07 s) makes its
   decision anew, with a question to the routing table and a look at the partner; at many flows and short runs that is every
   other packet, and shows in the median.
-- **New flows** are measured with tables of the daemon's default size, since that is what is filled; `two entries` makes the two
-  entries of a flow in such a table and does nothing else.
+- **New flows** are measured with tables of the daemon's default size, since that is what is filled. `the least` does what nobody who
+  translates both ways can leave out: it looks both tuples up among confirmed flows, finds the Service, asks the routing table and
+  makes the two entries of the flow; `two entries` only makes these.
+- **Many Services.** `the least for any` looks up a Service by its address and port, one of its members and its counter, in tables of
+  the product's size, and sends the packet back.
 - **Whole path**: client, node and backend in network namespaces. A generator at the client's end sends UDP (the header's checksum right,
   UDP's own absent), and a program at the backend's end counts and drops it; all of it must arrive. The bench prepares the backend's NAPI as a NIC would have it (`ethtool -K gro on`).
+  `the yardstick in its place` finds the flow and the Service, counts, rewrites and redirects, and does nothing else.
 - **Applications**: wrk (16 connections, one thread; each request with a connection of its own, and kept alive) and iperf3 (one connection) in one
   pod, nginx and iperf3 in another pod of the node, offloads on. Runs of a second, interleaved; medians, and the median of the rounds' ratios.
 - **Control plane**: the real daemon in a namespace, told by its API and by the CLI; its names are asked over UDP without a pause.

@@ -99,7 +99,7 @@ fn at(
     let yardsticks: &[&str] = match hook {
         _ if !is_tcp => &[],
         Hook::Xdp => &["full", "lru", "dnat", "floor", "pairs"],
-        Hook::Tc => &["full", "lru"],
+        Hook::Tc => &["full", "lru", "pairs"],
     };
     for name in yardsticks {
         members.push(Member {

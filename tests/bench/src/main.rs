@@ -83,6 +83,10 @@ struct Args {
     /// maps.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     datapath: Option<PathBuf>,
+    /// Measure new flows and applications by this build of the datapath too, round by round beside the other; repeatable. What it shows is how
+    /// two builds compare on a machine that others use.
+    #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
+    beside: Vec<PathBuf>,
     /// Numbers of flows to measure.
     #[arg(long, value_delimiter = ',', value_parser = flows)]
     flows: Vec<u32>,
@@ -138,7 +142,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         path::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &mut report)?;
     }
     if args.wants("applications") {
-        applications::all(&args.lb_ctl, &tools, &extent, &mut report)?;
+        applications::all(&args.lb_ctl, &tools, &extent, &args.beside, &mut report)?;
     }
     println!("{}\n{}", report.table(), targets::table(&report));
     let path = args.workspace.join("target/bench.json");
@@ -153,8 +157,13 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 }
 
 fn packets(args: &Args, extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
-    let bench =
-        Bench { lb_ctl: &args.lb_ctl, yardsticks: &args.yardsticks, extent, datapath: args.datapath.as_deref() };
+    let bench = Bench {
+        lb_ctl: &args.lb_ctl,
+        yardsticks: &args.yardsticks,
+        extent,
+        datapath: args.datapath.as_deref(),
+        beside: &args.beside,
+    };
     if args.wants("established") {
         established::all(&bench, report)?;
     }

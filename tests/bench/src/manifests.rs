@@ -10,7 +10,10 @@ pub(crate) const HOT4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Its other address.
 pub(crate) const HOT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa);
 /// Its backend.
-pub(crate) const BACKEND4: Ipv4Addr = Ipv4Addr::new(10, 200, 255, 1);
+pub(crate) const BACKEND4: Ipv4Addr = {
+    let [a, b, c, d] = lb_yardsticks::BACKEND;
+    Ipv4Addr::new(a, b, c, d)
+};
 /// Its backend's other address.
 pub(crate) const BACKEND6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1);
 /// Port of the backend.

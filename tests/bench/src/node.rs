@@ -4,6 +4,7 @@ use anyhow::{Context, bail, ensure};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
+use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{Reason, ReasonCount};
@@ -30,12 +31,17 @@ use crate::wrapper::Hook;
 /// How long the daemon may take for what it is told.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// The program at TCX ingress.
+const INGRESS: &str = "lb_tcx_ingress";
+
 /// A node.
 pub(crate) struct Node {
     playground: Playground,
     daemon: Option<Child>,
     /// Programs that are measured in place of the attached ones.
     instead: Option<Ebpf>,
+    /// Programs that are measured beside them, with what they are called.
+    beside: Vec<(&'static str, Ebpf)>,
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
@@ -78,7 +84,15 @@ impl Node {
         }
         let uplink = links.index("eth0")?;
         let socket = playground.directory().join("bench.sock");
-        Ok(Self { daemon: None, instead: None, binary: binary.to_owned(), socket, uplink, playground })
+        Ok(Self {
+            daemon: None,
+            instead: None,
+            beside: Vec::new(),
+            binary: binary.to_owned(),
+            socket,
+            uplink,
+            playground,
+        })
     }
 
     /// Routes what is for the hot Service's backend back to where it came in (`uplink`), as on a load balancer with one arm, or on
@@ -251,6 +265,45 @@ impl Node {
 
     /// Loads another build of the datapath onto the daemon's maps, to be measured in place of what is attached.
     pub(crate) fn measure_instead(&mut self, object: &Path) -> anyhow::Result<()> {
+        self.instead = Some(self.load(object)?);
+        Ok(())
+    }
+
+    /// The same, to be measured beside what is attached, round by round.
+    pub(crate) fn measure_beside(&mut self, object: &Path) -> anyhow::Result<()> {
+        let name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Names of rows live as long as the bench; there are few builds.
+        let loaded = self.load(object)?;
+        self.beside.push((name.leak(), loaded));
+        Ok(())
+    }
+
+    /// Puts another build of the datapath in place of the programs that are attached at TCX.
+    pub(crate) fn replace_attached(&mut self, object: &Path) -> anyhow::Result<()> {
+        let mut ebpf = self.load(object)?;
+        for (suffix, name) in [("-ingress", INGRESS), ("-egress", "lb_tcx_egress")] {
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).context("a build was loaded without it")?.try_into()?;
+            if suffix == "-egress" {
+                program.load()?;
+            }
+            for pin in self.pins().into_iter().filter_map(|(name, pin)| name.ends_with(suffix).then_some(pin)) {
+                let link = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(&pin)?))?;
+                let link = program.attach_to_link(link)?;
+                // Pinned it goes on without us.
+                drop(program.take_link(link)?);
+            }
+        }
+        self.instead = Some(ebpf);
+        Ok(())
+    }
+
+    /// The programs for a hook that are measured beside what is attached, and how their builds are called.
+    pub(crate) fn beside(&self, hook: Hook) -> anyhow::Result<Vec<(&'static str, ProgramFd)>> {
+        self.beside.iter().map(|(name, ebpf)| Ok((*name, program_of(ebpf, hook)?))).collect()
+    }
+
+    fn load(&self, object: &Path) -> anyhow::Result<Ebpf> {
         let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
         let pins = self.pins();
         let mut loader = EbpfLoader::new();
@@ -262,17 +315,15 @@ impl Node {
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").context("it has no lb_xdp")?.try_into()?;
         program.load()?;
         let program: &mut SchedClassifier =
-            ebpf.program_mut("lb_tcx_ingress").context("it has no lb_tcx_ingress")?.try_into()?;
+            ebpf.program_mut(INGRESS).context("it has no lb_tcx_ingress")?.try_into()?;
         program.load()?;
-        self.instead = Some(ebpf);
-        Ok(())
+        Ok(ebpf)
     }
 
     /// The very program that is attached to an interface: the product's, complete and unmodified.
     pub(crate) fn program(&self, hook: Hook, ifindex: u32) -> anyhow::Result<ProgramFd> {
         if let Some(instead) = &self.instead {
-            let name = if hook == Hook::Xdp { "lb_xdp" } else { "lb_tcx_ingress" };
-            return Ok(instead.program(name).context("loaded above")?.fd()?.try_clone()?);
+            return program_of(instead, hook);
         }
         let name = format!("{ifindex}-{}", if hook == Hook::Xdp { "xdp" } else { "ingress" });
         let pin = self.find(&name).with_context(|| format!("nothing is attached as {name}"))?;
@@ -304,6 +355,11 @@ impl Node {
         };
         Ok(self.space().run(work)?)
     }
+}
+
+fn program_of(ebpf: &Ebpf, hook: Hook) -> anyhow::Result<ProgramFd> {
+    let name = if hook == Hook::Xdp { "lb_xdp" } else { INGRESS };
+    Ok(ebpf.program(name).context("a build was loaded without it")?.fd()?.try_clone()?)
 }
 
 impl Drop for Node {

@@ -1,7 +1,7 @@
 //! First packets of flows: with room in the tables, and without.
 //!
-//! The bound is a yardstick that makes the two entries of a flow, of the product's size and in a table of its size, and does
-//! nothing else.
+//! The bound is a yardstick that does what nobody who translates both ways can leave out, with entries of the product's size in
+//! tables of its size: neither tuple is known yet, whom the Service has, the way out, the two entries.
 
 use anyhow::bail;
 use aya::maps::{HashMap, Map, MapData};
@@ -13,15 +13,17 @@ use crate::measure::{self, Expected, Measured, Member};
 use crate::packets::{Bench, FRESH, Kind, Stage, row};
 use crate::report::{Report, Row};
 use crate::say;
-use crate::statistics::{self, Rounds};
+use crate::statistics;
 use crate::wrapper::{Hook, Packets};
 
-/// What the product's row is compared with.
-pub(crate) const BOUND: &str = "two entries, nothing else";
+/// What the rows are compared with: nobody who translates both ways does less.
+pub(crate) const BOUND: &str = "the least";
 
 /// Measures both, at both hooks.
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     let mut stage = bench.stage(DEFAULT_MAX_FLOWS, 10)?;
+    // The yardsticks' Service is entered with their first flow.
+    stage.establish(Kind::Tcp4, 0, 1)?;
     for hook in [Hook::Xdp, Hook::Tc] {
         say(format_args!("{}: new flows", hook.name()));
         for has_room in [true, false] {
@@ -36,29 +38,31 @@ fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: 
     let capacity = maps::entries_for(maps::NEW4, DEFAULT_MAX_FLOWS);
     // Two entries a flow, and each CPU keeps some back.
     let count = if has_room { capacity / 2 * 3 / 4 } else { capacity };
-    let number = u32::from(hook == Hook::Tc) * 2 + u32::from(has_room);
-    let packets = Packets { first: FRESH + (number << 27), ..Kind::Tcp4.requests(0, Flags::Syn) };
     let ifindex = node.uplink();
-    let expected = match hook {
-        Hook::Xdp => Expected::Most(Reason::Forwarded),
-        Hook::Tc => Expected::All(Reason::Forwarded),
+    let mut members: Vec<Member<'_>> = Vec::new();
+    let mut add = |name, program, expected| {
+        // Flows that nobody has met.
+        let number = members.len() as u32 + 8 * (u32::from(hook == Hook::Tc) * 2 + u32::from(has_room));
+        let packets = Packets { first: FRESH + (number << 25), ..Kind::Tcp4.requests(0, Flags::Syn) };
+        members.push(Member { name, node, hook, program, ifindex, packets, count, expected });
     };
-    let name = if has_room { "new flow, with room" } else { "new flow, while the table evicts" };
-    let program = node.program(hook, ifindex)?;
-    let mut members = vec![Member { name, node, hook, program, ifindex, packets: packets.clone(), count, expected }];
+    let (of_product, of_yardstick) = if hook == Hook::Xdp {
+        (Expected::Most(Reason::Forwarded), Expected::Verdict(XDP_TX))
+    } else {
+        (Expected::All(Reason::Forwarded), Expected::Verdict(TC_REDIRECT))
+    };
+    let [own, least, two] = if has_room {
+        ["new flow, with room", LEAST[0], "two entries, with room"]
+    } else {
+        ["new flow, while the table evicts", LEAST[1], "two entries, while the table evicts"]
+    };
+    add(own, node.program(hook, ifindex)?, of_product);
     if hook == Hook::Xdp {
-        let name = if has_room { "two entries, with room" } else { "two entries, while the table evicts" };
-        let program = wrapper.yardstick(hook, "born")?;
-        members.push(Member {
-            name,
-            node,
-            hook,
-            program,
-            ifindex,
-            packets,
-            count,
-            expected: Expected::Verdict(XDP_TX),
-        });
+        add(least, wrapper.yardstick(hook, "opened")?, of_yardstick);
+        add(two, wrapper.yardstick(hook, "born")?, of_yardstick);
+    }
+    for (name, program) in node.beside(hook)? {
+        add(name, program, of_product);
     }
     if !has_room {
         // Fills the tables.
@@ -66,23 +70,29 @@ fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: 
     }
     let mut all: Vec<Measured> = members.iter().map(|_| Measured::empty()).collect();
     for _ in 0..bench.extent.rounds {
-        if has_room {
-            clear(node.map(maps::NEW4)?)?;
-            clear(Map::LruHashMap(wrapper.map("BORN")?))?;
-        }
-        for (all, round) in all.iter_mut().zip(measure::rounds(wrapper, &mut members, 1)?) {
-            all.extend(round);
+        for (member, all) in members.iter_mut().zip(&mut all) {
+            if has_room {
+                clear(node.map(maps::NEW4)?)?;
+                clear(Map::LruHashMap(wrapper.map("BORN")?))?;
+            }
+            for round in measure::rounds(wrapper, std::slice::from_mut(member), 1)? {
+                all.extend(round);
+            }
         }
     }
-    let bound = all.get(1).map(|bound| (&bound.own, &bound.floor));
+    let bound = members.iter().position(|member| LEAST.contains(&member.name)).map(|index| &all[index]);
     for (member, own) in members.iter().zip(&all) {
-        let ratio = bound.map(|bound: (&Rounds, &Rounds)| statistics::ratio((&own.own, &own.floor), bound));
+        let ratio = bound.map(|bound| statistics::ratio((&own.own, &own.floor), (&bound.own, &bound.floor)));
         report.add(Row { ratio, to: BOUND.to_owned(), ..row(member, own, 0, 10) });
     }
     Ok(())
 }
 
+/// The names of the bounds: with room, and while the table evicts.
+const LEAST: [&str; 2] = ["the least for a new flow, with room", "the least for a new flow, while the table evicts"];
+
 const XDP_TX: u32 = 3;
+const TC_REDIRECT: u32 = 7;
 
 /// Removes every entry of a table of new flows.
 fn clear(map: Map) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use lb_common::Reason;
 use lb_tests::frames::{self, Flags};
 use lb_yardsticks::Place;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Extent;
 use crate::manifests::{BACKEND_PORT, BACKEND4, BACKEND6, HOT4, HOT6};
@@ -82,6 +82,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) extent: &'a Extent,
     /// A build of the datapath to measure in place of what the daemon attached.
     pub(crate) datapath: Option<&'a Path>,
+    /// Builds to measure beside it.
+    pub(crate) beside: &'a [PathBuf],
 }
 
 impl Bench<'_> {
@@ -92,6 +94,9 @@ impl Bench<'_> {
         node.fill(services, 10)?;
         if let Some(object) = self.datapath {
             node.measure_instead(object)?;
+        }
+        for object in self.beside {
+            node.measure_beside(object)?;
         }
         // What is measured is the kernel's part, which needs no daemon.
         node.end_daemon()?;

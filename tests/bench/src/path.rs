@@ -30,6 +30,9 @@ const FLOWS: u32 = 1 << 13;
 /// The number of the first of them.
 const FRESH: u32 = 1 << 24;
 
+/// How the yardstick's rows are called.
+pub(crate) const YARDSTICK: &str = "the yardstick in its place";
+
 /// Who balances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
@@ -39,6 +42,8 @@ enum Who {
     Routing,
     /// We.
     Ours,
+    /// The yardstick in our place: what no load balancer at XDP is without.
+    Yardstick,
     /// Rules as kube-proxy writes them for nftables.
     Nftables,
     /// Rules as kube-proxy writes them for iptables.
@@ -51,6 +56,7 @@ impl Who {
             Who::Floor => "floor",
             Who::Routing => "plain routing",
             Who::Ours => "lb-ctl",
+            Who::Yardstick => YARDSTICK,
             Who::Nftables => "nftables",
             Who::Iptables => "iptables",
         }
@@ -76,6 +82,7 @@ pub(crate) fn all(
     let mut contenders = vec![
         Contender::new(Who::Floor, 0, binary, tools, wrapper)?,
         Contender::new(Who::Routing, 0, binary, tools, wrapper)?,
+        Contender::new(Who::Yardstick, 0, binary, tools, wrapper)?,
     ];
     let has_iptables = tools.find("iptables-legacy-restore").is_some();
     if !has_iptables {
@@ -131,6 +138,13 @@ impl Contender {
         match who {
             Who::Floor => node.run(|| wrapper.attach("xdp_nothing", "eth0"))??,
             Who::Routing => {}
+            Who::Yardstick => {
+                let out = Links::open(node.space())?.index("eth1")?;
+                wrapper.relay_to(out)?;
+                node.run(|| wrapper.attach("xdp_relay", "eth0"))??;
+                // Whoever sends frames by an interface has a program there, if it is a veth.
+                node.run(|| wrapper.attach("xdp_pass", "eth1"))??;
+            }
             Who::Ours => {
                 node.fill(services, 10)?;
                 node.end_daemon()?;

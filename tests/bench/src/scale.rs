@@ -19,6 +19,18 @@ const FLOWS: u32 = 1024;
 /// many entries.
 const MAX_FLOWS: u32 = 3 << 17;
 
+/// The yardstick's row: one lookup of a Service, one of its members, and its counter.
+pub(crate) const LEAST: &str = "Services: the least for any";
+
+const XDP_TX: u32 = 3;
+
+/// First packets to the first Service, or to those behind it.
+fn to_any() -> Packets {
+    let to = SocketAddr::new(FIRST.into(), 80);
+    let frame = Kind::Tcp4.frame(Kind::Tcp4.client(), to, Flags::Syn);
+    Packets { frame, place: Place::Source4, flows: 0, first: FRESH << 1, services: 1 }
+}
+
 /// Measures all numbers of Services, round by round.
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     let mut stages = Vec::new();
@@ -32,11 +44,7 @@ pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> 
     let mut numbers = Vec::new();
     for (services, Stage { node, .. }) in &stages {
         let ifindex = node.uplink();
-        let random = {
-            let to = SocketAddr::new(FIRST.into(), 80);
-            let frame = Kind::Tcp4.frame(Kind::Tcp4.client(), to, Flags::Syn);
-            Packets { frame, place: Place::Source4, flows: 0, first: FRESH << 1, services: *services }
-        };
+        let random = Packets { services: *services, ..to_any() };
         let fresh = Packets { first: FRESH, ..Kind::Tcp4.requests(0, Flags::Syn) };
         for (name, packets, expected) in [
             ("Services: established", Kind::Tcp4.requests(FLOWS, Flags::Ack), Expected::All(Reason::Forwarded)),
@@ -49,7 +57,17 @@ pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> 
             numbers.push(*services);
         }
     }
-    let mut wrapper = crate::wrapper::Wrapper::load(bench.yardsticks, 1024)?;
+    let mut wrapper = crate::wrapper::Wrapper::load(bench.yardsticks, MAX_FLOWS)?;
+    // What a Service of its own costs at least: the same yardstick on few Services and on many.
+    let least = wrapper.yardstick(Hook::Xdp, "record")?;
+    wrapper.enter_records(FIRST, bench.extent.services.iter().copied().max().unwrap_or(0))?;
+    for (services, Stage { node, .. }) in &stages {
+        let packets = Packets { services: *services, ..to_any() };
+        let (ifindex, count, expected) = (node.uplink(), bench.extent.packets, Expected::Verdict(XDP_TX));
+        let program = least.try_clone()?;
+        members.push(Member { name: LEAST, node, hook: Hook::Xdp, program, ifindex, packets, count, expected });
+        numbers.push(*services);
+    }
     say("the same packets beside few Services and beside many");
     // Fills the tables of new flows, so that all of them evict.
     measure::rounds(&mut wrapper, &mut members, 1)?;

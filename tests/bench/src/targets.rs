@@ -134,6 +134,11 @@ fn established(report: &Report, targets: &mut Targets) {
     for flows in [1, MANY, MOST] {
         let figure = format!("TC, established TCP/IPv4, {flows} flows, against a TC yardstick");
         targets.ratio(figure, 1.15, compared(tc("TCP/IPv4 forward", flows)));
+        if flows > 1 {
+            let pairs = compared(tc("pairs", flows));
+            targets
+                .bounded(pairs.map(|(text, ratio)| format!("{text}{ratio:.2} x with two entries of our size a flow")));
+        }
     }
     for flows in [1, MANY] {
         let figure = format!("not ours, {flows} flows, against one lookup in an LRU hash at 1 flow");
@@ -155,10 +160,21 @@ fn new_flows(report: &Report, targets: &mut Targets) {
     let to_any = |services| best(xdp("Services: new flow to any", 0, services));
     let figure = format!("new flow to a random one of {most} Services, beyond one of 10");
     targets.limit(figure, 150.0, "ns", to_any(most).zip(to_any(10)).map(|(most, few)| most - few));
+    let least = |services| best(xdp(crate::scale::LEAST, 0, services));
+    targets.bounded(least(most).zip(least(10)).map(|(most, few)| {
+        format!("{} ns for one lookup of the Service, one member and one counter", number(most - few))
+    }));
     for (name, limit) in [("new flow, with room", 750.0), ("new flow, while the table evicts", 1300.0)] {
         targets.limit(name, limit, "ns", best(xdp(name, 0, 10)));
         let two = best(xdp(&name.replace("new flow", "two entries"), 0, 10));
-        targets.bounded(two.map(|two| format!("{} ns for its two entries alone", number(two))));
+        let least = best(xdp(&format!("the least for a {name}"), 0, 10));
+        targets.bounded(least.zip(two).map(|(least, two)| {
+            format!(
+                "{} ns for the least that must be done, of which {} ns for its two entries",
+                number(least),
+                number(two)
+            )
+        }));
     }
 }
 
@@ -170,6 +186,8 @@ fn path(report: &Report, targets: &mut Targets) {
     for (peer, limit) in [("plain routing", 0.25), ("nftables", 0.15)] {
         let figure = format!("whole path, one flow, net of the generator's floor, against {peer}");
         targets.ratio(figure, limit, against(one("lb-ctl"), one(peer)));
+        let least = against(one(crate::path::YARDSTICK), one(peer));
+        targets.bounded(least.map(|(text, ratio)| format!("{text}{ratio:.2} x with {}", crate::path::YARDSTICK)));
     }
 }
 
@@ -200,6 +218,10 @@ fn control(report: &Report, targets: &mut Targets) {
     for (which, limit) in [("p50", 1.0), ("p99", 5.0)] {
         let row = best(&format!("one endpoint, to its effect on a packet: {which}"), most);
         targets.limit(format!("one endpoint's change at {most} Services, {which}"), limit, "ms", row);
+        if which == "p99" {
+            let woken = best(crate::control::WOKEN, most);
+            targets.bounded(woken.map(|woken| format!("{} ms for {}", number(woken), crate::control::WOKEN)));
+        }
     }
     let row = best("one Service's port, to its name's answer: p99", most);
     targets.limit(format!("one Service's change at {most} Services, to the answer of its name, p99"), 10.0, "ms", row);

@@ -1,12 +1,13 @@
 //! Runs a program many times on packets of many flows, by the wrapper in [`lb_yardsticks`].
 
 use anyhow::{Context, bail};
-use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps;
 use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, WORDS_AT};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// Where a program runs.
@@ -65,7 +66,14 @@ impl Wrapper {
         let bytes = fs::read(object)
             .with_context(|| format!("cannot read {}: `cargo xtask bench` builds it", object.display()))?;
         let mut loader = EbpfLoader::new();
-        for (name, ours) in [("FLOWS", maps::FLOWS4), ("PAIRS", maps::FLOWS4), ("BORN", maps::NEW4)] {
+        for (name, ours) in [
+            ("FLOWS", maps::FLOWS4),
+            ("PAIRS", maps::FLOWS4),
+            ("BORN", maps::NEW4),
+            ("RECORDS", maps::SERVICES),
+            ("MEMBERS", maps::SLOTS),
+            ("TALLIES", maps::SERVICE_STATS),
+        ] {
             loader.map_max_entries(name, maps::entries_for(ours, max_flows));
         }
         let mut ebpf = loader.load(&bytes).context("the yardsticks do not load")?;
@@ -158,6 +166,27 @@ impl Wrapper {
         let program = self.ebpf.program_mut(name).with_context(|| format!("there is no yardstick {name}"))?;
         let program: &mut Xdp = program.try_into()?;
         program.attach(interface, XdpMode::Driver).with_context(|| format!("cannot attach {name} to {interface}"))?;
+        Ok(())
+    }
+
+    /// Names the interface that `xdp_relay` sends by.
+    pub(crate) fn relay_to(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        let mut out: Array<_, u32> = Array::try_from(self.ebpf.map_mut("OUT").context("no map OUT")?)?;
+        Ok(out.set(0, ifindex, 0)?)
+    }
+
+    /// Enters records of so many Services on port 80 of addresses from `first` on, for `xdp_record`.
+    pub(crate) fn enter_records(&mut self, first: Ipv4Addr, services: u32) -> anyhow::Result<()> {
+        /// Members of each, as the product's have them.
+        const MEMBERS: u64 = 8;
+        let map = self.ebpf.map_mut("RECORDS").context("no map RECORDS")?;
+        let mut records: HashMap<_, u64, [u64; 4]> = map.try_into()?;
+        for number in 0..services {
+            let address = u32::from_ne_bytes(Ipv4Addr::from_bits(first.to_bits() + number).octets());
+            // Address and port as they lie in the frame, in one word (`Frame::service`).
+            let key = u64::from(address) | u64::from(80_u16.to_be()) << 32 | u64::from(lb_common::TCP) << 48;
+            records.insert(key, [u64::from(number) * MEMBERS, u64::from(number), 0, 0], 0)?;
+        }
         Ok(())
     }
 

@@ -85,5 +85,8 @@ pub const fn tuple(number: u32) -> (u32, u16) {
     (CLIENTS | hash >> 8, 1024 + ((hash & 0xff) << 6) as u16)
 }
 
+/// The backend that yardsticks send requests on to: the node has a route to it.
+pub const BACKEND: [u8; 4] = [10, 200, 255, 1];
+
 /// The network of all clients, 11.0.0.0/8; of IPv6 these are the last four bytes.
 pub const CLIENTS: u32 = 11 << 24;

@@ -15,8 +15,8 @@ pub(super) const TCP_CHECKSUM: usize = 50;
 
 const IPV4: u16 = 0x0800_u16.to_be();
 
-/// The address that requests are sent on to, as it lies in a frame: 10.0.0.1. No routing table is asked, any will do.
-const BACKEND: u32 = u32::from_ne_bytes([10, 0, 0, 1]);
+/// The address that requests are sent on to, as it lies in a frame.
+pub(super) const BACKEND: u32 = u32::from_ne_bytes(lb_yardsticks::BACKEND);
 const BACKEND_PORT: u16 = 8080_u16.to_be();
 
 /// Headers that lie within bounds.

@@ -4,12 +4,14 @@
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macros of aya want of a program")]
 
 mod frame;
+mod opening;
 mod tc;
 mod wrapper;
 mod xdp;
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 
 /// As the product's: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
@@ -68,6 +70,18 @@ static BORN: LruHashMap<FlowKey, Wide> = LruHashMap::with_max_entries(1 << 16, 0
 /// The services' numbers.
 #[map]
 static SERVICES: HashMap<ServiceKey, u64> = HashMap::with_max_entries(1 << 16, 0);
+/// What is known of a Service, as large as the product's record of it and in a table of the same kind.
+#[map]
+static RECORDS: HashMap<ServiceKey, [u64; 4]> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+/// Members of the Services, one after the other.
+#[map]
+static MEMBERS: Array<u64> = Array::with_max_entries(1 << 16, 0);
+/// What each Service has counted.
+#[map]
+static TALLIES: PerCpuArray<Count> = PerCpuArray::with_max_entries(1 << 16, 0);
+/// The interface that [`xdp::xdp_relay`] sends by.
+#[map]
+static OUT: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static STATS: PerCpuArray<Count> = PerCpuArray::with_max_entries(1 << 12, 0);
 

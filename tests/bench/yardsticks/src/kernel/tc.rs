@@ -1,7 +1,7 @@
 //! The yardsticks at TC: the same steps by the means of TC.
 
 use super::frame::{Frame, TCP_CHECKSUM};
-use super::{FLOWS, SERVICES, count};
+use super::{FLOWS, Flow, PAIRS, SERVICES, count};
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -34,6 +34,21 @@ fn tc_full(ctx: TcContext) -> i32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
     // SAFETY: nobody deletes flows while a run lasts.
     let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return NEXT };
+    translate(&ctx, frame, flow)
+}
+
+/// The same with entries as the product has them.
+#[classifier]
+fn tc_pairs(ctx: TcContext) -> i32 {
+    let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return NEXT };
+    // SAFETY: as above.
+    let Some(wide) = (unsafe { PAIRS.get(frame.key()) }) else { return NEXT };
+    translate(&ctx, frame, &wide.flow)
+}
+
+/// What is done with a packet whose flow was found.
+#[inline(always)]
+fn translate(ctx: &TcContext, frame: Frame, flow: &Flow) -> i32 {
     let service = frame.service();
     frame.rewrite(flow);
     // SAFETY: as for flows.
@@ -45,7 +60,7 @@ fn tc_full(ctx: TcContext) -> i32 {
         bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(delta), flags)
     };
     // Addresses and port apart: only the former counts where the checksum is partial.
-    if replace(flow.delta, PSEUDO_HDR) == 0 && replace(flow.port_delta, 0) == 0 { back(&ctx) } else { DROP }
+    if replace(flow.delta, PSEUDO_HDR) == 0 && replace(flow.port_delta, 0) == 0 { back(ctx) } else { DROP }
 }
 
 #[inline(always)]

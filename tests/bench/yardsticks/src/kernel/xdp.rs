@@ -1,9 +1,9 @@
 //! The yardsticks at XDP.
 
 use super::frame::Frame;
-use super::{BORN, FLOWS, Flow, PAIRS, SERVICES, Wide, count};
-use aya_ebpf::bindings::BPF_NOEXIST;
+use super::{FLOWS, Flow, OUT, PAIRS, SERVICES, Wide, count};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
@@ -80,17 +80,39 @@ fn translate(ctx: &XdpContext, frame: Frame, flow: &Flow) -> u32 {
     XDP_TX
 }
 
-/// Two entries for a flow that was not there, one a direction, and nothing else.
+/// The yardstick on the way from one interface to another: opens the flow where there is none, and leaves by `OUT`.
 #[xdp(frags)]
-fn xdp_born(ctx: XdpContext) -> u32 {
+fn xdp_relay(ctx: XdpContext) -> u32 {
     let Some(frame) = Frame::parse(ctx.data(), ctx.data_end()) else { return XDP_PASS };
-    let wide = Wide { flow: frame.flow(), rest: [0; 6] };
-    let noexist = u64::from(BPF_NOEXIST);
-    if BORN.insert(frame.reply_key(), wide, noexist).is_err() || BORN.insert(frame.key(), wide, noexist).is_err() {
-        return XDP_PASS;
-    }
+    let Some(out) = OUT.get(0) else { return XDP_PASS };
+    // SAFETY: as above.
+    let Some(flow) = (unsafe { FLOWS.get(frame.key()) }) else { return relay_first(frame, *out) };
+    let service = frame.service();
+    // The checksum of UDP is absent.
+    frame.rewrite(flow);
+    // SAFETY: as above.
+    let Some(service) = (unsafe { SERVICES.get(service) }) else { return XDP_PASS };
     frame.swap_macs();
-    XDP_TX
+    count(*service as u32, ctx.data_end() - ctx.data());
+    // SAFETY: a helper that takes plain numbers.
+    unsafe { bpf_redirect(*out, 0) as u32 }
+}
+
+/// Leaves all to the kernel.
+#[xdp(frags)]
+fn xdp_pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[inline(always)]
+fn relay_first(frame: Frame, out: u32) -> u32 {
+    let flow = frame.flow();
+    let is_entered = SERVICES.insert(frame.service(), u64::from(flow.service), 0).is_ok()
+        && FLOWS.insert(frame.key(), flow, 0).is_ok();
+    frame.rewrite(&flow);
+    frame.swap_macs();
+    // SAFETY: as above.
+    if is_entered { unsafe { bpf_redirect(out, 0) as u32 } } else { XDP_PASS }
 }
 
 /// Opens the flow, for the others to find.
