@@ -3,6 +3,7 @@
 //! Data flows one way: sources → [`objects`] → model → image → plan → maps. Nothing flows back up except status.
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod daemon;
 pub mod datapath;
@@ -16,6 +17,7 @@ pub mod maps;
 pub mod model;
 pub mod objects;
 pub mod playground;
+pub mod preflight;
 mod readiness;
 pub mod source;
 pub mod store;

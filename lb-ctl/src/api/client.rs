@@ -1,5 +1,6 @@
 //! The client: one connection to the control socket for each request.
 
+use super::audit::AuditAnswer;
 use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
@@ -102,6 +103,11 @@ impl Client {
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     pub async fn plan(&self, request: &ApplyRequest) -> Result<PlanAnswer, ClientError> {
         self.post("/v1/plan", request).await
+    }
+
+    /// Whether the maps are as they should be; `repair`: what is not is repaired.
+    pub async fn audit(&self, repair: bool) -> Result<AuditAnswer, ClientError> {
+        if repair { self.post("/v1/audit", &()).await } else { self.get("/v1/audit").await }
     }
 
     /// Deletes objects: all or nothing.

@@ -7,6 +7,7 @@
 //! | `GET /v1/{resource}?namespace=&name=` | [`Items`] |
 //! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
+//! | `GET /v1/audit` | [`AuditAnswer`]; `POST` repairs too |
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
@@ -15,6 +16,7 @@
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
 //! that they are judged in one place.
 
+pub mod audit;
 pub mod catalogue;
 pub mod client;
 pub mod description;
@@ -27,6 +29,7 @@ pub mod types;
 #[cfg(test)]
 mod round_trip;
 
+pub use audit::{AuditAnswer, AuditStatus, Finding};
 pub use catalogue::{Catalogue, Resource};
 pub use client::{Client, ClientError};
 pub use description::{EndpointDescription, PortDescription, ServiceDescription};

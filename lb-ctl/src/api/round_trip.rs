@@ -45,6 +45,11 @@ impl Control for Pretender {
         Ok(PlanAnswer { writes: request.files.len(), ..PlanAnswer::default() })
     }
 
+    async fn audit(&self, repair: bool) -> Result<AuditAnswer, Failure> {
+        let finding = Finding { repaired: repair, ..Finding::default() };
+        Ok(AuditAnswer { findings: vec![finding], ..AuditAnswer::default() })
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),

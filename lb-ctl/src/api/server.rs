@@ -3,6 +3,7 @@
 //! A caller is known by the kernel's word (`SO_PEERCRED`): root and the daemon's own user may change things, anyone
 //! else who can open the socket (mode 0660) may read.
 
+use super::audit::AuditAnswer;
 use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
 use super::plan::PlanAnswer;
@@ -45,6 +46,8 @@ pub trait Control: Send + Sync + 'static {
     fn plan(&self, request: ApplyRequest) -> impl Future<Output = Result<PlanAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
+    /// Whether the maps are as they should be; `true`: repairs what is not.
+    fn audit(&self, repair: bool) -> impl Future<Output = Result<AuditAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
     fn catalogue(&self) -> watch::Receiver<Catalogue>;
     /// One Service as it works on this node.
@@ -159,10 +162,12 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let writes = Router::new()
         .route("/v1/apply", post(apply::<C>))
         .route("/v1/delete", post(delete::<C>))
+        .route("/v1/audit", post(audit_and_repair::<C>))
         .layer(axum::middleware::from_fn(authorise));
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/audit", get(audit::<C>))
         .route("/v1/plan", post(plan::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
     let streams = Router::new().route("/v1/flows", get(flows::<C>)).route("/v1/{resource}", get(list::<C>));
@@ -215,6 +220,14 @@ async fn version() -> Json<Version> {
 
 async fn status<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Status>, Failure> {
     shared.control.status().await.map(Json)
+}
+
+async fn audit<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<AuditAnswer>, Failure> {
+    shared.control.audit(false).await.map(Json)
+}
+
+async fn audit_and_repair<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<AuditAnswer>, Failure> {
+    shared.control.audit(true).await.map(Json)
 }
 
 async fn describe<C: Control>(

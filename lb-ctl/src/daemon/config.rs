@@ -31,6 +31,8 @@ pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
 /// Node ports.
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// Seconds between two rounds of the audit.
+pub const DEFAULT_AUDIT_INTERVAL: u32 = 300;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
 pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 /// Bits of an address that a service network leaves open at most, as the API server has it. Such a network is routed to us, so a
@@ -88,6 +90,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
     pub max_flows: u32,
+    /// Seconds between two rounds of the audit; 0: none.
+    pub audit_interval: u32,
     /// The state file.
     pub state_file: PathBuf,
     /// How much to log.
@@ -222,6 +226,7 @@ impl Config {
             dns,
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
+            audit_interval: options.audit_interval.unwrap_or(DEFAULT_AUDIT_INTERVAL),
             state_file: state_dir.join(format!("{instance}.json")),
             log_level: options.log_level.unwrap_or(LogLevel::Info),
             log_format: options.log_format.unwrap_or(LogFormat::Text),
@@ -261,6 +266,7 @@ impl Config {
             ("dnsUpstream", self.dns.upstream != new.dns.upstream),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
+            ("auditInterval", self.audit_interval != new.audit_interval),
             ("stateDir", self.state_file != new.state_file),
             ("manifests", self.manifests != new.manifests),
             ("logLevel", self.log_level != new.log_level),
@@ -312,6 +318,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
+        writeln!(f, "auditInterval: {}", self.audit_interval)?;
         write!(f, "state file:    {}", self.state_file.display())
     }
 }
@@ -569,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `auditInterval`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

@@ -1,16 +1,19 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
+use super::auditor::{Auditor, Piece, Reference};
 use super::flows;
 use super::foresee::Foreseen;
 use crate::api::server::Control;
 use crate::api::{
-    ApplyAnswer, ApplyRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine, LentPorts,
-    ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
+    ApplyAnswer, ApplyRequest, AuditAnswer, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason, FlowLine,
+    LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
 };
 use crate::datapath::conntrack::{self, FlowEntry};
+use crate::image::Cursor;
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::objects::{Key, Kind, ObjectId};
 use lb_common::Settings;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,6 +34,12 @@ pub(super) enum Command {
     Plan(Option<Parsed>, Option<String>, oneshot::Sender<Result<Foreseen, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
+    /// Compares so many entries of the configuration maps with what they should be.
+    Inspect(Cursor, usize, oneshot::Sender<Result<Piece, Failure>>),
+    /// Tells what the datapath's tables are judged by; `true`: without what takes long.
+    Reference(bool, oneshot::Sender<Reference>),
+    /// Opens the gate for addresses, and makes the maps hold what they should.
+    Repair(Vec<IpAddr>, oneshot::Sender<Result<(), Failure>>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
 }
@@ -65,6 +74,7 @@ pub(super) struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) catalogue: watch::Receiver<Catalogue>,
     pub(super) flows: Arc<dyn FlowSource>,
+    pub(super) auditor: Auditor,
 }
 
 impl Handle {
@@ -109,6 +119,10 @@ impl Control for Handle {
         counted.await.unwrap_or_else(|error| {
             Err(Failure::new(FailureReason::InternalError, format!("counting connections broke off: {error}")))
         })
+    }
+
+    async fn audit(&self, repair: bool) -> Result<AuditAnswer, Failure> {
+        self.auditor.round(false, repair).await
     }
 
     fn catalogue(&self) -> watch::Receiver<Catalogue> {

@@ -11,7 +11,7 @@ use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
 use super::{Config, Error, config, memory, notify};
-use crate::api::Catalogue;
+use crate::api::{AuditStatus, Catalogue};
 use crate::dns::Dns;
 use crate::health::Health;
 use crate::host::{HostView, Route};
@@ -23,7 +23,7 @@ use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,8 +34,6 @@ use tracing::{debug, error, info, warn};
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// Everything is looked at again at least this often.
 const REGULAR: Duration = Duration::from_secs(10);
-/// The maps are read back and compared at least this often.
-const AUDIT: Duration = Duration::from_mins(5);
 
 /// After a change of more objects than this there is memory to give back.
 pub(super) const MUCH: usize = 1000;
@@ -64,6 +62,8 @@ pub(super) struct Parts {
     /// Whose flows are to be forgotten.
     pub(super) withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     pub(super) catalogue: watch::Sender<Catalogue>,
+    /// What the audit in the background has come to.
+    pub(super) audit: Arc<Mutex<AuditStatus>>,
 }
 
 /// See the [module](self).
@@ -84,6 +84,7 @@ pub(super) struct Engine {
     commands: mpsc::Receiver<Command>,
     withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     catalogue: watch::Sender<Catalogue>,
+    pub(super) audit: Arc<Mutex<AuditStatus>>,
     pub(super) balancer: Balancer,
     pub(super) interfaces: Interfaces,
     progress: Progress,
@@ -109,7 +110,6 @@ struct Progress {
     failure: Option<String>,
     retry: Option<(Instant, Duration)>,
     next_look: Option<Instant>,
-    next_audit: Option<Instant>,
 }
 
 /// The signals that the daemon knows.
@@ -139,6 +139,7 @@ impl Engine {
             commands,
             withdrawn,
             catalogue,
+            audit,
         } = parts;
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
         let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
@@ -161,6 +162,7 @@ impl Engine {
             commands,
             withdrawn,
             catalogue,
+            audit,
             balancer,
             interfaces,
             progress: Progress::default(),
@@ -236,16 +238,6 @@ impl Engine {
             self.dns.find_upstream();
             self.sources.look_after();
             self.store.save_again();
-        }
-        if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
-            if self.progress.next_audit.is_some() {
-                match self.balancer.audit(self.maps.as_mut()) {
-                    Ok(0) => debug!("the maps hold what they should"),
-                    Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
-                    Err(error) => self.failed(&error),
-                }
-            }
-            self.progress.next_audit = Some(now + AUDIT);
         }
     }
 
@@ -438,9 +430,17 @@ impl Engine {
             }
             Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
+            Command::Inspect(cursor, limit, answer) => drop(answer.send(self.inspect(cursor, limit))),
+            Command::Reference(calm, answer) => drop(answer.send(self.reference(calm))),
+            Command::Repair(shut, answer) => drop(answer.send(self.repair(&shut))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Status(answer) => drop(answer.send(self.status())),
         }
+    }
+
+    /// Whether the maps hold what they should, as far as the last round could bring them there.
+    pub(super) fn is_filled(&self) -> bool {
+        self.progress.filled && self.progress.failure.is_none()
     }
 
     /// Why the last round failed.

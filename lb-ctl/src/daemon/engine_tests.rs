@@ -1,5 +1,6 @@
 //! The engine without a kernel: objects go in by requests and files, maps and hooks are looked at.
 
+use super::auditor::Auditor;
 use super::control::Handle;
 use super::engine::{Engine, Parts};
 use super::fakes::{Attached, FakeHooks, SharedMaps, network};
@@ -127,10 +128,12 @@ fn start_with(
         commands,
         withdrawn: mpsc::unbounded_channel().0,
         catalogue,
+        audit: Arc::default(),
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows) };
+    let auditor = Auditor { commands: command_sender.clone(), maps: None };
+    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows), auditor };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }
 

@@ -3,6 +3,7 @@
 //! [`run`] takes the locks and opens everything before it touches anything, so that a daemon that cannot run leaves
 //! nothing behind; then [`engine`] converges until it is told to stop.
 
+mod auditor;
 mod balancer;
 mod by_hand;
 pub mod config;
@@ -33,19 +34,21 @@ pub use by_hand::ByHand;
 pub use config::{Config, ConfigError};
 pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 
-use crate::api::{ServeError, Server};
+use crate::api::{AuditStatus, ServeError, Server};
 use crate::datapath::{self, Datapath};
 use crate::dns::Dns;
 use crate::health::Health;
 use crate::maps::MapError;
+use crate::preflight::{self, Line, Verdict};
 use crate::{host, source, store};
+use auditor::Auditor;
 use control::Handle;
 use engine::{Engine, Parts};
 use host_clients::HostClients;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sources::Sources;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
@@ -112,7 +115,23 @@ fn allow_many_files() {
     }
 }
 
+/// Logs what of the node is not as it should be.
+fn look_ahead(config: &Config) {
+    let lines = match preflight::run(&config.into()) {
+        Ok(lines) => lines,
+        Err(error) => return warn!(%error, "the node could not be looked at"),
+    };
+    for Line { check, subject, verdict, message, remedy } in lines {
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Warn => warn!(check, subject, remedy, "preflight: {message}"),
+            Verdict::Fail => error!(check, subject, remedy, "preflight: {message}"),
+        }
+    }
+}
+
 async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
+    look_ahead(&config);
     let mut store = store::Store::open(store::Options {
         state_file: Some(config.state_file.clone()),
         service_cidrs: config.service_cidrs.clone(),
@@ -147,7 +166,13 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let maps = datapath.maps();
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
     let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, endpoints));
-    let handle = Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()) };
+    let auditor = Auditor { commands: command_sender.clone(), maps: Some(maps.clone()) };
+    let audit = Arc::new(Mutex::new(AuditStatus::default()));
+    let interval = Duration::from_secs(config.audit_interval.into());
+    let auditing = (!interval.is_zero())
+        .then(|| tokio::spawn(auditor::in_background(auditor.clone(), interval, Arc::clone(&audit))));
+    let handle =
+        Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(maps.clone()), auditor };
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
     let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
@@ -169,11 +194,13 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         commands,
         withdrawn,
         catalogue,
+        audit,
     };
     let engine = Engine::new(parts).map_err(Error::Maps)?;
     let ended = engine.run().await;
     stop.cancel();
     sweeper.abort();
+    auditing.inspect(JoinHandle::abort);
     packet_log.inspect(JoinHandle::abort);
     match tokio::time::timeout(FAREWELL, serving).await {
         Ok(Ok(Ok(()))) => {}

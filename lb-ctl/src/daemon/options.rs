@@ -127,6 +127,10 @@ pub struct Options {
     /// [default: 131072]
     #[arg(long, value_name = "NUMBER")]
     pub max_flows: Option<u32>,
+    /// Seconds between two rounds of the audit, which looks after all maps at a fiftieth of one CPU and repairs what it can;
+    /// 0: none [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub audit_interval: Option<u32>,
     /// Directory of the state file [default: /var/lib/lb-ctl]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -179,6 +183,7 @@ impl Options {
             dns_upstream: if self.dns_upstream.is_empty() { weaker.dns_upstream } else { self.dns_upstream },
             bpffs: self.bpffs.or(weaker.bpffs),
             max_flows: self.max_flows.or(weaker.max_flows),
+            audit_interval: self.audit_interval.or(weaker.audit_interval),
             state_dir: self.state_dir.or(weaker.state_dir),
             log_level: self.log_level.or(weaker.log_level),
             log_format: self.log_format.or(weaker.log_format),

@@ -1,7 +1,7 @@
 //! Makes the [`Status`] from what the engine knows.
 
 use super::engine::Engine;
-use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
+use crate::api::{AuditStatus, CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Kind, ObjectId, Objects, Table};
 use crate::store::SourceId;
@@ -10,6 +10,7 @@ use lb_common::{Reason, maps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::PoisonError;
 
 impl Engine {
     /// How everything is. How full the flow tables are is told by others: it costs a walk.
@@ -70,6 +71,7 @@ impl Engine {
             // Told with the fullness of the flow tables, by others too.
             lent_ports: None,
             dns: self.dns.status(),
+            audit: self.audit(),
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),
@@ -77,6 +79,11 @@ impl Engine {
             maps: fill(self.balancer.realized(), self.maps.as_ref()),
             counters,
         }
+    }
+
+    /// What the audit in the background has come to.
+    fn audit(&self) -> AuditStatus {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The sysctls of the families that the node has addresses of, and that forbid it to forward.

@@ -192,7 +192,7 @@ fn has_no_tcx() -> bool {
 }
 
 /// Whether XDP belongs on the interface. On a VLAN there is no native XDP, and the tag is off before TCX sees the packet.
-fn wants_xdp(interface: &Interface, mode: Mode) -> bool {
+pub(crate) fn wants_xdp(interface: &Interface, mode: Mode) -> bool {
     match mode {
         Mode::Auto => interface.wire && interface.kind != "vlan",
         Mode::Xdp | Mode::XdpGeneric => true,

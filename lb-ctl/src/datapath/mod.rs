@@ -26,15 +26,20 @@ mod meta;
 mod programs;
 mod refusal;
 mod require;
+pub(crate) mod side;
 mod sockets;
 mod target;
 
+pub(crate) use attach::wants_xdp;
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
+pub(crate) use bpffs::is_bpffs;
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use handover::Settled;
 pub use programs::{Clock, PacketLog};
+pub(crate) use refusal::occupants as programs_on;
+pub(crate) use require::{kernel_is_at_least, privilege};
 pub use sockets::Cgroup;
 
 use crate::host::{HostView, Interface};

@@ -7,6 +7,7 @@
 //! that still name the id are told apart.
 
 use super::fragment::{Locality, Use};
+use super::given::Given;
 use super::ids::Ids;
 use super::sets::next_generation;
 use super::{DRAIN, GRACE, HostFacts};
@@ -56,6 +57,8 @@ pub(super) struct Backends {
     generations: HashMap<u32, u16>,
     /// The generation of an id whose past is not known.
     first_generation: u16,
+    /// There was a former daemon: what it gave out and took back is known by its generation alone.
+    is_adopted: bool,
     /// Used by nobody in the image, but perhaps still in the maps.
     draining: BTreeSet<IpAddr>,
     drained: VecDeque<(Instant, IpAddr)>,
@@ -123,6 +126,7 @@ impl Backends {
             generations: HashMap::new(),
             // Ids given up before are known to nobody: what names them has an earlier generation.
             first_generation: latest.map_or(1, next_generation),
+            is_adopted: latest.is_some(),
             draining: BTreeSet::new(),
             drained,
         }
@@ -135,6 +139,15 @@ impl Backends {
     /// Id and generation of the record for `address`.
     pub(super) fn get(&self, address: IpAddr) -> Option<(u32, u16)> {
         self.entries.get(&address).map(|entry| (entry.id, entry.generation))
+    }
+
+    /// What was given out.
+    pub(super) fn given(&self, service_ids: u32) -> Given {
+        let mut last: HashMap<u32, (u16, Option<IpAddr>)> =
+            self.generations.iter().map(|(id, generation)| (*id, (*generation, None))).collect();
+        last.extend(self.entries.iter().map(|(address, entry)| (entry.id, (entry.generation, Some(*address)))));
+        let former = self.is_adopted.then_some((self.ids.capacity(), self.first_generation));
+        Given { service_ids, backends: last, former }
     }
 
     /// Every record of the image.

@@ -17,6 +17,8 @@ pub(super) struct Records {
     leaving: BTreeSet<ServiceKey>,
     unused: BTreeSet<ServiceKey>,
     capacity: u32,
+    /// There was a former daemon: what it gave out and took back is known to nobody.
+    is_adopted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -52,12 +54,18 @@ impl Records {
             entries,
             ids,
             capacity: maps.capacity(maps::SERVICES),
+            is_adopted: !services.is_empty(),
         }
     }
 
     /// The counter id of a record.
     pub(super) fn get(&self, key: ServiceKey) -> Option<u32> {
         self.entries.get(&key).map(|record| record.id)
+    }
+
+    /// Counter ids below this were given out, as far as is known.
+    pub(super) fn given(&self) -> u32 {
+        if self.is_adopted { self.ids.capacity() } else { self.ids.given() }
     }
 
     /// The Service that has the record.

@@ -9,6 +9,7 @@ use super::addresses::Addresses;
 use super::backends::Backends;
 use super::bind::Bound;
 use super::fragment::Fragment;
+use super::given::Given;
 use super::networks::Networks;
 use super::plan::{plan, plan_touched};
 use super::records::Records;
@@ -184,6 +185,16 @@ impl Renderer {
     /// The id of the backend with this address: the index into `BACKEND_STATS`.
     pub fn backend_id(&self, address: IpAddr) -> Option<u32> {
         self.backends.get(address).map(|(id, _)| id)
+    }
+
+    /// The ids that were given out, for whoever finds one in a flow.
+    pub fn given(&self) -> Given {
+        self.backends.given(self.records.given())
+    }
+
+    /// The Service whose frontend has this record.
+    pub fn owner_of(&self, record: ServiceKey) -> Option<&Key> {
+        self.records.owner(record)
     }
 
     fn expire(&mut self, now: Instant) {
