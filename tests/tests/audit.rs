@@ -237,8 +237,8 @@ fn corruptions() -> Vec<Corruption> {
             ":7/".to_owned()
         }),
         ruin(maps::NETWORKS4, "missing", Invariant::Networks, |fixture, _| {
-            fixture.set_network4(maps::NETWORKS4, NetworkKey::new(network::PODS, [10, 244, 1, 0], 24), false);
-            "10.244.1.0/24".to_owned()
+            fixture.set_network4(maps::NETWORKS4, NetworkKey::new(network::PODS, [10, 244, 0, 0], 16), false);
+            "10.244.0.0/16".to_owned()
         }),
         ruin(maps::NETWORKS4, "extra", Invariant::Networks, |fixture, _| {
             fixture.set_network4(maps::NETWORKS4, NetworkKey::new(network::PODS, [192, 0, 2, 0], 24), true);
@@ -606,4 +606,51 @@ fn nothing_is_found_while_services_endpoints_and_connections_come_and_go() {
     println!("{asked} connections, {applied} changes, {} rounds in the background", audited.rounds);
     assert!(asked > 500 && applied > 20 && audited.rounds > 2, "{asked} {applied} {audited:?}");
     assert_eq!(audited.found, 0, "{audited:#?}");
+}
+
+/// Confirmed connections of a client with so many ports, made of one that there is.
+fn multiply(fixture: &Fixture, count: u16) {
+    let all = fixture.entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4);
+    let (key, flow) =
+        all.iter().find(|(_, flow)| !flow.is_reply() && flow.flags & Flow::<[u8; 4]>::SNAT == 0).expect("a flow");
+    let (_, reply) = all.iter().find(|(other, _)| *other == flow.partner(TCP)).expect("its other direction");
+    let mut flows = fixture.hash::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4);
+    for port in 1..=count {
+        let port = port.to_be_bytes();
+        let (key, flow) = (FlowKey { src_port: port, ..*key }, Flow { src_port: port, ..*flow });
+        flows.insert(key, flow, 0).expect("room for a flow");
+        flows.insert(flow.partner(TCP), Flow { dst_port: port, ..*reply }, 0).expect("room for a flow");
+    }
+}
+
+#[test]
+fn a_round_costs_little_for_each_entry_and_waits_between_its_pieces() {
+    needs_datapath!();
+    let fixture = Fixture::with(BINARY, Setup::DEMO, &["--audit-interval=1"]);
+    let _connections = idle(&fixture);
+    let services: String = (0..300).map(|number| {
+        format!("---\napiVersion: v1\nkind: Service\nmetadata: {{ name: many-{number}, namespace: playground }}\nspec: {{ ipFamilyPolicy: RequireDualStack, selector: {{ app: web }}, ports: [{{ port: 80, targetPort: 8080 }}] }}\n")
+    }).collect();
+    fixture.apply(&services).expect("the CLI applies");
+    multiply(&fixture, 8000);
+    let (code, answer) = audit(&fixture, false);
+    assert_eq!(code, 0, "{answer:#?}");
+    assert!(answer.entries > 16_000, "{answer:?}");
+    let each = answer.busy_micros as f64 / answer.entries as f64;
+    println!("{} entries in {} ms: {each:.2} us each", answer.entries, answer.busy_micros / 1000);
+    // A code without optimization takes several times as long as one with.
+    assert!(each < 60.0, "{each} us for an entry");
+
+    let rounds = || fixture.status().expect("the daemon answers").audit;
+    let begun = Instant::now();
+    let first = rounds().rounds;
+    while rounds().rounds < first + 2 && begun.elapsed() < Duration::from_secs(120) {
+        thread::sleep(Duration::from_millis(200));
+    }
+    let audited = rounds();
+    assert!(audited.rounds >= first + 2 && audited.found == 0, "{audited:?}");
+    // The whole of the second round lies in this time, and its pauses are 49 times its work.
+    let share = audited.busy_micros as f64 / begun.elapsed().as_micros() as f64;
+    println!("{:.2}% of one CPU in the background", share * 100.0);
+    assert!(share < 0.03, "{share}");
 }

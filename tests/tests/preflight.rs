@@ -248,10 +248,10 @@ fn rules_of_another_proxy_are_seen() {
         return;
     }
     let node = Node1::new();
-    must(node.space(), "nft 'table ip nat { chain KUBE-SERVICES { } }'");
+    must(node.space(), "nft 'add table ip nat; add chain ip nat KUBE-SERVICES'");
     let line = find(&node.look(&["eth0"]).1, "node", "other-proxy");
     assert_eq!((line.verdict, line.remedy.as_str()), (Verdict::Warn, "kube-proxy --cleanup"));
-    must(node.space(), "nft delete table ip nat; nft 'table ip6 kube-proxy { chain services { } }'");
+    must(node.space(), "nft delete table ip nat; nft 'add table ip6 kube-proxy; add chain ip6 kube-proxy services'");
     node.repairs(&["eth0"], "node", "other-proxy", Verdict::Warn, "table ip6 kube-proxy");
 }
 

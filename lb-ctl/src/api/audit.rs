@@ -50,6 +50,8 @@ pub struct AuditStatus {
     pub found: u64,
     /// Those of them that were repaired.
     pub repaired: u64,
+    /// What the last round found and could not repair.
+    pub open: Vec<Finding>,
     /// The latest findings, the newest last.
     pub latest: Vec<Finding>,
 }

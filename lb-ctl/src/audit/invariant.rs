@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn every_map_has_an_invariant_or_says_that_it_has_none() {
         let promised = Invariant::ALL.iter().flat_map(|invariant| invariant.maps());
-        let named: BTreeSet<&str> = promised.copied().chain(UNPROMISED).collect();
+        let spoken_of: BTreeSet<&str> = promised.copied().chain(UNPROMISED).collect();
         let all: BTreeSet<&str> = maps::MAPS.iter().map(|map| map.name).collect();
-        assert_eq!(named, all);
+        assert_eq!(spoken_of, all);
         let names: BTreeSet<&str> = Invariant::ALL.iter().map(|invariant| invariant.name()).collect();
         assert_eq!(names.len(), Invariant::ALL.len());
     }

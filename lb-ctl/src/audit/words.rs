@@ -35,9 +35,9 @@ impl<'a> Names<'a> {
     /// A difference as a finding.
     pub(crate) fn finding(&self, difference: &Difference) -> Finding {
         let (op, detail) = match difference {
-            Difference::Missing(op) => (op, format!("it is missing: it should be `{}`", self.record(op))),
+            Difference::Missing(op) => (op, format!("it is missing: it should be `{}`", record(op))),
             Difference::Wrong(op, held) => (op, self.wrong(op, held)),
-            Difference::Extra(op) => (op, format!("it should not be there: `{}`", self.record(op))),
+            Difference::Extra(op) => (op, format!("it should not be there: `{}`", record(op))),
             Difference::Shut(op, address) => {
                 return Finding {
                     invariant: Invariant::Gate.name().to_owned(),
@@ -59,20 +59,11 @@ impl<'a> Names<'a> {
         if let (MapOp::PutService(_, wanted), MapOp::PutService(_, held)) = (wanted, held) {
             return service(wanted, held);
         }
-        let (should, is) = (self.record(wanted), self.record(held));
+        let (should, is) = (record(wanted), record(held));
         if should == is {
             format!("it is `{held:?}` and should be `{wanted:?}`")
         } else {
             format!("it is `{is}` and should be `{should}`")
-        }
-    }
-
-    /// A record without the word of the write.
-    fn record(&self, op: &MapOp) -> String {
-        match op {
-            // The seed is nobody's business.
-            MapOp::PutSettings(_) => "settings".to_owned(),
-            op => op.to_string().trim_start_matches("put ").to_owned(),
         }
     }
 
@@ -130,6 +121,15 @@ impl<'a> Names<'a> {
         let has = |set: BackendSet| (set.base()..set.base().saturating_add(set.count())).contains(&slot);
         let found = self.renderer.image().services.iter().find(|(_, service)| service.sets().into_iter().any(has));
         found.map_or_else(|| "no service".to_owned(), |(key, _)| self.service(*key))
+    }
+}
+
+/// A record without the word of the write.
+fn record(op: &MapOp) -> String {
+    match op {
+        // The seed is nobody's business.
+        MapOp::PutSettings(_) => "settings".to_owned(),
+        op => op.to_string().trim_start_matches("put ").to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 pub(super) fn run(arguments: Preflight, target: &Target, out: &mut Output) -> Result<u8, Failed> {
     let Preflight { interfaces, config, bpffs, max_flows, socket_lb, path, tc, output } = arguments;
     let instance = target.instance.clone();
-    let flags = Options { interfaces, bpffs, max_flows, socket_lb, path, tc, instance, ..Options::default() };
+    let flags = Options { interfaces, socket_lb, instance, path, tc, bpffs, max_flows, ..Options::default() };
     let options = config::Origin { flags, file: config }.options()?;
     let max_flows = options.max_flows.unwrap_or(DEFAULT_MAX_FLOWS);
     let (least, most) = MAX_FLOWS_RANGE;

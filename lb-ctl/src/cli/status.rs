@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, DnsCounters, InterfaceStatus, LentPorts, Status};
+use crate::api::{AuditStatus, Client, DnsCounters, InterfaceStatus, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -57,21 +57,7 @@ fn text(status: &Status) -> String {
             ),
         );
     }
-    let audit = &status.audit;
-    line(
-        "Audit",
-        &match (audit.interval_seconds, audit.rounds) {
-            (0, _) => "off".to_owned(),
-            (seconds, 0) => format!("every {seconds} s, not yet"),
-            (seconds, rounds) => format!(
-                "every {seconds} s, {rounds} times, the last of {} entries in {:.1} ms; {} found, {} repaired",
-                audit.entries,
-                audit.busy_micros as f64 / 1000.0,
-                audit.found,
-                audit.repaired
-            ),
-        },
-    );
+    line("Audit", &audit(&status.audit));
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE"]);
@@ -120,6 +106,21 @@ fn text(status: &Status) -> String {
         }
     }
     text
+}
+
+/// What the audit in the background has come to.
+fn audit(audit: &AuditStatus) -> String {
+    match (audit.interval_seconds, audit.rounds) {
+        (0, _) => "off".to_owned(),
+        (seconds, 0) => format!("every {seconds} s, not yet"),
+        (seconds, rounds) => format!(
+            "every {seconds} s, {rounds} times, the last of {} entries in {:.1} ms; {} found, {} repaired",
+            audit.entries,
+            audit.busy_micros as f64 / 1000.0,
+            audit.found,
+            audit.repaired
+        ),
+    }
 }
 
 /// What is to be said of interfaces, each sentence once: too long for a column of the table.

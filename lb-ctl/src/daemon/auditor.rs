@@ -225,7 +225,9 @@ impl Round<'_> {
         // What one repair has removed, the next found removed.
         let removed: BTreeSet<String> =
             findings.iter().filter(|finding| finding.repaired).map(|finding| finding.object.clone()).collect();
-        findings.iter_mut().for_each(|finding| finding.repaired |= removed.contains(&finding.object));
+        for finding in &mut findings {
+            finding.repaired |= removed.contains(&finding.object);
+        }
         self.answer.findings.extend(findings);
         self.spent(spent).await;
         Ok(())
@@ -376,6 +378,7 @@ pub(super) async fn in_background(auditor: Auditor, interval: Duration, status: 
         status.busy_micros = answer.busy_micros;
         status.found += answer.findings.len() as u64;
         status.repaired += answer.findings.iter().filter(|finding| finding.repaired).count() as u64;
+        status.open = answer.findings.iter().filter(|finding| !finding.repaired).cloned().collect();
         status.latest.extend(answer.findings);
         let surplus = status.latest.len().saturating_sub(LATEST);
         status.latest.drain(..surplus);

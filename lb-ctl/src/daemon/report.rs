@@ -1,7 +1,7 @@
 //! Makes the [`Status`] from what the engine knows.
 
 use super::engine::Engine;
-use crate::api::{AuditStatus, CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
+use crate::api::{AuditStatus, CounterLine, Finding, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Kind, ObjectId, Objects, Table};
 use crate::store::SourceId;
@@ -32,6 +32,10 @@ impl Engine {
         problems.extend(self.health.problems());
         problems.extend(self.readiness.problems());
         problems.extend(self.dns.problems());
+        let audit = self.audit();
+        problems.extend(audit.open.iter().map(|Finding { invariant, map, object, detail, .. }| {
+            problem("audit", &format!("{invariant}: {map}, {object}: {detail}; `lb-ctl audit` looks again"))
+        }));
         problems.extend(self.not_forwarding().map(|message| problem("forwarding", &message)));
         let counters = match self.maps.reasons() {
             Ok(counts) => counts
@@ -71,7 +75,7 @@ impl Engine {
             // Told with the fullness of the flow tables, by others too.
             lent_ports: None,
             dns: self.dns.status(),
-            audit: self.audit(),
+            audit,
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),

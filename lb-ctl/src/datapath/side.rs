@@ -289,10 +289,11 @@ fn failed(map: &'static str, action: &'static str) -> impl Fn(io::Error) -> MapE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Past;
 
     #[test]
     fn clients_sockets_and_fragments_are_judged_by_what_was_given_out() {
-        let given = Given { service_ids: 2, backends: [(0, (1, None))].into(), former: None };
+        let given = Given::new(Past::None, (2, [(0, (1, None))].into()), 8);
         let key = AffinityKey { client: [0xc000_0201, 0], service: 1, kind: 4, zero: [0; 3] };
         let value = Affinity { backend: 0, tick: 10, generation: 1, port: [0, 80], place: 0 };
         assert_eq!(client(&key, &value, &given, 10), None);

@@ -7,7 +7,6 @@
 //! that still name the id are told apart.
 
 use super::fragment::{Locality, Use};
-use super::given::Given;
 use super::ids::Ids;
 use super::sets::next_generation;
 use super::{DRAIN, GRACE, HostFacts};
@@ -57,8 +56,6 @@ pub(super) struct Backends {
     generations: HashMap<u32, u16>,
     /// The generation of an id whose past is not known.
     first_generation: u16,
-    /// There was a former daemon: what it gave out and took back is known by its generation alone.
-    is_adopted: bool,
     /// Used by nobody in the image, but perhaps still in the maps.
     draining: BTreeSet<IpAddr>,
     drained: VecDeque<(Instant, IpAddr)>,
@@ -126,7 +123,6 @@ impl Backends {
             generations: HashMap::new(),
             // Ids given up before are known to nobody: what names them has an earlier generation.
             first_generation: latest.map_or(1, next_generation),
-            is_adopted: latest.is_some(),
             draining: BTreeSet::new(),
             drained,
         }
@@ -141,13 +137,11 @@ impl Backends {
         self.entries.get(&address).map(|entry| (entry.id, entry.generation))
     }
 
-    /// What was given out.
-    pub(super) fn given(&self, service_ids: u32) -> Given {
-        let mut last: HashMap<u32, (u16, Option<IpAddr>)> =
-            self.generations.iter().map(|(id, generation)| (*id, (*generation, None))).collect();
-        last.extend(self.entries.iter().map(|(address, entry)| (entry.id, (entry.generation, Some(*address)))));
-        let former = self.is_adopted.then_some((self.ids.capacity(), self.first_generation));
-        Given { service_ids, backends: last, former }
+    /// The last generation of each id that was given out, with its address while its record is there.
+    pub(super) fn given(&self) -> HashMap<u32, (u16, Option<IpAddr>)> {
+        let past = self.generations.iter().map(|(id, generation)| (*id, (*generation, None)));
+        let present = self.entries.iter().map(|(address, entry)| (entry.id, (entry.generation, Some(*address))));
+        past.chain(present).collect()
     }
 
     /// Every record of the image.

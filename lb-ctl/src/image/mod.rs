@@ -39,7 +39,7 @@ pub use crate::maps::Image;
 pub use apply::apply;
 pub use backends::backend_address;
 pub use dangling::dangling;
-pub use given::{Given, Use};
+pub use given::{Given, Past, Use};
 pub use host::{HostFacts, Routes};
 pub use inspect::{Cursor, Difference, Inspected};
 pub use plan::plan;

@@ -17,8 +17,6 @@ pub(super) struct Records {
     leaving: BTreeSet<ServiceKey>,
     unused: BTreeSet<ServiceKey>,
     capacity: u32,
-    /// There was a former daemon: what it gave out and took back is known to nobody.
-    is_adopted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +52,6 @@ impl Records {
             entries,
             ids,
             capacity: maps.capacity(maps::SERVICES),
-            is_adopted: !services.is_empty(),
         }
     }
 
@@ -63,9 +60,9 @@ impl Records {
         self.entries.get(&key).map(|record| record.id)
     }
 
-    /// Counter ids below this were given out, as far as is known.
+    /// Counter ids below this were given out, in this daemon's life or as the maps have it.
     pub(super) fn given(&self) -> u32 {
-        if self.is_adopted { self.ids.capacity() } else { self.ids.given() }
+        self.ids.given()
     }
 
     /// The Service that has the record.

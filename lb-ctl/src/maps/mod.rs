@@ -142,6 +142,11 @@ pub trait LbMaps: Send {
     /// Performs one write.
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError>;
 
+    /// Whether there are flows.
+    fn has_flows(&self) -> Result<bool, MapError> {
+        Ok(false)
+    }
+
     /// How many entries the map of this name holds at most.
     fn capacity(&self, map: &str) -> u32;
 

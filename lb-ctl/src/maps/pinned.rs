@@ -87,6 +87,10 @@ impl LbMaps for PinnedMaps {
         self.config.apply(op)
     }
 
+    fn has_flows(&self) -> Result<bool, MapError> {
+        self.flows.iter().next().transpose().map(|first| first.is_some())
+    }
+
     fn capacity(&self, map: &str) -> u32 {
         self.config.capacity(map).or_else(|| self.flows.capacity(map)).unwrap_or(0)
     }

@@ -111,7 +111,7 @@ fn native(lines: &mut Lines<'_>, interface: &Interface, mode: Mode, facts: &Fact
             format!("lb-ctl preflight {name}=tcx"),
         ),
         (None, _) => {
-            lines.warn("xdp", "this kernel does not tell whether its driver runs XDP natively (Linux 6.3)", "")
+            lines.warn("xdp", "this kernel does not tell whether its driver runs XDP natively (Linux 6.3)", "");
         }
     }
 }
@@ -239,12 +239,15 @@ fn target(lines: &mut Lines<'_>, interface: &Interface, facts: &Facts) {
 
 fn sysctls(lines: &mut Lines<'_>, interface: &Interface, wanted: &Wanted) {
     let (name, dotted) = (&interface.name, interface.name.replace('.', "/"));
-    if sysctl(&format!("net/ipv4/conf/{name}/forwarding")) == Some(0) && sysctl("net/ipv4/ip_forward") != Some(0) {
-        lines.fail(
+    match sysctl(&format!("net/ipv4/conf/{name}/forwarding")) {
+        // Where the whole node does not forward, one line says so.
+        Some(0) if sysctl("net/ipv4/ip_forward") != Some(0) => lines.fail(
             "forwarding",
             "what comes in by it is not forwarded (`forwarding-disabled`)",
             format!("sysctl -w {}", quoted(&format!("net.ipv4.conf.{dotted}.forwarding=1"))),
-        );
+        ),
+        Some(0) | None => {}
+        Some(_) => lines.pass("forwarding", "what comes in by it may be sent on"),
     }
     let of = |class: &str| sysctl(&format!("net/ipv4/conf/{class}/rp_filter")).unwrap_or(0);
     let effective = of("all").max(of(name));

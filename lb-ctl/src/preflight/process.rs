@@ -84,21 +84,26 @@ fn private(lines: &mut Lines<'_>, path: &Path) {
     lines.warn("bpffs-private", message, remedy);
 }
 
-/// Whether this process has mounts that process 1 does not see; not where that cannot be told.
+/// Whether this process has mounts of its own, which process 1 does not see; not where that cannot be told.
 fn is_private_mount_namespace() -> bool {
-    let of = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|link| (link.dev(), link.ino()));
-    matches!((of("self"), of("1")), (Ok(own), Ok(first)) if own != first)
+    // The kernel gives no two mounts the same number, and a mount namespace is made of copies.
+    let first = |text: &str| text.lines().next().and_then(|line| field(line, 0)).map(str::to_owned);
+    let (own, init) = (fs::read_to_string("/proc/self/mountinfo"), fs::read_to_string("/proc/1/mountinfo"));
+    let (Ok(own), Ok(init)) = (own, init) else { return false };
+    first(&own).is_some_and(|number| !init.lines().any(|line| field(line, 0) == Some(number.as_str())))
 }
 
 /// Whether process 1 has the same file system mounted; `None`: that cannot be told.
 fn is_seen_by_init(path: &Path) -> Option<bool> {
-    if !is_private_mount_namespace() {
-        return Some(true);
-    }
     let device = fs::metadata(path).ok()?.dev();
     let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let mounts = fs::read_to_string("/proc/1/mountinfo").ok()?;
-    Some(mounts.lines().any(|line| line.split(' ').nth(2) == Some(device.as_str())))
+    Some(mounts.lines().any(|line| field(line, 2) == Some(device.as_str())))
+}
+
+/// A field of a line of mountinfo: 0 is the mount's number, 2 the file system's device.
+fn field(line: &str, number: usize) -> Option<&str> {
+    line.split(' ').nth(number)
 }
 
 fn memory(lines: &mut Lines<'_>, max_flows: u32) {

@@ -99,7 +99,7 @@ struct NextIdAttributes {
 
 /// Whether the kernel answers to the system call, and to us.
 pub(crate) fn answers() -> io::Result<()> {
-    let mut attributes = NextIdAttributes { start: u32::MAX - 1, next: 0, flags: 0 };
+    let mut attributes = NextIdAttributes { start: i32::MAX as u32 - 1, next: 0, flags: 0 };
     // SAFETY: the layout of BPF_MAP_GET_NEXT_ID, which holds no pointers.
     match unsafe { command(bpf_cmd::BPF_MAP_GET_NEXT_ID, &mut attributes) } {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),

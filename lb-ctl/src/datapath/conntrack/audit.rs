@@ -335,6 +335,7 @@ fn sum(address: IpAddr) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Past;
     use lb_common::Scratch;
 
     fn flow() -> (FlowKey<[u8; 4]>, Flow<[u8; 4]>) {
@@ -360,7 +361,7 @@ mod tests {
 
     fn judged(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>) -> Vec<Invariant> {
         let backends = [(0, (3, Some(IpAddr::from([10, 244, 1, 5]))))].into();
-        let given = Given { service_ids: 2, backends, former: None };
+        let given = Given::new(Past::None, (2, backends), 8);
         let mut gate = vec![0u64; lb_common::gate::WORDS as usize];
         for address in [[10, 96, 0, 10], [10, 244, 1, 5]] {
             let Place { word, bit } = Place::from(IpAddr::from(address));
