@@ -4,11 +4,21 @@ use crate::fixture::{Fixture, find};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie};
 use lb_common::NetworkKey;
+use std::os::fd::{AsFd, AsRawFd};
 
 impl Fixture {
     fn map(&self, name: &str) -> MapData {
         let pin = find(&self.name().bpffs(), name).unwrap_or_else(|| panic!("{name} is pinned"));
         MapData::from_pin(pin).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Bytes of memory that the kernel has taken for a map.
+    pub fn memory(&self, name: &str) -> u64 {
+        let map = self.map(name);
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or_else(|| panic!("{name}: {text}"))
     }
 
     /// A hash, or one that forgets the oldest.

@@ -242,6 +242,20 @@ fn mounts_privileges_and_memory_are_looked_at() {
 }
 
 #[test]
+fn the_bill_is_what_the_kernel_takes() {
+    lb_tests::needs_datapath!();
+    let fixture = lb_tests::Fixture::new(BINARY, Setup::DEMO);
+    let taken: u64 = lb_common::maps::MAPS.iter().map(|map| fixture.memory(map.name)).sum();
+    let node = Node1::new();
+    // The playground's daemon has as many.
+    let line = find(&node.look(&["eth0", "--max-flows", "16384"]).1, "node", "memory");
+    let told = line.message.strip_prefix("the maps take ").and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    let (taken, told) = (taken as f64 / f64::from(1 << 20), told.expect("a number") as f64);
+    println!("{told} MiB are told and {taken:.1} MiB are taken");
+    assert!((taken / told - 1.0).abs() < 0.1, "{taken} {line:?}");
+}
+
+#[test]
 fn rules_of_another_proxy_are_seen() {
     needs_root!();
     if !has_program("nft") {

@@ -210,6 +210,15 @@ async fn a_description_comes_back_as_it_went() {
 }
 
 #[tokio::test]
+async fn an_audit_repairs_only_if_it_is_told_to() {
+    let running = start();
+    for repair in [false, true] {
+        let answer = running.client.audit(repair).await.unwrap();
+        assert_eq!(answer.findings.iter().map(|finding| finding.repaired).collect::<Vec<_>>(), [repair]);
+    }
+}
+
+#[tokio::test]
 async fn flows_come_as_lines() {
     let running = start();
     let mut flows = running.client.flows().await.unwrap();

@@ -98,7 +98,7 @@ invariants! {
         "What a first fragment left is of TCP, UDP or SCTP, the protocol of its datagram, and not of a tick that is still to come."
         "deleted";
     Counters "counters" [REASONS, SERVICE_STATS, BACKEND_STATS]
-        "No packet is shorter than an IP header, so bytes are at least twenty times packets; a reason that has no name was never counted."
+        "No packet is shorter than an IP header, so the bytes of a service port or backend are at least twenty times its packets; no reason counts bytes without packets, and one that has no name counts nothing."
         "";
     Budgets "budgets" [BUDGETS]
         "No CPU has spent more in a tick than it may, or in a tick that is still to come."

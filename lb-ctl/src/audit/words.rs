@@ -6,7 +6,7 @@ use crate::host::HostView;
 use crate::image::{Difference, Renderer, backend_address};
 use crate::maps::MapOp;
 use lb_common::network::{KEPT, PODS};
-use lb_common::{BackendSet, Owned, SCTP, Service, ServiceKey, Settings, TCP, UDP, maps};
+use lb_common::{BackendSet, Owned, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP, maps};
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,6 +58,9 @@ impl<'a> Names<'a> {
         }
         if let (MapOp::PutService(_, wanted), MapOp::PutService(_, held)) = (wanted, held) {
             return service(wanted, held);
+        }
+        if let (MapOp::PutSlot(_, wanted), MapOp::PutSlot(_, held)) = (wanted, held) {
+            return slot(*wanted, *held);
         }
         let (should, is) = (record(wanted), record(held));
         if should == is {
@@ -160,6 +163,15 @@ fn settings(wanted: &Settings, held: &Settings) -> String {
     ];
     let wrong: Vec<&str> = of.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect();
     format!("not as they should be: {}", wrong.join(", "))
+}
+
+/// Which backend a slot names and should name.
+fn slot(wanted: Slot, held: Slot) -> String {
+    let words = |slot: Slot| match u16::from_be_bytes(slot.port) {
+        0 => format!("backend {} of generation {}", slot.backend, slot.generation),
+        port => format!("port {port} of backend {} of generation {}", slot.backend, slot.generation),
+    };
+    format!("it names {}, not {}", words(held), words(wanted))
 }
 
 /// Which parts of a service record differ.

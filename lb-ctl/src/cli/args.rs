@@ -442,6 +442,15 @@ mod tests {
     }
 
     #[test]
+    fn preflight_takes_interfaces_as_the_daemon_does() {
+        let line = "lb-ctl preflight eth0=xdp veth* --bpffs /b --max-flows 4096 --socket-lb /c --path stack --tc clsact -o json";
+        let Command::Preflight(preflight) = parse(line).unwrap() else { panic!() };
+        assert_eq!((preflight.interfaces.len(), preflight.max_flows), (2, Some(4096)));
+        assert_eq!((preflight.path, preflight.tc), (Some(PathMode::Stack), Some(TcMode::Clsact)));
+        assert!(parse("lb-ctl preflight eth0=fast").unwrap_err().to_string().contains("`fast` is no mode"));
+    }
+
+    #[test]
     fn the_socket_follows_the_instance() {
         let target = Target { instance: Some("blue".to_owned()), ..Target::default() };
         assert_eq!(target.client().socket(), "/run/lb-ctl/blue.sock");
