@@ -123,7 +123,7 @@ pub struct Options {
     /// Where a BPF file system is mounted; only the default is mounted where it is missing [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// Flows of each family that fit: sizes every map, at about 0.9 GB of kernel memory per million
+    /// Flows of each family that fit: sizes every map, at about 1.3 GB of kernel memory per million
     /// [default: 131072]
     #[arg(long, value_name = "NUMBER")]
     pub max_flows: Option<u32>,
