@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod cgroup;
+pub mod corruption;
 pub mod fixture;
 pub mod iproute;
 pub mod kernel;

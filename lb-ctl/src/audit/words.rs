@@ -36,7 +36,7 @@ impl<'a> Names<'a> {
     pub(crate) fn finding(&self, difference: &Difference) -> Finding {
         let (op, detail) = match difference {
             Difference::Missing(op) => (op, format!("it is missing: it should be `{}`", record(op))),
-            Difference::Wrong(op, held) => (op, self.wrong(op, held)),
+            Difference::Wrong(op, held) => (op, wrong(op, held)),
             Difference::Extra(op) => (op, format!("it should not be there: `{}`", record(op))),
             Difference::Shut(op, address) => {
                 return Finding {
@@ -50,24 +50,6 @@ impl<'a> Names<'a> {
         };
         let (object, map) = (self.object(op), op.map().to_owned());
         Finding { invariant: invariant(op).name().to_owned(), map, object, detail, repaired: false }
-    }
-
-    fn wrong(&self, wanted: &MapOp, held: &MapOp) -> String {
-        if let (MapOp::PutSettings(wanted), MapOp::PutSettings(held)) = (wanted, held) {
-            return settings(wanted, held);
-        }
-        if let (MapOp::PutService(_, wanted), MapOp::PutService(_, held)) = (wanted, held) {
-            return service(wanted, held);
-        }
-        if let (MapOp::PutSlot(_, wanted), MapOp::PutSlot(_, held)) = (wanted, held) {
-            return slot(*wanted, *held);
-        }
-        let (should, is) = (record(wanted), record(held));
-        if should == is {
-            format!("it is `{held:?}` and should be `{wanted:?}`")
-        } else {
-            format!("it is `{is}` and should be `{should}`")
-        }
     }
 
     fn object(&self, op: &MapOp) -> String {
@@ -124,6 +106,25 @@ impl<'a> Names<'a> {
         let has = |set: BackendSet| (set.base()..set.base().saturating_add(set.count())).contains(&slot);
         let found = self.renderer.image().services.iter().find(|(_, service)| service.sets().into_iter().any(has));
         found.map_or_else(|| "no service".to_owned(), |(key, _)| self.service(*key))
+    }
+}
+
+/// What is wrong with an entry.
+fn wrong(wanted: &MapOp, held: &MapOp) -> String {
+    if let (MapOp::PutSettings(wanted), MapOp::PutSettings(held)) = (wanted, held) {
+        return settings(wanted, held);
+    }
+    if let (MapOp::PutService(_, wanted), MapOp::PutService(_, held)) = (wanted, held) {
+        return service(wanted, held);
+    }
+    if let (MapOp::PutSlot(_, wanted), MapOp::PutSlot(_, held)) = (wanted, held) {
+        return slot(*wanted, *held);
+    }
+    let (should, is) = (record(wanted), record(held));
+    if should == is {
+        format!("it is `{held:?}` and should be `{wanted:?}`")
+    } else {
+        format!("it is `{is}` and should be `{should}`")
     }
 }
 
