@@ -3,6 +3,7 @@
 //! Data flows one way: sources → [`objects`] → model → image → plan → maps. Nothing flows back up except status.
 
 pub mod api;
+pub mod audit;
 pub mod capture;
 pub mod cli;
 pub mod daemon;
@@ -19,6 +20,7 @@ pub mod model;
 mod monitor;
 pub mod objects;
 pub mod playground;
+pub mod preflight;
 mod readiness;
 pub mod source;
 pub mod store;

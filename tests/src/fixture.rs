@@ -200,7 +200,7 @@ fn empty<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) {
 }
 
 /// The file called `name` below `directory`.
-fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(directory).ok()?.flatten();
     entries.into_iter().find_map(
         |entry| {

@@ -3,12 +3,15 @@
 pub mod capture;
 pub mod cgroup;
 pub mod cli;
+pub mod corruption;
 pub mod fixture;
 pub mod iproute;
 pub mod kernel;
 pub mod matrix;
 pub mod metrics;
+pub mod occupant;
 pub mod ping;
+pub mod pinned;
 pub mod privilege;
 pub mod process;
 pub mod sniffer;

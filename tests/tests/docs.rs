@@ -1,6 +1,7 @@
 //! The documents say what is: the files they name exist, no module, map or reason is missing from them.
 
 use lb_common::{Reason, maps};
+use lb_ctl::audit::{Invariant, UNPROMISED};
 use lb_ctl::figures::metrics::Metric;
 use lb_tests::metrics::{FILES, metric_of, named};
 use std::collections::BTreeSet;
@@ -149,16 +150,49 @@ fn tests_are_told_from_other_functions_and_from_ignored_ones() {
 
 #[test]
 fn every_reason_has_its_row() {
-    let expected = reasons();
-    let path = root().join("docs/reasons.md");
+    is_current("docs/reasons.md", &reasons());
+}
+
+#[test]
+fn every_invariant_has_its_row() {
+    is_current("docs/audit.md", &invariants());
+}
+
+/// A generated document is as it should be; or is made so.
+fn is_current(document: &str, expected: &str) {
+    let path = root().join(document);
     if env::var_os(UPDATE).is_some() {
-        fs::write(&path, &expected).expect("docs/reasons.md can be written");
+        fs::write(&path, expected).unwrap_or_else(|error| panic!("{document}: {error}"));
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "docs/reasons.md is not current: {UPDATE}=1 cargo test -p lb-tests --test docs writes it"
+    assert!(found == expected, "{document} is not current: {UPDATE}=1 cargo test -p lb-tests --test docs writes it");
+}
+
+/// The document of all invariants.
+fn invariants() -> String {
+    let mut text = String::from(
+        "# Audit\n\n\
+         What holds of the live maps at every moment: the specification that `lb-ctl audit` holds them to, and the daemon in the \
+         background.\n\n\
+         <!-- Written by a test from lb-ctl/src/audit/invariant.rs: see CONTRIBUTING.md. -->\n\n\
+         | invariant | maps | what holds | how it is repaired |\n|---|---|---|---|\n",
     );
+    let list = |maps: &[&str]| maps.iter().map(|map| format!("`{map}`")).collect::<Vec<_>>().join(", ");
+    for invariant in Invariant::ALL {
+        let repair = if invariant.repair().is_empty() { "it is only told" } else { invariant.repair() };
+        let (name, maps, sentence) = (invariant.name(), list(invariant.maps()), invariant.sentence());
+        writeln!(text, "| `{name}` | {maps} | {sentence} | {repair} |").expect("a String takes all");
+    }
+    let unpromised = list(&UNPROMISED);
+    writeln!(
+        text,
+        "\nNothing is promised of {unpromised}: each packet writes them before it reads them.\n\n\
+         The maps that the daemon writes are compared by the daemon itself between two changes of its own, so what differs is wrong. \
+         The datapath writes the other tables all the time: what looks wrong there is looked at again 3.5 s later, and is a finding if it \
+         is wrong in the same way. `references` is looked at only by `lb-ctl audit`."
+    )
+    .expect("a String takes all");
+    text
 }
 
 /// The document of all reasons.

@@ -1,5 +1,6 @@
 //! The client: one connection to the control socket for each request.
 
+use super::audit::AuditAnswer;
 use super::catalogue::{Resource, Selection};
 use super::description::ServiceDescription;
 use super::monitor::{MonitorLine, MonitorQuery};
@@ -139,6 +140,11 @@ impl Client {
     /// What would become of a packet, and why. Changes nothing.
     pub async fn trace(&self, request: &TraceRequest) -> Result<TraceAnswer, ClientError> {
         self.post("/v1/trace", request).await
+    }
+
+    /// Whether the maps are as they should be; `repair`: what is not is repaired.
+    pub async fn audit(&self, repair: bool) -> Result<AuditAnswer, ClientError> {
+        if repair { self.post("/v1/audit", &()).await } else { self.get("/v1/audit").await }
     }
 
     /// Deletes objects: all or nothing.

@@ -8,6 +8,7 @@
 //! | `GET /v1/{resource}?namespace=&name=` | [`Items`] |
 //! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
+//! | `GET /v1/audit` | [`AuditAnswer`]; `POST` repairs too |
 //! | `GET /v1/flows` | JSON lines of [`FlowLine`] |
 //! | `GET /v1/monitor?service=&client=&backend=&reason=&type=` | JSON lines of [`MonitorLine`], as it happens |
 //! | `GET /v1/why?service=&client=&since=` | [`WhyAnswer`] |
@@ -20,6 +21,7 @@
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
 //! that they are judged in one place.
 
+pub mod audit;
 pub mod catalogue;
 pub mod client;
 pub mod description;
@@ -35,6 +37,7 @@ pub mod why;
 #[cfg(test)]
 mod round_trip;
 
+pub use audit::{AuditAnswer, AuditStatus, Finding};
 pub use catalogue::{Catalogue, Resource};
 pub use client::{Client, ClientError};
 pub use description::{EndpointDescription, PortDescription, ServiceDescription};

@@ -52,6 +52,11 @@ impl Control for Pretender {
         Err(Failure::new(FailureReason::BadRequest, format!("no trace from {}", request.from)))
     }
 
+    async fn audit(&self, repair: bool) -> Result<AuditAnswer, Failure> {
+        let finding = Finding { repaired: repair, ..Finding::default() };
+        Ok(AuditAnswer { findings: vec![finding], ..AuditAnswer::default() })
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),
@@ -237,6 +242,15 @@ async fn a_description_comes_back_as_it_went() {
     assert_eq!(got, description(Key::new("a/b", "web ?")));
     let json = serde_json::to_value(&got).unwrap();
     assert_eq!(json["ports"][0]["connections"], 7, "counters stand beside the port's other fields");
+}
+
+#[tokio::test]
+async fn an_audit_repairs_only_if_it_is_told_to() {
+    let running = start();
+    for repair in [false, true] {
+        let answer = running.client.audit(repair).await.unwrap();
+        assert_eq!(answer.findings.iter().map(|finding| finding.repaired).collect::<Vec<_>>(), [repair]);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! A caller is known by the kernel's word (`SO_PEERCRED`): root and the daemon's own user may change things, anyone
 //! else who can open the socket (mode 0660) may read.
 
+use super::audit::AuditAnswer;
 use super::catalogue::{Catalogue, Resource, Selection};
 use super::description::ServiceDescription;
 use super::monitor::{Filter, MonitorLine, MonitorQuery};
@@ -51,6 +52,8 @@ pub trait Control: Send + Sync + 'static {
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<TraceAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
+    /// Whether the maps are as they should be; `true`: repairs what is not.
+    fn audit(&self, repair: bool) -> impl Future<Output = Result<AuditAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
     fn catalogue(&self) -> watch::Receiver<Catalogue>;
     /// One Service as it works on this node.
@@ -176,6 +179,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/delete", post(delete::<C>))
         // It changes nothing, but has the kernel verify programs.
         .route("/v1/trace", post(trace::<C>))
+        .route("/v1/audit", post(audit_and_repair::<C>))
         .layer(axum::middleware::from_fn(authorise));
     // What others say to each other is not for everybody.
     let captures = Router::new().route("/v1/capture", post(capture::<C>)).layer(axum::middleware::from_fn(authorise));
@@ -183,6 +187,7 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
         .route("/v1/figures", get(figures::<C>))
+        .route("/v1/audit", get(audit::<C>))
         .route("/v1/plan", post(plan::<C>))
         .route("/v1/why", get(why::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
@@ -244,6 +249,14 @@ async fn status<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Stat
 
 async fn figures<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Figures>, Failure> {
     shared.control.figures().await.map(Json)
+}
+
+async fn audit<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<AuditAnswer>, Failure> {
+    shared.control.audit(false).await.map(Json)
+}
+
+async fn audit_and_repair<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<AuditAnswer>, Failure> {
+    shared.control.audit(true).await.map(Json)
 }
 
 async fn describe<C: Control>(

@@ -1,5 +1,6 @@
 //! How the daemon and its datapath are: the answer to `status`.
 
+use super::audit::AuditStatus;
 use super::types::Problem;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +40,9 @@ pub struct Status {
     /// The DNS server; absent: it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsStatus>,
+    /// What the audit in the background has come to.
+    #[serde(default)]
+    pub audit: AuditStatus,
     /// Interfaces, managed and waited for.
     pub interfaces: Vec<InterfaceStatus>,
     /// Sources of objects.

@@ -3,7 +3,10 @@
 use crate::api::Client;
 use crate::api::monitor::{self, EventType};
 use crate::api::why::MEMORY;
+use crate::daemon::options::PathMode;
+use crate::daemon::pattern::InterfaceSpec;
 use crate::daemon::{Options, config};
+use crate::datapath::TcMode;
 use crate::manifest;
 use crate::objects::Key;
 use crate::playground::cli::{DemoArgs, HiddenCommand};
@@ -64,6 +67,10 @@ pub enum Command {
     Diff(Diff),
     /// Show what an apply would change in the maps, and what that means for live connections; without -f, what is still to be done
     Plan(Plan),
+    /// Look whether the live maps are as they should be
+    Audit(Audit),
+    /// Look whether this node is fit for the daemon, which need not run; nothing is changed
+    Preflight(Box<Preflight>),
     /// Delete objects, by manifest or by name
     Delete(Delete),
     /// List objects
@@ -235,6 +242,48 @@ pub struct Plan {
     /// Namespace of objects that name none [default: default]
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+}
+
+/// `audit`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 nothing was found, 1 something was, 2 it could not be told.")]
+pub struct Audit {
+    /// Repair what can be: entries are written again or deleted
+    #[arg(long)]
+    pub repair: bool,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+}
+
+/// `preflight`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 nothing fails, 1 something does, 2 it could not be told.")]
+pub struct Preflight {
+    /// Interfaces that would be managed, as the daemon's --interface takes them [default: those of the configuration file]
+    #[arg(value_name = "INTERFACE[=MODE]")]
+    pub interfaces: Vec<InterfaceSpec>,
+    /// Configuration file of the daemon; flags win over it [default: /etc/lb-ctl/config.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The daemon's --bpffs
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// The daemon's --max-flows
+    #[arg(long, value_name = "NUMBER")]
+    pub max_flows: Option<u32>,
+    /// The daemon's --socket-lb
+    #[arg(long, value_name = "CGROUP")]
+    pub socket_lb: Option<PathBuf>,
+    /// The daemon's --path
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<PathMode>,
+    /// The daemon's --tc
+    #[arg(long, value_name = "KIND")]
+    pub tc: Option<TcMode>,
     /// How to print
     #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
     pub output: ReportFormat,
@@ -591,6 +640,15 @@ mod tests {
         let Command::Get(get) = parse("lb-ctl get svc web api -w -o wide --no-headers").unwrap() else { panic!() };
         assert_eq!(get.objects, ["svc", "web", "api"]);
         assert!(get.watch && get.no_headers);
+    }
+
+    #[test]
+    fn preflight_takes_interfaces_as_the_daemon_does() {
+        let line = "lb-ctl preflight eth0=xdp veth* --bpffs /b --max-flows 4096 --socket-lb /c --path stack --tc clsact -o json";
+        let Command::Preflight(preflight) = parse(line).unwrap() else { panic!() };
+        assert_eq!((preflight.interfaces.len(), preflight.max_flows), (2, Some(4096)));
+        assert_eq!((preflight.path, preflight.tc), (Some(PathMode::Stack), Some(TcMode::Clsact)));
+        assert!(parse("lb-ctl preflight eth0=fast").unwrap_err().to_string().contains("`fast` is no mode"));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! What the user typed ([`args`]) is kept apart from what it means ([`query`], [`crate::daemon::Config`]).
 //! Exit codes: 0 done; 1 refused (no such object, a manifest with errors, a conflict); 2 it could not be tried (usage,
-//! configuration, privilege, no daemon). `diff` and `plan` have those of diff(1): 0 nothing would change, 1 something would, 2
-//! anything else.
+//! configuration, privilege, no daemon). `diff`, `plan`, `audit` and `preflight` have those of diff(1): 0 nothing would change or
+//! is wrong, 1 something, 2 anything else.
 
 mod age;
 mod apply;
 pub mod args;
+mod audit;
 mod capture;
 mod cleanup;
 mod conntrack;
@@ -20,6 +21,7 @@ mod manual;
 mod monitor;
 mod output;
 mod plan;
+mod preflight;
 mod query;
 mod status;
 mod tables;
@@ -42,6 +44,8 @@ pub const SUCCESS: u8 = 0;
 pub const REFUSED: u8 = 1;
 /// Of `diff` and `plan`: something would change.
 pub const DIFFERENT: u8 = 1;
+/// Of `audit` and `preflight`: something was found.
+pub const FOUND: u8 = 1;
 /// It could not be tried.
 pub const UNABLE: u8 = 2;
 
@@ -69,6 +73,9 @@ enum Failed {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// The node's network cannot be read.
+    #[error(transparent)]
+    Host(#[from] crate::host::Error),
     /// Nothing could be removed.
     #[error(transparent)]
     Cleanup(#[from] crate::datapath::Error),
@@ -131,6 +138,8 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Apply(command) => wait(apply::run(&client, &command, &mut out)),
         Command::Diff(command) => wait(diff::run(&client, &command, &mut out)),
         Command::Plan(command) => wait(plan::planned(&client, &command, &mut out)),
+        Command::Audit(command) => wait(audit::run(&client, &command, &mut out)),
+        Command::Preflight(command) => preflight::run(*command, &args.target, &mut out),
         Command::Delete(command) => wait(delete::run(&client, &command, &mut out)),
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),

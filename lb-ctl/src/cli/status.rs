@@ -3,7 +3,7 @@
 use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
-use crate::api::{Client, DnsCounters, InterfaceStatus, LentPorts, Status};
+use crate::api::{AuditStatus, Client, DnsCounters, InterfaceStatus, LentPorts, Status};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -57,6 +57,7 @@ fn text(status: &Status) -> String {
             ),
         );
     }
+    line("Audit", &audit(&status.audit));
     line("Objects", &list(status.objects.iter().map(|(kind, count)| format!("{count} {kind}"))).replace(',', ", "));
 
     let mut interfaces = Table::new(vec!["INTERFACE", "INDEX", "WANTED", "ATTACHED", "ROLE"]);
@@ -107,6 +108,21 @@ fn text(status: &Status) -> String {
     text
 }
 
+/// What the audit in the background has come to.
+fn audit(audit: &AuditStatus) -> String {
+    match (audit.interval_seconds, audit.rounds) {
+        (0, _) => "off".to_owned(),
+        (seconds, 0) => format!("every {seconds} s, not yet"),
+        (seconds, rounds) => format!(
+            "every {seconds} s, {rounds} times, the last of {} entries in {:.1} ms; {} found, {} repaired",
+            audit.entries,
+            audit.busy_micros as f64 / 1000.0,
+            audit.found,
+            audit.repaired
+        ),
+    }
+}
+
 /// What is to be said of interfaces, each sentence once: too long for a column of the table.
 fn notes(interfaces: &[InterfaceStatus]) -> String {
     let mut by_note: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -126,7 +142,9 @@ fn notes(interfaces: &[InterfaceStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CounterLine, DnsStatus, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus};
+    use crate::api::{
+        AuditStatus, CounterLine, DnsStatus, InterfaceStatus, MapFill, Problem, SocketStatus, SourceStatus,
+    };
 
     #[test]
     fn the_report_says_what_is_attached_and_why_not_better() {
@@ -156,6 +174,13 @@ mod tests {
                 upstream: vec!["192.0.2.53:53".parse().unwrap()],
                 counters: DnsCounters { udp: 20, tcp: 2, refused: 1, own: 15, forwarded: 6, failed: 3 },
             }),
+            audit: AuditStatus {
+                interval_seconds: 300,
+                rounds: 2,
+                entries: 5120,
+                busy_micros: 3100,
+                ..AuditStatus::default()
+            },
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
@@ -198,6 +223,7 @@ mod tests {
         Socket hooks:   off (the node's own ports are not served)
         DNS:            cluster.local on 10.244.0.1:53, others from 192.0.2.53:53
         DNS messages:   22 (2 by TCP): 15 answered, 6 forwarded (3 failed), 1 refused
+        Audit:          every 300 s, 2 times, the last of 5120 entries in 3.1 ms; 0 found, 0 repaired
         Objects:        1 services, 2 pods
 
         INTERFACE   INDEX   WANTED   ATTACHED                             ROLE

@@ -13,7 +13,7 @@ use super::options::{DetectLocal, NodePortAddresses, PathMode};
 use crate::api::catalogue::Catalogue;
 use crate::api::{Problem, ServiceDescription};
 use crate::host::{HostView, Route};
-use crate::image::{HostFacts, ReconcileError, Reconciler, Refused, Renderer, Withdrawn};
+use crate::image::{Cursor, HostFacts, Inspected, ReconcileError, Reconciler, Refused, Renderer, Withdrawn};
 use crate::maps::{LbMaps, MapError};
 use crate::model::{Balancing, EndpointView, Model, NodeView, Views};
 use crate::objects::{Key, Objects};
@@ -213,6 +213,16 @@ impl Balancer {
     pub(super) fn audit(&mut self, maps: &mut dyn LbMaps) -> Result<usize, ReconcileError> {
         self.destinations = None;
         self.reconciler.audit(maps)
+    }
+
+    /// Compares a piece of the maps with what they should hold; `None`: they are being brought up to date.
+    pub(super) fn inspect(
+        &self,
+        maps: &dyn LbMaps,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<Option<Inspected>, MapError> {
+        self.reconciler.inspect(maps, cursor, limit)
     }
 
     /// Takes nothing for granted of what the maps hold: the next round reads them back.

@@ -80,6 +80,7 @@ impl ByHand {
             commands,
             catalogue,
             withdrawn,
+            audit: Arc::default(),
         };
         let engine = Engine::new(parts).map_err(Error::Maps)?;
         Ok(Self { engine, maps, host, clock, withdrawn: withdrawn_receiver, runtime })

@@ -35,6 +35,8 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
 pub const DEFAULT_METRICS_LIMIT: usize = 10_000;
 /// Node ports.
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// Seconds between two rounds of the audit.
+pub const DEFAULT_AUDIT_INTERVAL: u32 = 300;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
 pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 /// Bits of an address that a service network leaves open at most, as the API server has it. Such a network is routed to us, so a
@@ -98,6 +100,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Flows of each family that fit.
     pub max_flows: u32,
+    /// Seconds between two rounds of the audit; 0: none.
+    pub audit_interval: u32,
     /// The state file.
     pub state_file: PathBuf,
     /// How much to log.
@@ -233,6 +237,7 @@ impl Config {
             dns,
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
+            audit_interval: options.audit_interval.unwrap_or(DEFAULT_AUDIT_INTERVAL),
             state_file: state_dir.join(format!("{instance}.json")),
             log_level: options.log_level.unwrap_or(LogLevel::Info),
             log_format: options.log_format.unwrap_or(LogFormat::Text),
@@ -274,6 +279,7 @@ impl Config {
             ("dnsUpstream", self.dns.upstream != new.dns.upstream),
             ("bpffs", self.bpffs != new.bpffs),
             ("maxFlows", self.max_flows != new.max_flows),
+            ("auditInterval", self.audit_interval != new.audit_interval),
             ("stateDir", self.state_file != new.state_file),
             ("manifests", self.manifests != new.manifests),
             ("logLevel", self.log_level != new.log_level),
@@ -326,6 +332,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "bpffs:         {}", self.bpffs.display())?;
         writeln!(f, "maxFlows:      {}", self.max_flows)?;
+        writeln!(f, "auditInterval: {}", self.audit_interval)?;
         write!(f, "state file:    {}", self.state_file.display())
     }
 }

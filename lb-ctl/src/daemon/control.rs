@@ -1,5 +1,6 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
+use super::auditor::{Auditor, Piece, Reference};
 use super::capture::{self, Subscription};
 use super::foresee::Foreseen;
 use super::packet_trace::{self, Walked};
@@ -8,19 +9,22 @@ use crate::api::monitor::{Filter, MonitorLine};
 use crate::api::server::Control;
 use crate::api::why::{Question, WhyAnswer};
 use crate::api::{
-    ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
-    FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer, TraceRequest,
+    ApplyAnswer, ApplyRequest, AuditAnswer, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure,
+    FailureReason, FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer,
+    TraceRequest,
 };
 use crate::datapath::SharedMaps;
 use crate::datapath::census::Census;
 use crate::datapath::conntrack::{self, FlowEntry};
 use crate::figures::{Counted, Figures, Names, Tally};
+use crate::image::Cursor;
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::monitor::Monitor;
 use crate::objects::{Key, Kind, ObjectId};
 use crate::trace::{self, Scene};
 use lb_common::Settings;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -45,6 +49,12 @@ pub(super) enum Command {
     Scene(oneshot::Sender<Scene>),
     /// Tells what the service ports of these ids are called.
     Names(BTreeSet<u32>, oneshot::Sender<trace::Names>),
+    /// Compares so many entries of the configuration maps with what they should be.
+    Inspect(Cursor, usize, oneshot::Sender<Result<Piece, Failure>>),
+    /// Tells what the datapath's tables are judged by; `true`: without what takes long.
+    Reference(bool, oneshot::Sender<Reference>),
+    /// Opens the gate for addresses, and makes the maps hold what they should.
+    Repair(Vec<IpAddr>, oneshot::Sender<Result<(), Failure>>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
     /// Captures packets.
@@ -95,6 +105,7 @@ pub(super) struct Handle {
     pub(super) traced: tokio::sync::Mutex<SharedMaps>,
     /// What the datapath tells, where it tells anything.
     pub(super) monitor: Option<Monitor>,
+    pub(super) auditor: Auditor,
 }
 
 impl Handle {
@@ -158,6 +169,10 @@ impl Control for Handle {
             .map_err(|error| packet_trace::failure(&error))?;
         let names = self.ask(|answer| Command::Names(walked.services(), answer)).await?;
         Ok(walked.explain(&request, &scene, names))
+    }
+
+    async fn audit(&self, repair: bool) -> Result<AuditAnswer, Failure> {
+        self.auditor.round(false, repair).await
     }
 
     fn catalogue(&self) -> watch::Receiver<Catalogue> {

@@ -13,7 +13,7 @@ use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
 use super::{Config, Error, config, memory, notify, packet_trace};
-use crate::api::Catalogue;
+use crate::api::{AuditStatus, Catalogue};
 use crate::dns::Dns;
 use crate::health::{Health, Ready};
 use crate::host::{HostView, Route, RouteNews};
@@ -25,7 +25,7 @@ use crate::store::{Store, Update};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,10 +34,10 @@ use tracing::{debug, error, info, warn};
 
 /// First and longest pause before a failed round is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Routes are asked for again at least this often, whatever was heard of them.
+const ROUTES: Duration = Duration::from_mins(5);
 /// Everything is looked at again at least this often.
 const REGULAR: Duration = Duration::from_secs(10);
-/// The maps are read back and compared at least this often.
-const AUDIT: Duration = Duration::from_mins(5);
 
 /// Asks the kernel for the route to an address.
 pub(super) type RouteTo = Box<dyn Fn(IpAddr) -> Option<Route> + Send>;
@@ -71,6 +71,8 @@ pub(super) struct Parts {
     /// Whose flows are to be forgotten.
     pub(super) withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     pub(super) catalogue: watch::Sender<Catalogue>,
+    /// What the audit in the background has come to.
+    pub(super) audit: Arc<Mutex<AuditStatus>>,
 }
 
 /// See the [module](self).
@@ -93,6 +95,7 @@ pub(super) struct Engine {
     commands: mpsc::Receiver<Command>,
     withdrawn: mpsc::UnboundedSender<HashSet<Withdrawn>>,
     catalogue: watch::Sender<Catalogue>,
+    pub(super) audit: Arc<Mutex<AuditStatus>>,
     pub(super) balancer: Balancer,
     pub(super) interfaces: Interfaces,
     progress: Progress,
@@ -119,7 +122,7 @@ struct Progress {
     failure: Option<String>,
     retry: Option<(Instant, Duration)>,
     next_look: Option<Instant>,
-    next_audit: Option<Instant>,
+    next_routes: Option<Instant>,
 }
 
 /// The signals that the daemon knows.
@@ -150,6 +153,7 @@ impl Engine {
             commands,
             withdrawn,
             catalogue,
+            audit,
         } = parts;
         let (name, addresses) = (config.node_name.clone(), config.snat_addresses.clone());
         let balancer = Balancer::adopt(maps.as_ref(), name, addresses, Instant::now())?;
@@ -174,6 +178,7 @@ impl Engine {
             commands,
             withdrawn,
             catalogue,
+            audit,
             balancer,
             interfaces,
             progress: Progress::default(),
@@ -251,6 +256,11 @@ impl Engine {
         self.interfaces.look_again();
         if self.progress.next_look.is_none_or(|when| when <= now) {
             self.progress.next_look = Some(now + REGULAR);
+            if self.progress.next_routes.is_none_or(|when| when <= now) {
+                // Whatever was not heard of.
+                self.route_news.note();
+                self.progress.next_routes = Some(now + ROUTES);
+            }
             if self.route_news.take() {
                 self.balancer.forget_routes();
             }
@@ -258,18 +268,6 @@ impl Engine {
             self.dns.find_upstream();
             self.sources.look_after();
             self.store.save_again();
-        }
-        if self.progress.filled && self.progress.next_audit.is_none_or(|when| when <= now) {
-            if self.progress.next_audit.is_some() {
-                // Whatever was not heard of.
-                self.route_news.note();
-                match self.balancer.audit(self.maps.as_mut()) {
-                    Ok(0) => debug!("the maps hold what they should"),
-                    Ok(writes) => warn!(writes, "the maps were changed by someone else and have been repaired"),
-                    Err(error) => self.failed(&error),
-                }
-            }
-            self.progress.next_audit = Some(now + AUDIT);
         }
     }
 
@@ -476,6 +474,9 @@ impl Engine {
                 drop(answer.send(self.delete(ids, ignore)));
             }
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
+            Command::Inspect(cursor, limit, answer) => drop(answer.send(self.inspect(cursor, limit))),
+            Command::Reference(calm, answer) => drop(answer.send(self.reference(calm))),
+            Command::Repair(shut, answer) => drop(answer.send(self.repair(&shut))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
             Command::Scene(answer) => drop(answer.send(self.scene())),
             Command::Names(ids, answer) => drop(answer.send(packet_trace::names(&self.balancer, &ids))),
@@ -487,6 +488,11 @@ impl Engine {
             Command::CaptureLeft => self.capture_left(),
             Command::Figures(answer) => drop(answer.send(self.figures())),
         }
+    }
+
+    /// Whether the maps hold what they should, as far as the last round could bring them there.
+    pub(super) fn is_filled(&self) -> bool {
+        self.progress.filled && self.progress.failure.is_none()
     }
 
     /// Why the last round failed.

@@ -1,5 +1,6 @@
 //! The engine without a kernel: objects go in by requests and files, maps and hooks are looked at.
 
+use super::auditor::Auditor;
 use super::control::Handle;
 use super::engine::{Engine, Parts};
 use super::fakes::{Attached, FakeHooks, SharedMaps, network};
@@ -13,8 +14,8 @@ use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
 use crate::datapath;
-use crate::host::{HostView, RouteNews};
 use crate::datapath::conntrack::FlowEntry;
+use crate::host::{HostView, RouteNews};
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
 use crate::objects::{Key, Kind, Objects};
@@ -135,9 +136,11 @@ fn start_with(
         commands,
         withdrawn: mpsc::unbounded_channel().0,
         catalogue,
+        audit: Arc::default(),
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
+    let auditor = Auditor { commands: command_sender.clone(), maps: None };
     let handle = Handle {
         commands: command_sender,
         catalogue: catalogue_receiver,
@@ -146,6 +149,7 @@ fn start_with(
         tally: Arc::default(),
         traced: datapath::SharedMaps::new(PathBuf::new(), PathBuf::new()).into(),
         monitor: None,
+        auditor,
     };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }

@@ -3,6 +3,7 @@
 //! [`run`] takes the locks and opens everything before it touches anything, so that a daemon that cannot run leaves
 //! nothing behind; then [`engine`] converges until it is told to stop.
 
+mod auditor;
 mod balancer;
 mod by_hand;
 mod capture;
@@ -37,21 +38,23 @@ pub use by_hand::ByHand;
 pub use config::{Config, ConfigError};
 pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 
-use crate::api::{ServeError, Server};
+use crate::api::{AuditStatus, ServeError, Server};
 use crate::datapath::{self, Datapath};
 use crate::dns::Dns;
 use crate::figures::bound::Bound;
 use crate::health::Health;
 use crate::maps::MapError;
 use crate::monitor::Monitor;
+use crate::preflight::{self, Line, Verdict};
 use crate::{host, source, store};
+use auditor::Auditor;
 use control::Handle;
 use engine::{Engine, Parts};
 use host_clients::HostClients;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sources::Sources;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
@@ -121,7 +124,23 @@ fn allow_many_files() {
     }
 }
 
+/// Logs what of the node is not as it should be.
+fn look_ahead(config: &Config) {
+    let lines = match preflight::run(&config.into()) {
+        Ok(lines) => lines,
+        Err(error) => return warn!(%error, "the node could not be looked at"),
+    };
+    for Line { check, subject, verdict, message, remedy } in lines {
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Warn => warn!(check, subject, remedy, "preflight: {message}"),
+            Verdict::Fail => error!(check, subject, remedy, "preflight: {message}"),
+        }
+    }
+}
+
 async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
+    look_ahead(&config);
     let mut store = store::Store::open(store::Options {
         state_file: Some(config.state_file.clone()),
         service_cidrs: config.service_cidrs.clone(),
@@ -161,6 +180,11 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let census = Arc::default();
     let sweep = flows::sweep(maps.clone(), config.max_flows, monitor.clone(), endpoints, Arc::clone(&census));
     let sweeper = tokio::spawn(sweep);
+    let auditor = Auditor { commands: command_sender.clone(), maps: Some(maps.clone()) };
+    let audit = Arc::new(Mutex::new(AuditStatus::default()));
+    let interval = Duration::from_secs(config.audit_interval.into());
+    let auditing = (!interval.is_zero())
+        .then(|| tokio::spawn(auditor::in_background(auditor.clone(), interval, Arc::clone(&audit))));
     let handle = Arc::new(Handle {
         commands: command_sender,
         catalogue: catalogue_receiver,
@@ -169,6 +193,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         tally: Arc::default(),
         traced: datapath.shared_maps().into(),
         monitor: Some(monitor),
+        auditor,
     });
     let scrape = figures::scrape(Arc::clone(&handle), Bound::new(config.metrics_detail, config.metrics_limit));
     let stop = CancellationToken::new();
@@ -193,11 +218,13 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         commands,
         withdrawn,
         catalogue,
+        audit,
     };
     let engine = Engine::new(parts).map_err(Error::Maps)?;
     let ended = engine.run().await;
     stop.cancel();
     sweeper.abort();
+    auditing.inspect(JoinHandle::abort);
     packet_log.inspect(JoinHandle::abort);
     match tokio::time::timeout(FAREWELL, serving).await {
         Ok(Ok(Ok(()))) => {}

@@ -1,7 +1,7 @@
 //! Makes the [`Status`] from what the engine knows.
 
 use super::engine::Engine;
-use crate::api::{CounterLine, MapFill, Problem, SocketStatus, SourceStatus, Status};
+use crate::api::{AuditStatus, CounterLine, Finding, MapFill, Problem, SocketStatus, SourceStatus, Status};
 use crate::maps::{Image, LbMaps};
 use crate::objects::{Kind, ObjectId, Objects, Table};
 use crate::store::SourceId;
@@ -10,13 +10,18 @@ use lb_common::{Reason, maps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::PoisonError;
 
 impl Engine {
     /// How everything is. How full the flow tables are is told by others: it costs a walk.
     pub(super) fn status(&self) -> Status {
         let host = self.host.borrow().clone();
         let objects = self.store.snapshot();
+        let audit = self.audit();
         let mut problems = self.problems();
+        problems.extend(audit.open.iter().map(|Finding { invariant, map, object, detail, .. }| {
+            problem("audit", &format!("{invariant}: {map}, {object}: {detail}; `lb-ctl audit` looks again"))
+        }));
         let counters = match self.maps.reasons() {
             Ok(counts) => counts
                 .iter()
@@ -55,6 +60,7 @@ impl Engine {
             // Told with the fullness of the flow tables, by others too.
             lent_ports: None,
             dns: self.dns.status(),
+            audit,
             interfaces: self.interfaces.status(self.hooks.as_ref(), &host),
             sources: self.sources(&objects),
             objects: counted(&objects),
@@ -83,6 +89,11 @@ impl Engine {
         problems.extend(self.dns.problems());
         problems.extend(self.not_forwarding().map(|message| problem("forwarding", &message)));
         problems
+    }
+
+    /// What the audit in the background has come to.
+    fn audit(&self) -> AuditStatus {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The sysctls of the families that the node has addresses of, and that forbid it to forward.

@@ -54,6 +54,10 @@ impl AffinityTable {
         self.clients.entries()
     }
 
+    pub(super) fn clients(&self) -> &Map<AffinityKey, Affinity> {
+        &self.clients
+    }
+
     /// Every client and its backend, those that do not count any more included.
     pub fn iter(&self) -> impl Iterator<Item = Result<(AffinityKey, Affinity), MapError>> {
         self.clients.iter().map(|entry| entry.map_err(failed(AFFINITY, "read")))

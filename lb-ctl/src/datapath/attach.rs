@@ -191,7 +191,6 @@ fn has_no_tcx() -> bool {
     !require::kernel_is_at_least(6, 6)
 }
 
-/// Whether XDP belongs on the interface. On a VLAN there is no native XDP, and the tag is off before TCX sees the packet.
 /// What an interface in this mode is at best, were it attached. Whether XDP can send by it is not known then.
 pub(super) fn as_if(interface: &Interface, mode: Mode) -> Attachment {
     let xdp = match mode {
@@ -214,7 +213,8 @@ pub(super) fn as_if(interface: &Interface, mode: Mode) -> Attachment {
     }
 }
 
-fn wants_xdp(interface: &Interface, mode: Mode) -> bool {
+/// Whether XDP belongs on the interface. On a VLAN there is no native XDP, and the tag is off before TCX sees the packet.
+pub(crate) fn wants_xdp(interface: &Interface, mode: Mode) -> bool {
     match mode {
         Mode::Auto => interface.wire && interface.kind != "vlan",
         Mode::Xdp | Mode::XdpGeneric => true,

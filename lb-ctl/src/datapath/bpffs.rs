@@ -41,7 +41,7 @@ pub(super) fn ensure(path: &Path) -> Result<(), Error> {
 }
 
 /// Whether `path` lies on a BPF file system.
-pub(super) fn is_bpffs(path: &Path) -> bool {
+pub(crate) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|kind| kind.filesystem_type() == BPF_FS_MAGIC)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The datapath itself judges whether an entry has expired, at every look; sweeping only gives the memory back.
 
+pub(crate) mod audit;
+
 use super::bpf::{Map, map::Put};
 use super::census::{Census, Round};
 use crate::image::Withdrawn;

@@ -30,13 +30,16 @@ mod meta;
 mod programs;
 mod refusal;
 mod require;
+pub(crate) mod side;
 mod sockets;
 mod target;
 pub mod test_run;
 pub mod tracer;
 
+pub(crate) use attach::wants_xdp;
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
+pub(crate) use bpffs::is_bpffs;
 pub use capture::Ring;
 pub use cleanup::cleanup;
 pub use error::Error;
@@ -44,6 +47,8 @@ pub use events::{Events, Untold};
 pub use handover::Settled;
 pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
+pub(crate) use refusal::occupants as programs_on;
+pub(crate) use require::{kernel_is_at_least, privilege};
 pub use sockets::Cgroup;
 
 use crate::host::{HostView, Interface};

@@ -88,7 +88,7 @@ fn remedy(name: &str, hook: Hook, words: &str, errno: Option<i32>, occupied: boo
 }
 
 /// The programs that are on the hook already, by name and id.
-fn occupants(ifindex: u32, hook: Hook) -> Vec<String> {
+pub(crate) fn occupants(ifindex: u32, hook: Hook) -> Vec<String> {
     let ids = if hook.is_xdp() {
         xdp_program(ifindex).into_iter().collect()
     } else {

@@ -22,7 +22,7 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
 }
 
 /// Whether the kernel is of this version or newer. One that does not tell is believed to be.
-pub(super) fn kernel_is_at_least(major: u8, minor: u8) -> bool {
+pub(crate) fn kernel_is_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().map_or(true, |current| current >= KernelVersion::new(major, minor, 0))
 }
 
@@ -45,7 +45,7 @@ pub(super) fn options_make_sense(options: &Options) -> Result<(), Error> {
 }
 
 /// Whether the process has what it needs.
-pub(super) fn privilege() -> Result<(), Error> {
+pub(crate) fn privilege() -> Result<(), Error> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     // Where /proc is hidden the kernel will have its say.

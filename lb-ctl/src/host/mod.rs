@@ -6,6 +6,7 @@
 
 pub(crate) mod ethtool;
 pub(crate) mod netlink;
+pub(crate) mod nftables;
 pub mod pair;
 mod route;
 mod snapshot;

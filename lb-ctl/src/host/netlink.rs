@@ -176,6 +176,11 @@ impl Connection {
         Self::open(protocols::NETLINK_GENERIC)
     }
 
+    /// A socket to the firewall's subsystem.
+    pub(crate) fn netfilter() -> io::Result<Self> {
+        Self::open(protocols::NETLINK_NETFILTER)
+    }
+
     /// A socket to the routing subsystem for which dumps are filtered by what the request says (Linux 4.20).
     pub(crate) fn strict() -> io::Result<Self> {
         let connection = Self::route()?;

@@ -27,6 +27,8 @@ impl XdpFeatures {
     pub const BASIC: u64 = 1;
     /// Takes frames redirected from another interface.
     pub const NDO_XMIT: u64 = 4;
+    /// Takes frames in several buffers.
+    pub const RX_SG: u64 = 32;
 
     /// Whether all of `features` are there.
     pub const fn has(self, features: u64) -> bool {

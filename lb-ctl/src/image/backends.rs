@@ -137,6 +137,13 @@ impl Backends {
         self.entries.get(&address).map(|entry| (entry.id, entry.generation))
     }
 
+    /// The last generation of each id that was given out, with its address while its record is there.
+    pub(super) fn given(&self) -> HashMap<u32, (u16, Option<IpAddr>)> {
+        let past = self.generations.iter().map(|(id, generation)| (*id, (*generation, None)));
+        let present = self.entries.iter().map(|(address, entry)| (entry.id, (entry.generation, Some(*address))));
+        past.chain(present).collect()
+    }
+
     /// Every record of the image.
     pub(super) fn records(&self) -> impl Iterator<Item = (u32, Backend)> {
         self.entries.iter().map(|(address, entry)| (entry.id, entry.record(*address)))

@@ -31,6 +31,11 @@ impl Ids {
         self.capacity
     }
 
+    /// Ids below this were given out.
+    pub(super) fn given(&self) -> u32 {
+        self.fresh
+    }
+
     /// How many can be taken now.
     pub(super) fn available(&self) -> usize {
         self.capacity.saturating_sub(self.fresh) as usize + self.free.len()

@@ -1,5 +1,6 @@
 //! The loop body: views and host in, maps up to date.
 
+use super::inspect::{Cursor, Inspected, inspect};
 use super::renderer::{Refused, Renderer};
 use super::{HostFacts, Withdrawn, apply, plan, withdrawn};
 use crate::maps::{Image, LbMaps, MapError, MapOp};
@@ -79,6 +80,15 @@ impl Reconciler {
         let ops = plan(self.renderer.image(), &self.realized);
         self.perform(maps, &ops)?;
         Ok(ops.len())
+    }
+
+    /// Compares a piece of the maps with the image. `None` where that would tell nothing: a write has failed, and is to be tried
+    /// again.
+    pub fn inspect(&self, maps: &dyn LbMaps, cursor: Cursor, limit: usize) -> Result<Option<Inspected>, MapError> {
+        if !self.is_sure {
+            return Ok(None);
+        }
+        inspect(self.renderer.image(), maps, cursor, limit).map(Some)
     }
 
     /// Takes nothing for granted of what the maps hold: the next round reads them back.

@@ -60,6 +60,11 @@ impl Records {
         self.entries.get(&key).map(|record| record.id)
     }
 
+    /// Counter ids below this were given out, in this daemon's life or as the maps have it.
+    pub(super) fn given(&self) -> u32 {
+        self.ids.given()
+    }
+
     /// The Service that has the record.
     pub(super) fn owner(&self, key: ServiceKey) -> Option<&Key> {
         self.entries.get(&key).and_then(|record| record.owner.as_ref())

@@ -9,6 +9,7 @@ use super::addresses::Addresses;
 use super::backends::Backends;
 use super::bind::Bound;
 use super::fragment::Fragment;
+use super::given::{Given, Past};
 use super::networks::Networks;
 use super::plan::{plan, plan_touched};
 use super::records::Records;
@@ -92,6 +93,8 @@ pub struct Renderer {
     /// Endpoints of UDP service ports that were released since it was last asked for, those without slots among them: nothing in the
     /// maps tells that these were there.
     pub(super) released: HashSet<(ServiceKey, Withdrawn)>,
+    /// What was before this daemon.
+    pub(super) past: Past,
     /// Sets that may have lost their last user.
     pub(super) unused_sets: Vec<Slots>,
     /// What may differ from the maps; `None`: anything.
@@ -184,6 +187,17 @@ impl Renderer {
     /// The id of the backend with this address: the index into `BACKEND_STATS`.
     pub fn backend_id(&self, address: IpAddr) -> Option<u32> {
         self.backends.get(address).map(|(id, _)| id)
+    }
+
+    /// The ids that were given out, for whoever finds one in a flow.
+    pub fn given(&self) -> Given {
+        let capacity = self.backends.ids().capacity();
+        Given::new(self.past, (self.records.given(), self.backends.given()), capacity)
+    }
+
+    /// The Service whose frontend has this record.
+    pub fn owner_of(&self, record: ServiceKey) -> Option<&Key> {
+        self.records.owner(record)
     }
 
     fn expire(&mut self, now: Instant) {

@@ -6,6 +6,7 @@
 
 use super::addresses::Addresses;
 use super::backends::Backends;
+use super::given::Past;
 use super::networks::Networks;
 use super::records::Records;
 use super::renderer::Renderer;
@@ -54,6 +55,7 @@ impl Renderer {
             bound: BTreeMap::new(),
             addresses,
             records,
+            past: past(maps, image),
             unused_sets: sets.keys().cloned().collect(),
             sets: Sets::new(capacity, sets, &published),
             backends,
@@ -82,4 +84,13 @@ fn adoptable(image: &Image, backends: &Backends, capacity: u32) -> HashMap<Slots
         }
     }
     sets
+}
+
+/// What was before. Flows that cannot be counted are taken for some that are there.
+fn past(maps: &dyn LbMaps, image: &Image) -> Past {
+    match (image.settings.seed, maps.has_flows()) {
+        (0, Ok(false)) => Past::None,
+        (0, _) => Past::Unknown,
+        _ => Past::Adopted,
+    }
 }

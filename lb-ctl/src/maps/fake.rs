@@ -66,18 +66,15 @@ impl FakeMaps {
                 let is_v4 = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
                 // Counting is for the rare case that they might be too many.
                 let all = image.owned.len();
-                let len = if all < self.capacity(owned_map(op)) as usize {
-                    all
-                } else {
-                    image.owned.keys().filter(is_v4).count()
-                };
-                full(owned_map(op), image.owned.contains_key(address), len)
+                let len =
+                    if all < self.capacity(op.map()) as usize { all } else { image.owned.keys().filter(is_v4).count() };
+                full(op.map(), image.owned.contains_key(address), len)
             }
             MapOp::PutService(key, _) => full(maps::SERVICES, image.services.contains_key(key), image.services.len()),
             MapOp::PutNetwork(group, network) => {
                 let held = image.networks.get(group).is_some_and(|all| all.contains(network));
                 let is_v4 = |other: &&IpNet| other.addr().is_ipv4() == network.addr().is_ipv4();
-                full(networks_map(network), held, image.networks.values().flatten().filter(is_v4).count())
+                full(op.map(), held, image.networks.values().flatten().filter(is_v4).count())
             }
             MapOp::PutNodePort(key, _) => {
                 full(maps::NODE_PORTS, image.node_ports.contains_key(key), image.node_ports.len())
@@ -139,32 +136,5 @@ fn counters(stats: &BTreeMap<u32, Traffic>, ids: &[u32]) -> BTreeMap<u32, Traffi
 
 /// The failure of one write.
 pub(super) fn error(op: &MapOp, source: io::Error) -> MapError {
-    MapError { map: map_of(op), action: op.to_string(), source }
-}
-
-/// The map that an operation writes.
-fn map_of(op: &MapOp) -> &'static str {
-    match op {
-        MapOp::PutSettings(_) => maps::SETTINGS,
-        MapOp::PutOwned(..) | MapOp::DeleteOwned(_) => owned_map(op),
-        MapOp::PutService(..) | MapOp::DeleteService(_) => maps::SERVICES,
-        MapOp::PutNetwork(_, network) | MapOp::DeleteNetwork(_, network) => networks_map(network),
-        MapOp::PutSlot(..) => maps::SLOTS,
-        MapOp::PutBackend(..) | MapOp::DeleteBackend(_) => maps::BACKENDS,
-        MapOp::ResetServiceStats(_) => maps::SERVICE_STATS,
-        MapOp::ResetBackendStats(_) => maps::BACKEND_STATS,
-        MapOp::PutNodePort(..) | MapOp::DeleteNodePort(_) => maps::NODE_PORTS,
-        MapOp::PutDevice(..) | MapOp::DeleteDevice(_) => maps::DEVICES,
-    }
-}
-
-fn networks_map(network: &IpNet) -> &'static str {
-    if network.addr().is_ipv4() { maps::NETWORKS4 } else { maps::NETWORKS6 }
-}
-
-fn owned_map(op: &MapOp) -> &'static str {
-    match op {
-        MapOp::PutOwned(address, _) | MapOp::DeleteOwned(address) if address.is_ipv6() => maps::OWNED6,
-        _ => maps::OWNED4,
-    }
+    MapError { map: op.map(), action: op.to_string(), source }
 }

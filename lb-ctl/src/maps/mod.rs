@@ -76,6 +76,30 @@ pub enum MapOp {
     DeleteDevice(u32),
 }
 
+impl MapOp {
+    /// The name of the map that it writes.
+    pub fn map(&self) -> &'static str {
+        use lb_common::maps;
+        let by_family = |is_v4, v4, v6| if is_v4 { v4 } else { v6 };
+        match self {
+            Self::PutSettings(_) => maps::SETTINGS,
+            Self::PutOwned(address, _) | Self::DeleteOwned(address) => {
+                by_family(address.is_ipv4(), maps::OWNED4, maps::OWNED6)
+            }
+            Self::PutService(..) | Self::DeleteService(_) => maps::SERVICES,
+            Self::PutNetwork(_, network) | Self::DeleteNetwork(_, network) => {
+                by_family(network.addr().is_ipv4(), maps::NETWORKS4, maps::NETWORKS6)
+            }
+            Self::PutSlot(..) => maps::SLOTS,
+            Self::PutBackend(..) | Self::DeleteBackend(_) => maps::BACKENDS,
+            Self::ResetServiceStats(_) => maps::SERVICE_STATS,
+            Self::ResetBackendStats(_) => maps::BACKEND_STATS,
+            Self::PutNodePort(..) | Self::DeleteNodePort(_) => maps::NODE_PORTS,
+            Self::PutDevice(..) | Self::DeleteDevice(_) => maps::DEVICES,
+        }
+    }
+}
+
 /// A map operation failed.
 #[derive(Debug, thiserror::Error)]
 #[error("map {map}: {action}: {source}")]
@@ -93,8 +117,35 @@ pub trait LbMaps: Send {
     /// Reads everything back. Slots that no service publishes are left out.
     fn read(&self) -> Result<Image, MapError>;
 
+    /// What the maps hold under the key of a write, as the write that would make it; `None` for a write that makes nothing.
+    fn entry(&self, op: &MapOp) -> Result<Option<MapOp>, MapError> {
+        Ok(self.read()?.entry(op))
+    }
+
+    /// About `limit` entries of the map of this name from a position in it on, as the writes that would make them, and where
+    /// to go on; `None`: that was all. Slots have none: they are told by who publishes them.
+    fn entries(&self, map: &str, _from: Option<u32>, _limit: usize) -> Result<(Vec<MapOp>, Option<u32>), MapError> {
+        let image = self.read()?;
+        Ok((image.entries_after(None).filter(|op| op.map() == map).collect(), None))
+    }
+
+    /// Whether packets to and from an address pass the gate.
+    fn is_admitted(&self, _address: IpAddr) -> Result<bool, MapError> {
+        Ok(true)
+    }
+
+    /// Lets packets to and from an address pass the gate.
+    fn admit(&mut self, _address: IpAddr) -> Result<(), MapError> {
+        Ok(())
+    }
+
     /// Performs one write.
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError>;
+
+    /// Whether there are flows.
+    fn has_flows(&self) -> Result<bool, MapError> {
+        Ok(false)
+    }
 
     /// How many entries the map of this name holds at most.
     fn capacity(&self, map: &str) -> u32;

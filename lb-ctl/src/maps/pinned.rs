@@ -8,6 +8,7 @@ use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
 use crate::datapath::census::Count;
 use crate::datapath::conntrack::{Fill, FlowTables};
+use crate::datapath::side::SideTables;
 use crate::figures::Counted;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
@@ -32,15 +33,15 @@ pub struct PinnedMaps {
     config: ConfigMaps,
     flows: FlowTables,
     sockets: Map<SocketKey, Peer>,
+    side: SideTables,
 }
 
 impl PinnedMaps {
     pub(crate) fn open(config: &Path, flows: &Path) -> Result<Self, MapError> {
-        Ok(Self {
-            config: ConfigMaps::open(config)?,
-            flows: FlowTables::open(flows)?,
-            sockets: open(flows, SOCKETS, Map::new)?,
-        })
+        let (config_maps, flow_tables) = (ConfigMaps::open(config)?, FlowTables::open(flows)?);
+        let side = SideTables::open(config, flows, &config_maps.affinity)?;
+        let sockets = open(flows, SOCKETS, Map::new)?;
+        Ok(Self { config: config_maps, flows: flow_tables, sockets, side })
     }
 
     /// Which backend each client had last.
@@ -86,6 +87,19 @@ impl PinnedMaps {
         Ok(sum)
     }
 
+    /// What the datapath keeps beside flows.
+    pub(crate) fn side_tables(&self) -> &SideTables {
+        &self.side
+    }
+
+    /// The gate, word by word.
+    pub(crate) fn gate(&self) -> Result<Vec<u64>, MapError> {
+        let gate = &self.config.gate;
+        let words = gate.range(0, gate.entries());
+        let words = words.map_err(|source| MapError { map: GATE, action: "read".to_owned(), source })?;
+        Ok(words.into_iter().map(|(_, bits)| bits).collect())
+    }
+
     /// The flow tables.
     pub fn flow_tables(&self) -> &FlowTables {
         &self.flows
@@ -97,8 +111,28 @@ impl LbMaps for PinnedMaps {
         self.config.read()
     }
 
+    fn entry(&self, op: &MapOp) -> Result<Option<MapOp>, MapError> {
+        self.config.entry(op)
+    }
+
+    fn entries(&self, map: &str, from: Option<u32>, limit: usize) -> Result<(Vec<MapOp>, Option<u32>), MapError> {
+        self.config.entries(map, from, limit)
+    }
+
+    fn is_admitted(&self, address: IpAddr) -> Result<bool, MapError> {
+        self.config.is_admitted(address)
+    }
+
+    fn admit(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.config.admit(address)
+    }
+
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
         self.config.apply(op)
+    }
+
+    fn has_flows(&self) -> Result<bool, MapError> {
+        self.flows.iter().next().transpose().map(|first| first.is_some())
     }
 
     fn capacity(&self, map: &str) -> u32 {
@@ -206,6 +240,72 @@ impl ConfigMaps {
             image.slots.extend(range);
         }
         Ok(image)
+    }
+
+    /// What is held under the key of a write, as the write that would make it.
+    fn entry(&self, op: &MapOp) -> Result<Option<MapOp>, MapError> {
+        let failed = |source| MapError { map: op.map(), action: "look".to_owned(), source };
+        let found = match *op {
+            MapOp::PutSettings(_) => self.settings.get(&0).map(|value| value.map(MapOp::PutSettings)),
+            MapOp::PutOwned(key, _) => match key {
+                IpAddr::V4(v4) => self.owned4.get(&v4.octets()),
+                IpAddr::V6(v6) => self.owned6.get(&v6.octets()),
+            }
+            .map(|value| value.map(|value| MapOp::PutOwned(key, value))),
+            MapOp::PutService(key, _) => {
+                self.services.get(&key).map(|value| value.map(|value| MapOp::PutService(key, value)))
+            }
+            MapOp::PutSlot(key, _) => self.slots.get(&key).map(|value| value.map(|value| MapOp::PutSlot(key, value))),
+            MapOp::PutBackend(key, _) => self
+                .backends
+                .get(&key)
+                .map(|value| value.filter(|value| value.family != 0).map(|value| MapOp::PutBackend(key, value))),
+            MapOp::PutNodePort(key, _) => {
+                self.node_ports.get(&key).map(|value| value.map(|value| MapOp::PutNodePort(key, value)))
+            }
+            MapOp::PutDevice(key, _) => {
+                self.devices.get(&key).map(|value| value.map(|value| MapOp::PutDevice(key, value)))
+            }
+            _ => Ok(None),
+        };
+        found.map_err(failed)
+    }
+
+    fn entries(&self, map: &str, from: Option<u32>, limit: usize) -> Result<(Vec<MapOp>, Option<u32>), MapError> {
+        match map {
+            OWNED4 => walk(OWNED4, &self.owned4, from, limit, |(key, value)| MapOp::PutOwned(key.into(), value)),
+            OWNED6 => walk(OWNED6, &self.owned6, from, limit, |(key, value)| MapOp::PutOwned(key.into(), value)),
+            SERVICES => walk(SERVICES, &self.services, from, limit, |(key, value)| MapOp::PutService(key, value)),
+            NODE_PORTS => {
+                walk(NODE_PORTS, &self.node_ports, from, limit, |(key, value)| MapOp::PutNodePort(key, value))
+            }
+            DEVICES => walk(DEVICES, &self.devices, from, limit, |(key, value)| MapOp::PutDevice(key, value)),
+            BACKENDS => {
+                let (all, next) =
+                    walk(BACKENDS, &self.backends, from, limit, |(id, value)| MapOp::PutBackend(id, value))?;
+                let in_use = |op: &MapOp| matches!(op, MapOp::PutBackend(_, backend) if backend.family != 0);
+                Ok((all.into_iter().filter(in_use).collect(), next))
+            }
+            NETWORKS4 | NETWORKS6 => {
+                let listing = |source| MapError { map: NETWORKS4, action: "read".to_owned(), source };
+                let v4 = |key: NetworkKey<[u8; 4]>| (key.group, network(key.address.into(), key.length()));
+                let v6 = |key: NetworkKey<[u8; 16]>| (key.group, network(key.address.into(), key.length()));
+                let all: Vec<_> = if map == NETWORKS4 {
+                    self.networks4.keys().map_err(listing)?.into_iter().map(v4).collect()
+                } else {
+                    self.networks6.keys().map_err(listing)?.into_iter().map(v6).collect()
+                };
+                let put = |(group, network): (u32, Option<IpNet>)| Some(MapOp::PutNetwork(group, network?));
+                Ok((all.into_iter().filter_map(put).collect(), None))
+            }
+            _ => Ok((Vec::new(), None)),
+        }
+    }
+
+    fn is_admitted(&self, address: IpAddr) -> Result<bool, MapError> {
+        let failed = |source| MapError { map: GATE, action: format!("look for {address}"), source };
+        let Place { word, bit } = Place::from(address);
+        Ok(self.gate.get(&word).map_err(failed)?.unwrap_or_default() & bit != 0)
     }
 
     /// Lets packets to and from an address pass the gate, from now on.
@@ -325,7 +425,21 @@ fn key6(group: u32, network: Ipv6Net) -> NetworkKey<[u8; 16]> {
 }
 
 fn network(address: IpAddr, length: u32) -> Option<IpNet> {
-    IpNet::new(address, u8::try_from(length).ok()?).ok()
+    IpNet::new(address, u8::try_from(length).ok()?).ok().map(|network| network.trunc())
+}
+
+/// The next entries of a map, some `limit`, and where to go on.
+fn walk<K: aya::Pod, V: aya::Pod>(
+    name: &'static str,
+    map: &Map<K, V>,
+    from: Option<u32>,
+    limit: usize,
+    op: impl Fn((K, V)) -> MapOp,
+) -> Result<(Vec<MapOp>, Option<u32>), MapError> {
+    let mut batches = map.batches().of(limit).resume(from);
+    let Some(batch) = batches.next() else { return Ok((Vec::new(), None)) };
+    let batch = batch.map_err(|source| MapError { map: name, action: "read".to_owned(), source })?;
+    Ok((batch.into_iter().map(op).collect(), batches.goes_on()))
 }
 
 fn collect<K: aya::Pod + Ord, V: aya::Pod>(name: &'static str, map: &Map<K, V>) -> Result<BTreeMap<K, V>, MapError> {

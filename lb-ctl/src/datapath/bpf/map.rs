@@ -285,6 +285,17 @@ impl<K, V> Batches<'_, K, V> {
         self.done
     }
 
+    /// Where a later walk may go on; `None`: this one has come to its end.
+    pub(crate) fn goes_on(&self) -> Option<u32> {
+        self.position.filter(|_| !self.done)
+    }
+
+    /// Reads about so many entries at a time.
+    pub(crate) fn of(mut self, size: usize) -> Self {
+        self.size = size.clamp(1, BATCH);
+        self
+    }
+
     /// Goes on where an earlier walk stood.
     pub(crate) fn resume(mut self, position: Option<u32>) -> Self {
         self.position = position;

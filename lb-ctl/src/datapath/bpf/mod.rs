@@ -89,6 +89,24 @@ unsafe fn info<I>(fd: BorrowedFd<'_>) -> io::Result<I> {
     Ok(info)
 }
 
+/// Attributes of `BPF_MAP_GET_NEXT_ID`.
+#[repr(C)]
+struct NextIdAttributes {
+    start: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// Whether the kernel answers to the system call, and to us.
+pub(crate) fn answers() -> io::Result<()> {
+    let mut attributes = NextIdAttributes { start: i32::MAX as u32 - 1, next: 0, flags: 0 };
+    // SAFETY: the layout of BPF_MAP_GET_NEXT_ID, which holds no pointers.
+    match unsafe { command(bpf_cmd::BPF_MAP_GET_NEXT_ID, &mut attributes) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A name of at most 15 bytes, as the kernel stores it.
 fn kernel_name(bytes: &[libc::c_char]) -> String {
     bytes.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect()
