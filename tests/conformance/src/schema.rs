@@ -410,7 +410,9 @@ impl Read {
         let mut root: Mapping = serde_yaml::from_str(&text)?;
         let schema = root.remove("schema").context("it names no `schema`")?;
         let schema = schema.as_str().context("its `schema` is no name")?;
-        PROSE.iter().for_each(|name| drop(root.remove(name)));
+        for name in PROSE {
+            root.remove(name);
+        }
         let root = Value::from(root);
         if schema == NAMES {
             return Ok(Self::Names(serde_yaml::from_value(root)?));
