@@ -6,8 +6,9 @@ use lb_ctl::audit::UNPROMISED;
 use lb_ctl::playground::client::Connection;
 use lb_ctl::playground::manifests;
 use lb_tests::corruption::{self, Chance};
-use lb_tests::fixture::{Fixture, Setup, node_port};
+use lb_tests::fixture::{Fixture, Setup, interfaces, node_port};
 use lb_tests::{needs_datapath, traffic};
+use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::env;
 use std::process::Command;
@@ -118,6 +119,23 @@ fn a_lost_half_of_a_connection_is_made_again() {
         connection.get().expect("the connection lives on");
     }
     assert_eq!(audit(&fixture, false).0, 0);
+}
+
+#[test]
+fn what_a_former_daemon_left_is_no_finding() {
+    needs_datapath!();
+    let mut fixture = Fixture::with(BINARY, Setup::DEMO, &["--audit-interval=0"]);
+    fixture.apply(&manifests::numbers()).expect("the CLI applies");
+    let mut connections = idle(&fixture);
+    // Its id is given back, and nobody of the next daemon knows that it was ever given out.
+    fixture.cli(&["delete", "service", manifests::NUMBERS, "-n", "playground"], "").expect("the CLI deletes");
+    fixture.end_daemon(Signal::SIGKILL).expect("the daemon is killed");
+    fixture.start_daemon(&interfaces(Setup::DEMO)).expect("the next daemon starts");
+    let (code, answer) = audit(&fixture, true);
+    assert_eq!(code, 0, "{answer:#?}");
+    for connection in &mut connections {
+        connection.get().expect("the connection lives on");
+    }
 }
 
 #[test]
