@@ -27,6 +27,7 @@ pub mod service;
 pub mod settings;
 pub mod socket;
 pub mod stats;
+pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
@@ -42,6 +43,7 @@ pub use service::{BackendSet, Owned, Service, ServiceKey, Slot};
 pub use settings::{HostPair, Settings};
 pub use socket::{Peer, SocketKey};
 pub use stats::{ReasonCount, Traffic};
+pub use trace::{Step, StepKind, Steps};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;

@@ -4,8 +4,8 @@
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
 use crate::{
-    Affinity, AffinityKey, Backend, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour, NetworkKey, Owned,
-    Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
+    Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
+    NetworkKey, Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
 };
 use core::mem::size_of;
 
@@ -78,8 +78,16 @@ pub const SCRATCH6: &str = "SCRATCH6";
 pub const CAPTURED: &str = "CAPTURED";
 /// Where it puts its copies together.
 pub const CAPTURE_ROOM: &str = "CAPTURE_ROOM";
-/// The maps that each instance of the programs has for itself: not pinned, and gone with it.
-pub const OF_AN_INSTANCE: &[&str] = &[CAPTURED, CAPTURE_ROOM];
+/// What a trace would have made of confirmed IPv4 flows: entries that it would have written, and copies of those it has read.
+pub const TRACED_FLOWS4: &str = "TRACED_FLOWS4";
+/// The same of confirmed IPv6 flows.
+pub const TRACED_FLOWS6: &str = "TRACED_FLOWS6";
+/// The same of new IPv4 flows.
+pub const TRACED_NEW4: &str = "TRACED_NEW4";
+/// The same of new IPv6 flows.
+pub const TRACED_NEW6: &str = "TRACED_NEW6";
+/// A copy of what a traced packet's client had last.
+pub const TRACED_CLIENT: &str = "TRACED_CLIENT";
 
 /// Kinds of BPF maps that are used, with the kernel's numbers (`enum bpf_map_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +165,28 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Scratch<[u8; 16]>>(SCRATCH6, MapKind::PerCpuArray, 0, false),
 ];
 
+/// Entries of a flow table that one traced packet may touch, as a search of all source ports that one address lends by default does.
+pub const TRACED: u32 = 32_768;
+
+/// Maps that are no part of the datapath's state and never pinned: every instance of the programs has its own. Only one that
+/// traces or captures packets uses those for that, and its loader gives them room; in others they are as small as can be.
+pub const INSTANCE_MAPS: &[MapSpec] = &[
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(TRACED_FLOWS4, MapKind::Hash, 0, false),
+    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(TRACED_FLOWS6, MapKind::Hash, 0, false),
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(TRACED_NEW4, MapKind::Hash, 0, false),
+    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(TRACED_NEW6, MapKind::Hash, 0, false),
+    spec::<u32, Affinity>(TRACED_CLIENT, MapKind::Array, 0, false),
+    spec::<(), ()>(CAPTURED, MapKind::RingBuf, 0, false),
+    spec::<u32, CaptureRoom>(CAPTURE_ROOM, MapKind::PerCpuArray, 0, false),
+];
+
+/// Bytes of the smallest ring: a page, on every architecture.
+pub const SMALLEST_RING: u32 = 1 << 16;
+
+/// Maps of the datapath that a packet writes as working memory or counters, on its own CPU: a trace has its own of these too, so
+/// that it disturbs neither a packet on the same CPU nor a count.
+pub const PER_PACKET: [&str; 7] = [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGETS, NEIGHBOUR, SCRATCH4, SCRATCH6];
+
 /// Entries (of a ring: bytes) of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     let control = at_least(max_flows / 2, 4096);
@@ -179,6 +209,8 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
         b"EVENTS" => 1 << 19,
         b"REASONS" => 256,
+        b"TRACED_FLOWS4" | b"TRACED_FLOWS6" | b"TRACED_NEW4" | b"TRACED_NEW6" => TRACED,
+        b"TRACED_CLIENT" => 1,
         _ => 0,
     }
 }
@@ -200,7 +232,7 @@ mod tests {
 
     #[test]
     fn every_map_has_a_size_and_a_name_the_kernel_keeps_whole() {
-        for map in MAPS {
+        for map in MAPS.iter().chain(INSTANCE_MAPS) {
             assert!(map.entries_for(DEFAULT_MAX_FLOWS) > 0, "{}", map.name);
             assert!(map.entries_for(MAX_FLOWS_RANGE.1).checked_mul(1).is_some());
             assert!(map.name.len() < 16, "{} is longer than BPF_OBJ_NAME_LEN", map.name);

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod dns;
 mod embedded;
+pub mod figures;
 mod health;
 pub mod host;
 pub mod image;
@@ -21,5 +22,6 @@ pub mod playground;
 mod readiness;
 pub mod source;
 pub mod store;
+pub mod trace;
 
 pub use embedded::OBJECT;

@@ -15,7 +15,7 @@ use crate::parse::{self, FIRST_TTL, IP_OFFSET, Network};
 use crate::rewrite::{self, TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::tables::{AddressTables, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, checksum, icmp};
+use crate::{Address, checksum, icmp, trace};
 use lb_common::{Budget, Device, Reason, SCTP, TCP, UDP};
 
 /// Bytes of a TCP header without options.
@@ -55,10 +55,13 @@ where
         return Verdict::drop(reason);
     }
     let made = if reason == Reason::EchoReplied {
+        trace::answered(tables, trace::Step::ECHO, [0; 2]);
         echo_reply(packet, &header)
     } else if is_reset_due(&header, reason) {
+        trace::answered(tables, trace::Step::RESET, [0; 2]);
         reset(packet, &header)
     } else {
+        trace::answered(tables, trace::Step::ERROR, A::error_for(reason).unwrap_or_default());
         error(packet, env, &header, reason, due.ifindex)
     };
     if made.is_none() {

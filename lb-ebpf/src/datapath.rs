@@ -7,11 +7,11 @@ use crate::packet::{self, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat};
+use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat, trace};
 use lb_common::gate::Place;
 use lb_common::{
     Affinity, Backend, BackendSet, Device, Event, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service,
-    Settings, Slot,
+    Settings, Slot, Step, StepKind,
 };
 
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
@@ -31,6 +31,7 @@ const REVALIDATION_FLOWS: u64 = 16;
 #[inline(always)]
 pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Verdict {
     let length = packet.len();
+    trace::hook(tables, env, length);
     let verdict = dispatch(packet, tables, env);
     // What XDP hands on untouched meets TCX ingress on the same interface, which counts it.
     let is_final = match verdict.action {
@@ -44,6 +45,7 @@ pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E
             event::tell(tables, packet.opaque(verdict.reason as usize), verdict.action == Action::Drop);
         }
     }
+    trace::verdict(tables, verdict);
     verdict
 }
 
@@ -71,6 +73,7 @@ where
 {
     let mut verdict = match A::parse(packet) {
         Ok(mut wire) => {
+            trace::parsed(tables, &wire);
             let mut verdict = look_up(packet, tables, env, &mut wire);
             if verdict.action == Action::Open {
                 verdict = scope::receive(packet, tables, env, &wire.key, verdict.ifindex);
@@ -159,6 +162,7 @@ where
     T: Tables + AddressTables<A>,
     E: Env,
 {
+    trace::reason(tables, StepKind::Unparsed, reason);
     if reason == Reason::Icmp {
         return Verdict { ifindex: 0, action: Action::Icmp, reason };
     }
@@ -170,7 +174,9 @@ where
     }
     let dst = packet.load(IP_OFFSET + A::SOURCE_OFFSET + core::mem::size_of::<A>()).unwrap_or(A::UNSPECIFIED);
     // ICMP, other protocols and fragments to the node itself are the host's own business.
-    let is_hosts = tables.owned(&dst).is_none_or(Owned::is_node_id);
+    let owned = tables.owned(&dst);
+    trace::owned(tables, owned);
+    let is_hosts = owned.is_none_or(Owned::is_node_id);
     if is_hosts {
         Verdict::pass(Reason::NotOurs)
     } else if reason != Reason::Protocol {
@@ -215,36 +221,46 @@ where
     E: Env,
 {
     if !is_admitted(tables, &wire.key) {
+        trace::detail(tables, StepKind::GateClosed, 0);
         return Verdict::pass(Reason::NotOurs);
     }
     if fragment::resolve(tables, wire, || env.tick())
         && let Some((table, flow)) = conntrack::find(tables, &wire.key)
     {
+        trace::found(tables, table, wire.key.protocol, flow);
         if !is_translated_here::<A, E>(flow) {
+            trace::detail(tables, StepKind::FlowPassedOver, Step::OTHER_HOOK);
             return Verdict::pass(Reason::NotOurs);
         }
         let now = env.tick();
         if strays(packet, tables, env, flow, now) {
+            trace::detail(tables, StepKind::FlowPassedOver, Step::STRAYS);
             return Verdict::pass(Reason::NotOurs);
         }
         let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
         if !expired && (flow.is_reply() || conntrack::stands(tables, wire, flow)) {
             return continue_flow(packet, tables, env, wire, table, flow, now);
         }
+        trace::detail(tables, StepKind::FlowPassedOver, if expired { Step::EXPIRED } else { Step::CHOSEN_ANEW });
         if flow.is_reply() {
             return Verdict::pass(Reason::NotOurs);
         }
         conntrack::forget(tables, table, &wire.key, flow);
+    } else {
+        trace::detail(tables, StepKind::FlowUnknown, 0);
     }
     if wire.is_later() {
         return leave::<A, P, T, E>(packet, tables, env, Reason::Fragment);
     }
-    if E::HOOK != Hook::Egress
-        && let Some(owned) = tables.owned(&wire.key.dst)
-    {
-        return Verdict { ifindex: owned, action: Action::Open, reason: Reason::NotOurs };
+    if E::HOOK == Hook::Egress {
+        return Verdict::pass(Reason::NotOurs);
     }
-    Verdict::pass(Reason::NotOurs)
+    let owned = tables.owned(&wire.key.dst);
+    trace::owned(tables, owned);
+    match owned {
+        Some(owned) => Verdict { ifindex: owned, action: Action::Open, reason: Reason::NotOurs },
+        None => Verdict::pass(Reason::NotOurs),
+    }
 }
 
 /// A packet of a flow that is known and stands.
@@ -321,7 +337,9 @@ where
     let hash = pick::hash(settings.seed, key);
     let seed = pick::seed(settings, service);
     let mut set = service.backends;
-    let mut chosen = pick::place(if seed == settings.seed { hash } else { pick::hash(seed, key) }, set.count());
+    let mut by = if seed == settings.seed { hash } else { pick::hash(seed, key) };
+    let mut chosen = pick::place(by, set.count());
+    let mut how = Step::BY_CONNECTION;
     *place = Affinity::NO_PLACE;
     if affinity::is_kept(service) {
         // The node is one client, by whichever of its addresses, and at its sockets too.
@@ -331,17 +349,23 @@ where
             affinity::write_client(service, &key.src, client);
         }
         chosen = affinity::place(tables, env, service, client);
+        trace::affinity(tables, client, chosen);
+        how = Step::KEPT;
         if chosen == Affinity::NO_PLACE {
-            chosen = pick::place(pick::of_client(seed, client), set.count());
+            how = Step::BY_CLIENT;
+            by = pick::of_client(seed, client);
+            chosen = pick::place(by, set.count());
         } else {
             set = service.members;
         }
         *place = chosen;
     }
+    trace::picked(tables, set, chosen, by, how);
     let (slot, backend, address) = match backend_at::<A, T>(tables, service.flags, set, chosen) {
         Ok(picked) => picked,
         Err(reason) => return refuse::<A>(reason),
     };
+    trace::backend(tables, slot, backend, affinity::port_of(service, slot));
     // Field by field: a value built first and then copied would take its room on the stack.
     flow.src = key.src;
     flow.dst = address;
@@ -418,6 +442,7 @@ where
         Ok(true) => Reason::ForwardedSnatScarce,
         Err(reason) => return Verdict::drop(reason),
     };
+    trace::source(tables, key.protocol, flow);
     Verdict { ifindex: 0, action: Action::Enter, reason }
 }
 
@@ -478,6 +503,18 @@ where
 /// of its own, and it runs once a tick.
 #[inline(never)]
 pub(crate) fn next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
+where
+    A: Address,
+    T: Tables + AddressTables<A>,
+    E: Env,
+{
+    let reason = find_next_hop(tables, env, protocol, flow);
+    trace::next_hop(tables, &flow.hop, reason);
+    reason
+}
+
+#[inline(always)]
+fn find_next_hop<A, T, E>(tables: &T, env: &E, protocol: u8, flow: &mut Flow<A>) -> Reason
 where
     A: Address,
     T: Tables + AddressTables<A>,
@@ -577,6 +614,7 @@ where
     if rewrite::tuple(packet, env, wire, flow).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
+    trace::rewritten(tables, wire.key.protocol, flow);
     tables.count_traffic(flow.service, flow.backend, flow.is_reply(), length);
     // Looked at anew: what the verifier learnt above would make it follow the rewrite for each kind of hop apart.
     let flags = packet.opaque(usize::from(hop.flags)) as u16;

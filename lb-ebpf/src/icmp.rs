@@ -23,8 +23,8 @@ use crate::parse::{IP_OFFSET, Network};
 use crate::rewrite::{self, TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::tables::{AddressTables, Tables};
 use crate::verdict::Verdict;
-use crate::{Address, checksum};
-use lb_common::{Flow, FlowKey, Owned, Reason, SCTP, TCP, UDP};
+use crate::{Address, checksum, trace};
+use lb_common::{Flow, FlowKey, Owned, Reason, SCTP, Step, StepKind, TCP, UDP};
 
 /// Bytes of an ICMP header.
 pub const HEADER: usize = 8;
@@ -69,6 +69,7 @@ where
     let Some([kind, _]) = packet.load::<[u8; 2]>(icmp) else {
         return Verdict::pass(Reason::NotOurs);
     };
+    trace::icmp(tables, &outer, kind);
     if A::is_error(kind) {
         let verdict = translate::<P, A, T, E>(packet, tables, env, &outer, icmp);
         if verdict.reason != Reason::IcmpUnrelated {
@@ -76,7 +77,9 @@ where
         }
     }
     // At egress only the node itself can have sent it.
-    match tables.owned(&outer.dst) {
+    let owned = tables.owned(&outer.dst);
+    trace::owned(tables, owned);
+    match owned {
         None | Some(Owned::NODE_ID | Owned::SILENT_ID) => Verdict::pass(Reason::NotOurs),
         Some(_) if E::HOOK == Hook::Egress => Verdict::pass(Reason::NotOurs),
         Some(_) if kind == A::ECHO[0] => Verdict::answer(Reason::EchoReplied),
@@ -111,13 +114,18 @@ where
         return UNRELATED;
     }
     let key = FlowKey::new(inner.protocol, inner.dst, [c, d], inner.src, [a, b]);
-    let Some((_, entry)) = conntrack::find(tables, &key) else {
+    let Some((table, entry)) = conntrack::find(tables, &key) else {
+        trace::about(tables, &key, false);
         return UNRELATED;
     };
+    trace::about(tables, &key, true);
+    trace::found(tables, table, key.protocol, entry);
     if entry.is_expired(key.protocol, env.tick()) {
+        trace::detail(tables, StepKind::FlowPassedOver, Step::EXPIRED);
         return UNRELATED;
     }
     if !is_translated_here::<A, E>(entry) {
+        trace::detail(tables, StepKind::FlowPassedOver, Step::OTHER_HOOK);
         return Verdict::pass(Reason::NotOurs);
     }
     if outer.src.is_martian() {
@@ -147,10 +155,11 @@ where
     if rewrite_error(packet, outer, source, flow, &places).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
+    trace::rewritten(tables, key.protocol, &scratch.flow);
     if through_stack {
         return Verdict::pass(Reason::IcmpTranslated);
     }
-    send::<_, E>(packet, &flow.hop, true, Reason::IcmpTranslated)
+    send::<_, E>(packet, &scratch.flow.hop, true, Reason::IcmpTranslated)
 }
 
 /// Rewrites the error and what it embeds as `flow` says, and brings the checksums up to date: both IP headers', the

@@ -32,6 +32,7 @@ pub mod sctp;
 pub mod snat;
 pub mod socket;
 pub mod tables;
+pub mod trace;
 pub mod verdict;
 
 pub use address::Address;

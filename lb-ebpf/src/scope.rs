@@ -12,9 +12,13 @@ use crate::datapath::{is_for_another_host, is_open, refuse};
 use crate::env::Env;
 use crate::packet::Packet;
 use crate::tables::{AddressTables, Tables};
+use crate::trace;
 use crate::verdict::{Action, Verdict};
 use lb_common::network::{KEPT, PODS};
-use lb_common::{Device, FlowKey, Owned, Reason, Scratch, Service, ServiceKey};
+use lb_common::{Device, FlowKey, Owned, Reason, Scratch, Service, ServiceKey, Step, StepKind};
+
+/// No [`Owned::id`].
+const NOBODY: u32 = u32::MAX;
 
 /// Looks up what the first packet of a flow asks for, to the address of ours that has the id `owned`. What is found stands in the
 /// working memory: the record that counts for the client, and what is to know of it. Not inlined: it has a stack frame of its
@@ -29,10 +33,12 @@ where
 {
     let device = tables.device(env.ifindex());
     if is_for_another_host(packet, &device) {
+        trace::detail(tables, StepKind::FlowPassedOver, Step::STRAYS);
         return Verdict::pass(Reason::NotOurs);
     }
     let asked = ServiceKey { address: owned, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
     let Some(service) = tables.service(&asked) else {
+        trace::no_service(tables, &asked);
         // On an address of the node itself, every other port is the host's.
         return if Owned::is_node_id(owned) {
             Verdict::pass(Reason::NotOurs)
@@ -40,26 +46,31 @@ where
             refuse::<A>(Reason::NoServicePort)
         };
     };
+    trace::service(tables, StepKind::Service, &asked, service, 0);
     // The kernel would have refused such a packet on its way in; it is not asked here. Only the node's own processes have
     // the node's own addresses, or those of a load balancer, where the node holds them too.
     let is_host = device.flags & Device::HOST != 0;
     // The gate is closed for nearly every client, and small: the table costs a look into memory for each of them.
-    let source = if is_open(tables, &key.src) { tables.owned(&key.src) } else { None };
-    if key.src.is_martian() || (source.is_some() && !is_host) {
+    // A number in either case: the verifier would refuse the register of one that is not there.
+    let owned = if is_open(tables, &key.src) { tables.owned(&key.src) } else { None };
+    let source = owned.unwrap_or(NOBODY);
+    if key.src.is_martian() || (source != NOBODY && !is_host) {
+        trace::detail(tables, StepKind::Client, 1);
         return Verdict::drop(Reason::MartianSource);
     }
     let Some(scratch): Option<&mut Scratch<A>> = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    let is_node = source.is_some_and(Owned::is_node_id);
+    let is_node = Owned::is_node_id(source);
     // A client of ours has its replies come back through this node. By the daemon's veth pair also comes what the host
     // forwards to a Service for others.
     let is_here = device.flags & Device::LOCAL_CLIENTS != 0 && (!is_host || is_node);
     scratch.client_flags = flag(is_host, Scratch::<A>::HOST)
         | flag(is_node, Scratch::<A>::NODE)
-        | flag(source.is_some(), Scratch::<A>::OWN)
+        | flag(source != NOBODY, Scratch::<A>::OWN)
         | flag(is_here, Scratch::<A>::KEEPS_ADDRESS);
     scratch.service = *service;
+    trace::client(tables, scratch);
     let asks = Service::RANGED | Service::SCOPED | if is_here { 0 } else { Service::INTERNAL };
     if service.flags & asks == 0 {
         return CHOOSE;
@@ -80,8 +91,12 @@ where
         return Verdict::drop(Reason::StoreFailed);
     };
     let (flags, id) = (scratch.service.flags, scratch.service.id);
-    if flags & Service::RANGED != 0 && !tables.is_in(id, &key.src) {
-        return Verdict::drop(Reason::SourceRange);
+    if flags & Service::RANGED != 0 {
+        let is_in = tables.is_in(id, &key.src);
+        trace::source_range(tables, id, is_in);
+        if !is_in {
+            return Verdict::drop(Reason::SourceRange);
+        }
     }
     if flags & Service::SCOPED == 0 {
         if flags & Service::INTERNAL != 0 && tables.is_in(KEPT, &key.src) {
@@ -91,6 +106,7 @@ where
     }
     if scratch.client_flags & Scratch::<A>::OWN == 0 {
         if !tables.is_in(PODS, &key.src) {
+            trace::service(tables, StepKind::Policy, &asked, &scratch.service, 0);
             return CHOOSE;
         }
         // A pod of another node has its own node to balance for it; where it comes here all the same, kube-proxy keeps its
@@ -100,6 +116,7 @@ where
     if let Some(within) = tables.service(&asked.within()) {
         scratch.service = *within;
     }
+    trace::service(tables, StepKind::Policy, &asked.within(), &scratch.service, 1);
     CHOOSE
 }
 

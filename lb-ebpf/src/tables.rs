@@ -3,7 +3,7 @@
 use crate::Address;
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch,
-    Service, ServiceKey, Settings, Slot, Telling,
+    Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 
 /// The two flow tables of a family.
@@ -95,6 +95,14 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
 
     /// Tells an event, with the time of now; whether there was room for it.
     fn tell(&self, event: &mut Event) -> bool;
+
+    /// The place for what is told next of a packet that is traced ([`crate::trace`]), with its kind in it and zeros else; `None`
+    /// where packets are not traced, or there is no more room.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the steps of one packet, outside of `self`")]
+    fn step(&self, _: StepKind) -> Option<&mut Step> {
+        None
+    }
 
     /// Counts a verdict.
     fn count(&self, reason: Reason, bytes: usize);

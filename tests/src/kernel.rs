@@ -3,21 +3,23 @@
 use crate::memory::admitted;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_cmd;
 use ipnet::IpNet;
 use lb_common::gate::Place;
-use lb_common::maps::{self, MAPS};
+use lb_common::maps::{self, MAPS, MapKind, MapSpec};
 use lb_common::{
     Backend, Budget, Device, Event, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
     Settings, Slot, Telling, Traffic,
 };
+use lb_ctl::datapath::test_run::{self, HookPoint};
 use lb_ebpf::Hook;
 use lb_memory::{Image, memory};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 /// `XDP_*` and `TCX_*` return codes.
 pub const XDP_DROP: u32 = 1;
@@ -64,9 +66,38 @@ impl Default for Tellings {
     }
 }
 
+/// The ring of events, by a descriptor of its own: the map stays where it is.
+fn ring(ebpf: &Ebpf) -> RingBuf<MapData> {
+    let Some(Map::RingBuf(map)) = ebpf.map(maps::EVENTS) else { panic!("a ring of ours") };
+    let fd = map.fd().as_fd().try_clone_to_owned().expect("another descriptor");
+    Map::RingBuf(MapData::from_fd(fd).expect("the same map")).try_into().expect("a ring")
+}
+
 /// Every network with its group.
 fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
     image.networks.iter().flat_map(|(group, all)| all.iter().map(|one| (*group, *one)))
+}
+
+/// Attributes of the commands on many elements (`union bpf_attr`).
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Where the datapath calls a hook so.
+pub const fn point(hook: Hook) -> HookPoint {
+    match hook {
+        Hook::Xdp => HookPoint::Xdp,
+        Hook::Ingress => HookPoint::Ingress,
+        Hook::Egress => HookPoint::Egress,
+    }
 }
 
 /// The loaded programs and their maps.
@@ -74,15 +105,29 @@ pub struct Kernel {
     ebpf: Ebpf,
     events: RingBuf<MapData>,
     cpus: usize,
+    /// How many entries each map has room for.
+    rooms: BTreeMap<&'static str, u32>,
 }
 
 impl Kernel {
     /// Loads the object with maps for `max_flows` flows that hold `image`.
     pub fn load(image: &Image, max_flows: u32) -> Self {
+        Self::load_with(image, max_flows, None)
+    }
+
+    /// The same with maps that are pinned in `pins`, a directory of a BPF file system, for other instances of the programs.
+    pub fn load_pinned(image: &Image, max_flows: u32, pins: &Path) -> Self {
+        Self::load_with(image, max_flows, Some(pins))
+    }
+
+    fn load_with(image: &Image, max_flows: u32, pins: Option<&Path>) -> Self {
         let object = lb_ctl::OBJECT.expect("the BPF object is not built: run `cargo xtask build`");
         let mut loader = EbpfLoader::new();
         for map in MAPS {
             loader.map_max_entries(map.name, map.entries_for(max_flows));
+            if let Some(pins) = pins {
+                loader.map_pin_path(map.name, pins.join(map.name));
+            }
         }
         let mut ebpf = loader.load(object).expect("the object loads");
         for name in ["lb_tcx_ingress", "lb_tcx_egress"] {
@@ -91,8 +136,9 @@ impl Kernel {
         }
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
-        let events = ebpf.take_map(maps::EVENTS).expect("a map of ours").try_into().expect("a ring");
-        let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs") };
+        let events = ring(&ebpf);
+        let rooms = MAPS.iter().map(|map| (map.name, map.entries_for(max_flows))).collect();
+        let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
         kernel.write(image);
         kernel
     }
@@ -158,22 +204,10 @@ impl Kernel {
     /// The first `count` values of a per-CPU array, each copy of which `add` adds up. One call for all: the differential test
     /// reads them after each packet.
     fn sums<V: aya::Pod + Default>(&mut self, name: &str, count: usize, add: impl Fn(&mut V, &V)) -> Vec<V> {
-        /// Attributes of the commands on many elements (`union bpf_attr`).
-        #[repr(C)]
-        struct Attributes {
-            in_batch: u64,
-            out_batch: u64,
-            keys: u64,
-            values: u64,
-            count: u32,
-            map: u32,
-            element_flags: u64,
-            flags: u64,
-        }
         let Some(Map::PerCpuArray(map)) = self.ebpf.map(name) else { panic!("{name} is a per-CPU array") };
         let (mut keys, mut next) = (vec![0u32; count], 0u32);
         let mut values = vec![V::default(); count * self.cpus];
-        let mut batch = Attributes {
+        let mut batch = Batch {
             in_batch: 0,
             out_batch: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
@@ -185,9 +219,8 @@ impl Kernel {
         };
         // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH; both vectors have room for `count` entries of the map's sizes, which are
         // multiples of eight bytes, for each CPU.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Attributes>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
         assert!(result == 0 && batch.count as usize == count, "{name}: {}", std::io::Error::last_os_error());
         values
             .chunks(self.cpus)
@@ -285,30 +318,49 @@ impl Kernel {
     /// Runs one frame through the program of `hook` as if it had come in by `ifindex`. Returns the program's return code and
     /// the frame as it left.
     pub fn run(&mut self, hook: Hook, ifindex: u32, frame: &[u8]) -> (u32, Vec<u8>) {
-        let mut out = vec![0; frame.len() + 256];
-        let options =
-            |ctx_in, out| TestRunOptions { data_in: Some(frame), data_out: Some(out), ctx_in, ..Default::default() };
-        let result = match hook {
-            Hook::Xdp => {
-                // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-                let mut context = [0u8; 24];
-                context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-                context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
-                let program: &mut Xdp = self.ebpf.program_mut("lb_xdp").expect("loaded").try_into().expect("XDP");
-                program.test_run(options(Some(&context), &mut out))
-            }
-            Hook::Ingress | Hook::Egress => {
-                // `struct __sk_buff`: ifindex is its eleventh word.
-                let mut context = [0u8; 192];
-                context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-                let name = if hook == Hook::Ingress { "lb_tcx_ingress" } else { "lb_tcx_egress" };
-                let program: &mut SchedClassifier = self.ebpf.program_mut(name).expect(name).try_into().expect("TC");
-                program.test_run(options(Some(&context), &mut out))
-            }
-        }
-        .expect("the kernel runs the program");
-        out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let point = point(hook);
+        let program = self.ebpf.program(point.program()).expect("loaded").fd().expect("loaded");
+        let ran = test_run::run(program.as_fd(), point, ifindex, frame).expect("the kernel runs the program");
+        (ran.code, ran.frame)
+    }
+
+    /// What tells the instructions of a hook's program from those of another.
+    pub fn tag(&self, point: HookPoint) -> u64 {
+        self.ebpf.program(point.program()).expect("loaded").info().expect("it is loaded").tag()
+    }
+
+    /// All bytes of a map: keys and values in the order of the kernel, of a per-CPU map with each CPU's.
+    pub fn dump(&self, spec: &MapSpec) -> Vec<u8> {
+        let data = match self.ebpf.map(spec.name).expect("a map of ours") {
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) => data,
+            Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+            // It has no keys: what is told is taken out of it ([`Kernel::take_events`]).
+            Map::RingBuf(_) => return Vec::new(),
+            _ => panic!("{} is of a kind we do not have", spec.name),
+        };
+        let copies = if spec.kind == MapKind::PerCpuArray { self.cpus } else { 1 };
+        let room = self.rooms[spec.name] as usize;
+        let value = spec.value.next_multiple_of(if copies > 1 { 8 } else { 1 }) * copies;
+        let (mut keys, mut values) = (vec![0u8; room * spec.key], vec![0u8; room * value]);
+        let mut next = [0u8; 64];
+        let mut batch = Batch {
+            in_batch: 0,
+            out_batch: (&raw mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map: data.fd().as_fd().as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH; both vectors have room for as many entries as the map has.
+        unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
+        let error = std::io::Error::last_os_error().raw_os_error();
+        assert!(batch.count as usize == room || error == Some(libc::ENOENT), "{}: {error:?}", spec.name);
+        keys.truncate(batch.count as usize * spec.key);
+        values.truncate(batch.count as usize * value);
+        keys.extend(values);
+        keys
     }
 
     /// Writes what every CPU has spent.

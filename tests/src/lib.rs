@@ -6,6 +6,7 @@ pub mod fixture;
 pub mod iproute;
 pub mod kernel;
 pub mod matrix;
+pub mod metrics;
 pub mod ping;
 pub mod privilege;
 pub mod process;

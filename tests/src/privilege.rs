@@ -1,6 +1,7 @@
 //! Tests that need root, or the datapath: they run, or they say loudly that they did not.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// Set to anything, it turns a test that would be left out into one that fails.
 pub const REQUIRE_ROOT: &str = "LB_REQUIRE_ROOT";
@@ -20,6 +21,18 @@ pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
         || left_out(&format!("`{name}` is not installed: `cargo xtask setup` does that"))
+}
+
+/// Prometheus' promtool, where `cargo xtask setup` found it or put it.
+pub fn promtool() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/prometheus/usr/bin");
+    let mut places = std::env::split_paths(&path).chain([unpacked]).map(|folder| folder.join("promtool"));
+    let found = places.find(|place| place.is_file());
+    if found.is_none() {
+        left_out("there is no `promtool`: `cargo xtask setup` brings it");
+    }
+    found
 }
 
 fn left_out(missing: &str) -> bool {

@@ -1,6 +1,8 @@
 //! The documents say what is: the files they name exist, no module, map or reason is missing from them.
 
 use lb_common::{Reason, maps};
+use lb_ctl::figures::metrics::Metric;
+use lb_tests::metrics::{FILES, metric_of, named};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -174,6 +176,62 @@ fn reasons() -> String {
             .expect("a String takes all");
     }
     text
+}
+
+#[test]
+fn every_metric_has_its_row() {
+    let expected = metrics();
+    let path = root().join("docs/metrics.md");
+    if env::var_os(UPDATE).is_some() {
+        fs::write(&path, &expected).expect("docs/metrics.md can be written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/metrics.md is not current: {UPDATE}=1 cargo test -p lb-tests --test docs writes it"
+    );
+}
+
+/// The document of all metrics, and of who makes use of them.
+fn metrics() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         `lb-ctl daemon --metrics ADDRESS:PORT` tells them on `/metrics`, in Prometheus' text format, beside `/healthz`, \
+         `/livez` and `/readyz`.\n\n\
+         - A counter of Services or endpoints never goes down while the daemon runs, also when a Service loses one of its \
+         addresses. After a restart it begins with what the maps have counted.\n\
+         - `--metrics-detail` and `--metrics-limit` bound the series: seven for each port of a Service, five for each \
+         endpoint's address, the rest added up under the name `(others)`. Who has series of its own keeps them.\n\
+         - Entries of the tables that packets write are counted by the sweeper, which goes round them in a second where they \
+         are nearly empty, and in about two minutes where they are full.\n\
+         - The same figures are at the control API: \
+         `curl --unix-socket /run/lb-ctl/default.sock http://lb-ctl/v1/figures`. `lb-ctl top` shows them.\n\n\
+         A dashboard for Grafana is [lb-ctl.json](../packaging/grafana/lb-ctl.json); alert rules are in \
+         [alerts.yaml](../packaging/prometheus/alerts.yaml). The last column says which of them a metric is in.\n\n\
+         <!-- Written by a test from lb-ctl/src/figures/metrics.rs: see CONTRIBUTING.md. -->\n\n\
+         | metric | kind | labels | what it means | in |\n|---|---|---|---|---|\n",
+    );
+    let [dashboard, alerts] = FILES.map(read);
+    for metric in Metric::ALL {
+        let names = |text: &str| named(text).into_iter().any(|name| metric_of(name) == Some(*metric));
+        let of_alerts: Vec<&str> = alerts.split("  - alert: ").skip(1).filter(|rule| names(rule)).collect();
+        let of_alerts = of_alerts.iter().filter_map(|rule| rule.lines().next());
+        let users: Vec<&str> = names(&dashboard).then_some("dashboard").into_iter().chain(of_alerts).collect();
+        let labels: Vec<String> = metric.labels().iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind) = (metric.name(), metric.kind().name());
+        writeln!(text, "| `{name}` | {kind} | {} | {} | {} |", labels.join(", "), metric.help(), users.join(", "))
+            .expect("a String takes all");
+    }
+    text
+}
+
+#[test]
+fn the_dashboard_has_every_metric() {
+    let dashboard = read(FILES[0]);
+    let shown: BTreeSet<Metric> = named(&dashboard).into_iter().filter_map(metric_of).collect();
+    let missing: Vec<&str> =
+        Metric::ALL.iter().filter(|metric| !shown.contains(metric)).map(|metric| metric.name()).collect();
+    assert!(missing.is_empty(), "{} shows nothing of {missing:?}", FILES[0]);
 }
 
 #[test]

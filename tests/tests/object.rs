@@ -4,7 +4,7 @@
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError};
 use aya_obj::{Object, ProgramSection};
-use lb_common::maps::{DEFAULT_MAX_FLOWS, MAPS, OF_AN_INSTANCE};
+use lb_common::maps::{DEFAULT_MAX_FLOWS, INSTANCE_MAPS, MAPS};
 use lb_tests::needs_datapath;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -45,7 +45,7 @@ fn maps_are_those_of_the_contract() {
     let Some(object) = object() else { return };
     let of_ours = |name: &str| !name.starts_with('.') && !name.starts_with("AYA_LOG");
     let found: BTreeSet<&str> = object.maps.keys().map(String::as_str).filter(|name| of_ours(name)).collect();
-    let expected: BTreeSet<&str> = MAPS.iter().map(|map| map.name).chain(OF_AN_INSTANCE.iter().copied()).collect();
+    let expected: BTreeSet<&str> = MAPS.iter().chain(INSTANCE_MAPS).map(|map| map.name).collect();
     assert_eq!(found, expected);
     for spec in MAPS {
         let map = &object.maps[spec.name];

@@ -3,8 +3,11 @@
 
 use lb_common::{
     Affinity, AffinityKey, BackendSet, Budget, Device, Event, Flow, Fragment, FragmentKey, HostPair, Reason,
-    ReasonCount, Service, Settings, Telling, Traffic, maps,
+    ReasonCount, Service, Settings, StepKind, Telling, Traffic, maps,
 };
+use lb_ctl::datapath::SharedMaps;
+use lb_ctl::datapath::test_run::HookPoint;
+use lb_ctl::datapath::tracer::Tracer;
 use lb_ebpf::{Action, Hook, Table, Verdict, process};
 use lb_memory::Image;
 use lb_memory::generator::{self, Case, World};
@@ -15,6 +18,7 @@ use lb_tests::kernel::{self, Flows, Kernel};
 use lb_tests::memory::{At, Frame, Memory, Surroundings};
 use lb_tests::needs_datapath;
 use lb_tests::small::{self, EMPTY, FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, REMOTE, SINGLE, TWIN, WEB};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -538,9 +542,51 @@ struct Differential {
     /// What it remembers.
     tables: Tables,
     met: Met,
+    /// Traces each packet before it is run.
+    tracer: Option<Tracer>,
 }
 
+/// Maps that no program writes, and that are large.
+const LARGE: [&str; 3] = [maps::GATE, maps::SLOTS, maps::BACKENDS];
+
 impl Differential {
+    fn new(interfaces: Interfaces, kernel: Kernel, image: Image) -> Self {
+        Self { kernel, interfaces, image, tables: Tables::default(), met: Met::default(), tracer: None }
+    }
+
+    /// Every byte of the maps; of those that no program writes and that are large, with every 64th packet.
+    fn dump(&self) -> BTreeMap<&'static str, Vec<u8>> {
+        let is_whole = self.met.packets % 64 == 1;
+        let specs = maps::MAPS.iter().filter(|spec| is_whole || !LARGE.contains(&spec.name));
+        specs.map(|spec| (spec.name, self.kernel.dump(spec))).collect()
+    }
+
+    /// Traces a packet, before it is run: it has the fate that it has on the host, by the same steps, and changes no map.
+    fn trace(&mut self, passage: &Passage) -> Result<(), String> {
+        let before = self.dump();
+        let Some(tracer) = &mut self.tracer else { return Ok(()) };
+        let Passage { hook, ifindex, before: frame, verdict, after, steps } = passage;
+        tracer.forget().map_err(|error| error.to_string())?;
+        let traced = tracer.run(kernel::point(*hook), *ifindex, frame).map_err(|error| error.to_string())?;
+        let context = || {
+            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {frame:02x?}\nhost {steps:#?}\nbpf  {:#?}", traced.steps)
+        };
+        equal("the traced return code", &traced.ran.code, &expected_code(*hook, *ifindex, *verdict))
+            .map_err(|error| error + &context())?;
+        equal("the traced bytes", &traced.ran.frame, after).map_err(|error| error + &context())?;
+        if traced.steps != *steps {
+            return Err(format!("the steps differ: {}", context()));
+        }
+        let last = traced.steps.last().filter(|step| step.kind == StepKind::Verdict as u8);
+        equal("the reason told", &last.and_then(|step| Reason::from_number(step.reason)), &Some(verdict.reason))?;
+        for (name, bytes) in self.dump() {
+            if before[name] != bytes {
+                return Err(format!("the trace has changed the map {name}: {}", context()));
+            }
+        }
+        Ok(())
+    }
+
     fn rewrite(&mut self, image: &Image, tables: Tables) {
         self.kernel.rewrite(&self.image, image);
         self.image = image.clone();
@@ -552,6 +598,7 @@ impl Differential {
     fn run(&mut self, case: &Case) -> Result<(), String> {
         let now = tick();
         let mut trial = Trial::new(self.interfaces, case, now);
+        trial.tables.tells.set(self.tracer.is_some());
         self.rewrite(&self.interfaces.image(case.world), Tables::default());
         self.kernel.revalidated_in(if case.revalidated { now } else { 0 });
         self.kernel.set_budgets(case.budget(now));
@@ -579,6 +626,7 @@ impl Differential {
             }
             for passage in &passages {
                 self.met.add(passage);
+                self.trace(passage)?;
                 self.compare(passage, &mut counted)?;
             }
             equal("the events", &self.kernel.take_events(), &trial.tables.events.take())?;
@@ -599,7 +647,7 @@ impl Differential {
 
     /// Runs a packet in the kernel as it ran on the host: return code, bytes, the reason's counter and no other.
     fn compare(&mut self, passage: &Passage, counted: &mut BTreeMap<Reason, ReasonCount>) -> Result<(), String> {
-        let Passage { hook, ifindex, before, verdict, after } = passage;
+        let Passage { hook, ifindex, before, verdict, after, .. } = passage;
         let (code, out) = self.kernel.run(*hook, *ifindex, before);
         let context =
             || format!("{hook:?} by {ifindex}: {verdict:?}\nin   {before:02x?}\nhost {after:02x?}\nbpf  {out:02x?}");
@@ -666,8 +714,7 @@ fn generated_packets_and_states_host_and_kernel_alike() {
         let interfaces = Interfaces { uplink: both.uplink, inside: both.inside };
         let image = interfaces.image(World::default());
         let kernel = Kernel::load(&image, MAX_FLOWS);
-        let tables = Tables::default();
-        let differential = RefCell::new(Differential { kernel, interfaces, image, tables, met: Met::default() });
+        let differential = RefCell::new(Differential::new(interfaces, kernel, image));
         let started = Instant::now();
         let outcome = TestRunner::new(config).run(&generator::cases(), |case| {
             // The two read their clocks one after the other: a case that a tick ends in says nothing.
@@ -688,6 +735,65 @@ fn generated_packets_and_states_host_and_kernel_alike() {
         let (met, took) = (&differential.borrow().met, started.elapsed().as_secs_f64());
         println!("{cases} cases, seed {seed}: {} packets in {took:.1} s, reasons {:?}", met.packets, met.reasons);
         met.check();
+    });
+    let failure = failure.lock().expect("one thread at a time").take();
+    assert!(failure.is_none(), "{}", failure.unwrap_or_default());
+}
+
+/// Cases of the test of traces: in CI, and where time does not matter. A case is several packets.
+const TRACED_CASES: u32 = 60;
+const FULL_TRACED_CASES: u32 = 10_000;
+
+#[test]
+fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
+    needs_datapath!();
+    let failure = Arc::new(Mutex::new(None));
+    let told = failure.clone();
+    on_both(move |both| {
+        let full = std::env::var_os("LB_FULL").is_some();
+        let cases = number("LB_CASES").unwrap_or(if full { FULL_TRACED_CASES } else { TRACED_CASES });
+        let seed = number("LB_SEED").unwrap_or(2027);
+        let config =
+            Config { cases, rng_seed: RngSeed::Fixed(seed.into()), failure_persistence: None, ..Config::default() };
+        let pins = tempfile::tempdir().expect("a directory");
+        unshare(CloneFlags::CLONE_NEWNS).expect("mounts of our own");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts of our own");
+        mount(Some("bpf"), pins.path(), Some("bpf"), MsFlags::empty(), None::<&str>).expect("a BPF file system");
+        let interfaces = Interfaces { uplink: both.uplink, inside: both.inside };
+        let image = interfaces.image(World::default());
+        let kernel = Kernel::load_pinned(&image, MAX_FLOWS, pins.path());
+        let shared = SharedMaps::new(pins.path().to_owned(), pins.path().to_owned());
+        let mut tracer = Tracer::load(lb_ctl::OBJECT.expect("it is built"), &shared).expect("the instance is loaded");
+        for point in [HookPoint::Xdp, HookPoint::Ingress, HookPoint::Egress] {
+            assert_eq!(tracer.tag(point).expect("a tag"), kernel.tag(point), "{point:?}");
+        }
+        let mut differential = Differential::new(interfaces, kernel, image);
+        differential.tracer = Some(tracer);
+        let differential = RefCell::new(differential);
+        let started = Instant::now();
+        let outcome = TestRunner::new(config).run(&generator::cases(), |case| {
+            loop {
+                let began = tick();
+                let outcome = differential.borrow_mut().run(&case);
+                if tick() == began {
+                    return outcome.map_err(TestCaseError::fail);
+                }
+            }
+        });
+        let (met, took) = (&differential.borrow().met, started.elapsed().as_secs_f64());
+        println!(
+            "{cases} cases, seed {seed}: {} packets traced in {took:.1} s, reasons {:?}",
+            met.packets, met.reasons
+        );
+        drop(nix::mount::umount2(pins.path(), nix::mount::MntFlags::MNT_DETACH));
+        if let Err(error) = outcome {
+            *told.lock().expect("one thread at a time") = Some(format!("{error}\nLB_SEED={seed}"));
+            return;
+        }
+        if full {
+            met.check();
+        }
     });
     let failure = failure.lock().expect("one thread at a time").take();
     assert!(failure.is_none(), "{}", failure.unwrap_or_default());

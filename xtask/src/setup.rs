@@ -5,7 +5,7 @@
 
 use anyhow::{Context, bail, ensure};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -38,6 +38,42 @@ const PEERS: [(&str, &str); 6] = [
     ("usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
 ];
 
+/// What checks rules and metrics for Prometheus, and the Debian package that has it. That is unpacked and not installed: it
+/// would start a service on this machine.
+const PROMTOOL: (&str, &str) = ("usr/bin/promtool", "prometheus");
+
+/// Where that package is unpacked.
+fn promtool_root() -> PathBuf {
+    workspace::tools().join("prometheus")
+}
+
+fn has_promtool() -> bool {
+    process::find("promtool").is_some() || promtool_root().join(PROMTOOL.0).exists()
+}
+
+/// Fetches the package by itself: its program needs nothing of what it depends on.
+fn unpack_promtool() -> anyhow::Result<()> {
+    let archives = promtool_root().join("archives");
+    fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
+    let mut download = Command::new("apt-get");
+    download.args(["-q", "download", PROMTOOL.1]).current_dir(&archives);
+    step(shown(&download));
+    process::run(&mut download)?;
+    unpack(&archives, &promtool_root())
+}
+
+/// Unpacks the Debian packages in a directory.
+fn unpack(archives: &Path, root: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(archives)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            process::run(Command::new("dpkg").arg("-x").arg(&package).arg(root))?;
+            fs::remove_file(&package)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where the peers' packages are unpacked.
 fn peers_root() -> PathBuf {
     workspace::tools().join("peers")
@@ -67,13 +103,7 @@ pub(crate) fn peers() -> anyhow::Result<()> {
     download.args(&missing);
     step(shown(&download));
     process::run(&mut download)?;
-    for entry in fs::read_dir(&archives)? {
-        let package = entry?.path();
-        if package.extension().is_some_and(|extension| extension == "deb") {
-            process::run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
-        }
-    }
-    Ok(())
+    unpack(&archives, &root)
 }
 
 /// Installs what is missing on this route.
@@ -96,6 +126,15 @@ fn debian() -> anyhow::Result<bool> {
             step("setup: (with what they depend on about 210 MB to fetch, 1.2 GB on disk)");
         }
     }
+    let promtool = !has_promtool();
+    if promtool {
+        let root = promtool_root();
+        step(format_args!(
+            "setup: will unpack Debian's package {} into {}, for promtool",
+            PROMTOOL.1,
+            workspace::relative(&root)
+        ));
+    }
     if linker {
         step(format_args!(
             "setup: will build bpf-linker {BPF_LINKER} from the Rust package registry into {} (one to three minutes)",
@@ -109,7 +148,10 @@ fn debian() -> anyhow::Result<bool> {
     if linker {
         install_linker()?;
     }
-    Ok(linker || !packages.is_empty())
+    if promtool {
+        unpack_promtool()?;
+    }
+    Ok(linker || promtool || !packages.is_empty())
 }
 
 /// Packages that are not installed, or whose compiler is too old.

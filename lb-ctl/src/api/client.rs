@@ -5,10 +5,12 @@ use super::description::ServiceDescription;
 use super::monitor::{MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, Failure, FlowLine, Items, Version,
 };
 use super::why::{WhyAnswer, WhyQuery};
+use crate::figures::Figures;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
@@ -119,6 +121,11 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// Everything that is counted and measured.
+    pub async fn figures(&self) -> Result<Figures, ClientError> {
+        self.get("/v1/figures").await
+    }
+
     /// Applies manifests: all or nothing.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<ApplyAnswer, ClientError> {
         self.post("/v1/apply", request).await
@@ -127,6 +134,11 @@ impl Client {
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     pub async fn plan(&self, request: &ApplyRequest) -> Result<PlanAnswer, ClientError> {
         self.post("/v1/plan", request).await
+    }
+
+    /// What would become of a packet, and why. Changes nothing.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceAnswer, ClientError> {
+        self.post("/v1/trace", request).await
     }
 
     /// Deletes objects: all or nothing.

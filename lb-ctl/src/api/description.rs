@@ -168,4 +168,13 @@ impl Counters {
         self.reply_packets += traffic.reply_packets;
         self.reply_bytes += traffic.reply_bytes;
     }
+
+    /// Adds those of somebody else.
+    pub fn merge(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.reply_packets += other.reply_packets;
+        self.reply_bytes += other.reply_bytes;
+    }
 }

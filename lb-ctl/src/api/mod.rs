@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/version` | [`Version`] |
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/figures` | [`Figures`](crate::figures::Figures) |
 //! | `GET /v1/{resource}?namespace=&name=` | [`Items`] |
 //! | `GET /v1/{resource}?watch=true` | JSON lines of [`Event`], first the present state |
 //! | `GET /v1/services/{namespace}/{name}/description` | [`ServiceDescription`] |
@@ -13,6 +14,7 @@
 //! | `POST /v1/capture` | [`CaptureRequest`] to a pcapng file that grows until the request ends |
 //! | `POST /v1/apply` | [`ApplyRequest`] to [`ApplyAnswer`] |
 //! | `POST /v1/plan` | [`ApplyRequest`] to [`PlanAnswer`]; changes nothing; without files, what is still to be done |
+//! | `POST /v1/trace` | [`TraceRequest`] to [`TraceAnswer`]; changes nothing |
 //! | `POST /v1/delete` | [`DeleteRequest`] to [`DeleteAnswer`] |
 //!
 //! A failure has a status code and a [`Failure`] as its body. Manifests cross as text and are parsed in the daemon, so
@@ -26,6 +28,7 @@ pub mod monitor;
 pub mod plan;
 pub mod server;
 pub mod status;
+pub mod trace;
 pub mod types;
 pub mod why;
 
@@ -41,6 +44,7 @@ pub use server::{Control, ServeError, Server};
 pub use status::{
     CounterLine, DnsCounters, DnsStatus, InterfaceStatus, LentPorts, MapFill, SocketStatus, SourceStatus, Status,
 };
+pub use trace::{TraceAnswer, TraceRequest};
 pub use types::{
     Applied, ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure,
     FailureReason, FlowLine, Items, ManifestText, ObjectName, Outcome, Problem, Rehearsed, Version,

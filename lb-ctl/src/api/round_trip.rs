@@ -4,6 +4,7 @@ use super::monitor::Filter;
 use super::types::plural;
 use super::why::Question;
 use super::*;
+use crate::figures::Figures;
 use crate::manifest::Validate;
 use crate::objects::{Key, Kind, Labels, Namespace, Object, Objects, ServiceType};
 use std::path::PathBuf;
@@ -47,6 +48,10 @@ impl Control for Pretender {
         Ok(PlanAnswer { writes: request.files.len(), ..PlanAnswer::default() })
     }
 
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        Err(Failure::new(FailureReason::BadRequest, format!("no trace from {}", request.from)))
+    }
+
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteAnswer, Failure> {
         match request.objects.first() {
             Some(object) => Err(Failure::not_found(object.kind, &object.name)),
@@ -75,6 +80,10 @@ impl Control for Pretender {
             sender.send(piece).await.expect("there is room");
         }
         Ok(receiver)
+    }
+
+    async fn figures(&self) -> Result<Figures, Failure> {
+        Ok(Figures { instance: "test".to_owned(), uptime_ms: 5, ..Figures::default() })
     }
 
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {
@@ -199,6 +208,8 @@ async fn what_is_applied_can_be_read() {
     assert_eq!(items[1]["kind"], "Namespace");
     assert_eq!(running.client.list(&namespaces(Some("two"))).await.unwrap().len(), 1);
     assert_eq!(running.client.status().await.unwrap().instance, "test");
+    let figures = running.client.figures().await.unwrap();
+    assert_eq!((figures.instance.as_str(), figures.uptime_ms), ("test", 5));
     assert_eq!(running.client.version().await.unwrap().version, env!("CARGO_PKG_VERSION"));
 }
 

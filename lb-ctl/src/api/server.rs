@@ -8,11 +8,13 @@ use super::description::ServiceDescription;
 use super::monitor::{Filter, MonitorLine, MonitorQuery};
 use super::plan::PlanAnswer;
 use super::status::Status;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::types::{
     ApplyAnswer, ApplyRequest, CaptureRequest, DeleteAnswer, DeleteRequest, Event, EventKind, Failure, FailureReason,
     FlowLine, Items, Version,
 };
 use super::why::{Question, WhyAnswer, WhyQuery};
+use crate::figures::Figures;
 use crate::objects::Key;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -45,6 +47,8 @@ pub trait Control: Send + Sync + 'static {
     fn apply(&self, request: ApplyRequest) -> impl Future<Output = Result<ApplyAnswer, Failure>> + Send;
     /// What an apply would do, or, without files, what is still to be done. Changes nothing.
     fn plan(&self, request: ApplyRequest) -> impl Future<Output = Result<PlanAnswer, Failure>> + Send;
+    /// What would become of a packet, and why. Changes nothing.
+    fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<TraceAnswer, Failure>> + Send;
     /// Deletes objects: all or nothing.
     fn delete(&self, request: DeleteRequest) -> impl Future<Output = Result<DeleteAnswer, Failure>> + Send;
     /// The objects, now and whenever they change.
@@ -56,6 +60,8 @@ pub trait Control: Send + Sync + 'static {
     /// A file of packets that grows as they come.
     fn capture(&self, request: CaptureRequest)
     -> impl Future<Output = Result<mpsc::Receiver<Vec<u8>>, Failure>> + Send;
+    /// Everything that is counted and measured.
+    fn figures(&self) -> impl Future<Output = Result<Figures, Failure>> + Send;
     /// All flows, one after the other.
     fn flows(&self) -> impl Future<Output = Result<mpsc::Receiver<FlowLine>, Failure>> + Send;
     /// What happens to single flows and packets, from now on.
@@ -168,12 +174,15 @@ fn router<C: Control>(shared: Shared<C>) -> Router {
     let writes = Router::new()
         .route("/v1/apply", post(apply::<C>))
         .route("/v1/delete", post(delete::<C>))
+        // It changes nothing, but has the kernel verify programs.
+        .route("/v1/trace", post(trace::<C>))
         .layer(axum::middleware::from_fn(authorise));
     // What others say to each other is not for everybody.
     let captures = Router::new().route("/v1/capture", post(capture::<C>)).layer(axum::middleware::from_fn(authorise));
     let reads = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<C>))
+        .route("/v1/figures", get(figures::<C>))
         .route("/v1/plan", post(plan::<C>))
         .route("/v1/why", get(why::<C>))
         .route("/v1/services/{namespace}/{name}/description", get(describe::<C>));
@@ -233,6 +242,10 @@ async fn status<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Stat
     shared.control.status().await.map(Json)
 }
 
+async fn figures<C: Control>(State(shared): State<Shared<C>>) -> Result<Json<Figures>, Failure> {
+    shared.control.figures().await.map(Json)
+}
+
 async fn describe<C: Control>(
     State(shared): State<Shared<C>>,
     Path((namespace, name)): Path<(String, String)>,
@@ -252,6 +265,13 @@ async fn plan<C: Control>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PlanAnswer>, Failure> {
     shared.control.plan(parse(body)?).await.map(Json)
+}
+
+async fn trace<C: Control>(
+    State(shared): State<Shared<C>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<TraceAnswer>, Failure> {
+    shared.control.trace(parse(body)?).await.map(Json)
 }
 
 async fn delete<C: Control>(

@@ -72,6 +72,10 @@ pub enum Command {
     Describe(Describe),
     /// Show the daemon's interfaces, sources, problems and counters
     Status(Status),
+    /// Show live what the datapath does: Services, backends, drops and maps, by the second
+    Top(Top),
+    /// Trace a packet through the datapath without sending it: what would become of it, step by step, and why
+    Trace(Trace),
     /// The datapath's connection table
     #[command(subcommand)]
     Conntrack(Conntrack),
@@ -324,6 +328,83 @@ pub struct Status {
     /// How to print
     #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
     pub output: ReportFormat,
+}
+
+/// `top`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Top {
+    /// By what rows are sorted
+    #[arg(long, value_enum, default_value_t, value_name = "KEY")]
+    pub sort: Sort,
+    /// Show only Services with this text in their names, and their endpoints
+    #[arg(long, value_name = "TEXT")]
+    pub service: Option<String>,
+    /// Print everything once, as tables, and end; so it is too where the output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two readings
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub interval: u32,
+    /// Print so many pictures as text, and end
+    #[arg(long, hide = true, conflicts_with = "once", value_name = "NUMBER")]
+    pub frames: Option<u16>,
+    /// Of this size
+    #[arg(long, hide = true, value_name = "WIDTHxHEIGHT", default_value = "80x24", value_parser = size)]
+    pub size: (u16, u16),
+}
+
+/// By what rows are sorted; the greatest comes first, but names in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Name
+    Name,
+    /// Endpoints in use
+    Endpoints,
+    /// New connections a second
+    Connections,
+    /// Packets a second, both ways
+    Packets,
+    /// Bytes a second, both ways
+    #[default]
+    Bytes,
+}
+
+/// The size of a terminal.
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let sides = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    sides
+        .filter(|(width, height)| (1..=1000).contains(width) && (1..=1000).contains(height))
+        .ok_or_else(|| format!("`{text}` is no size: write WIDTHxHEIGHT, such as 80x24"))
+}
+
+/// `trace`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 it is forwarded, delivered or answered, 1 it is not, 2 it could not be told.")]
+pub struct Trace {
+    /// Source of the packet; without a port, 40000
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub from: String,
+    /// Destination, and tcp (the default), udp, sctp or icmp
+    #[arg(long, value_name = "ADDRESS:PORT[/PROTOCOL]")]
+    pub to: String,
+    /// Interface that it comes in by [default: the one that routes lead to its source by]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// TCP flags: fin, syn, rst, psh, ack, urg [default: syn]
+    #[arg(long, value_name = "FLAG[,FLAG]", value_delimiter = ',')]
+    pub flags: Vec<String>,
+    /// Write the packet as it came and as it left to a capture file, for tcpdump and tshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t, hide_default_value = true)]
+    pub output: ReportFormat,
+    /// Without a daemon: trace what the manifests in this directory would do, on the network that there is
+    #[arg(long, value_name = "DIR", help_heading = "Without a daemon")]
+    pub manifests: Option<PathBuf>,
+    /// Name of this node in the manifests [default: its host name]
+    #[arg(long, value_name = "NAME", requires = "manifests", help_heading = "Without a daemon")]
+    pub node: Option<String>,
 }
 
 /// `conntrack`

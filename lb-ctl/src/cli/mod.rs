@@ -23,6 +23,8 @@ mod plan;
 mod query;
 mod status;
 mod tables;
+mod top;
+mod trace;
 mod why;
 
 use crate::api::{Client, ClientError};
@@ -133,6 +135,8 @@ fn dispatch(args: Args) -> Result<u8, Failed> {
         Command::Get(command) => wait(get::run(&client, &command, &mut out)),
         Command::Describe(command) => wait(describe::run(&client, &command, &mut out)),
         Command::Status(command) => wait(status::run(&client, &command, &mut out)),
+        Command::Top(command) => wait(top::run(&client, &command, &mut out)),
+        Command::Trace(command) => wait(trace::run(&client, &command, &mut out)),
         Command::Conntrack(args::Conntrack::List(command)) => wait(conntrack::run(&client, &command, &mut out)),
         Command::Monitor(command) => match &command.pcap {
             Some(path) => wait(capture::run(&client, &command, path)),

@@ -7,6 +7,7 @@ use super::options::{
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
 use crate::dns;
+use crate::figures::Detail;
 use crate::image::maglev;
 use crate::manifest::rules::names;
 use crate::model::{Balancing, DEFAULT_MAGLEV_TABLE_SIZE};
@@ -29,6 +30,8 @@ pub const DEFAULT_INSTANCE: &str = "default";
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 /// Where the state file is.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lb-ctl";
+/// Service ports, and endpoints, that metrics name.
+pub const DEFAULT_METRICS_LIMIT: usize = 10_000;
 /// Node ports.
 pub const DEFAULT_NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Networks of `ClusterIPs`: kubeadm's for IPv4, kind's for IPv6.
@@ -82,6 +85,12 @@ pub struct Config {
     pub snat_addresses: Vec<IpAddr>,
     /// Where the proxy's own health is told.
     pub healthz_address: HealthzAddress,
+    /// Where metrics are told.
+    pub metrics: HealthzAddress,
+    /// Whose traffic they tell.
+    pub metrics_detail: Detail,
+    /// How many names they have at most, of Service ports and of endpoints each.
+    pub metrics_limit: usize,
     /// The DNS server.
     pub dns: dns::Settings,
     /// Where the bpf file system is.
@@ -219,6 +228,9 @@ impl Config {
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             healthz_address: options.healthz_address.unwrap_or_default(),
+            metrics: options.metrics.unwrap_or(HealthzAddress(None)),
+            metrics_detail: options.metrics_detail.unwrap_or_default(),
+            metrics_limit: options.metrics_limit.unwrap_or(DEFAULT_METRICS_LIMIT),
             dns,
             bpffs: options.bpffs.unwrap_or_else(|| PathBuf::from(DEFAULT_BPFFS)),
             max_flows,
@@ -256,6 +268,8 @@ impl Config {
             ("path", self.path != new.path),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
+            ("metricsDetail", self.metrics_detail != new.metrics_detail),
+            ("metricsLimit", self.metrics_limit != new.metrics_limit),
             ("dns", self.dns.addresses != new.dns.addresses),
             ("clusterDomain", self.dns.domain != new.dns.domain),
             ("dnsUpstream", self.dns.upstream != new.dns.upstream),
@@ -302,6 +316,7 @@ impl fmt::Display for Config {
             writeln!(f, "snatAddresses: {addresses}")?;
         }
         writeln!(f, "healthzAddress: {}", self.healthz_address)?;
+        writeln!(f, "metrics:       {}", self.metrics)?;
         let servers = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if !self.dns.addresses.is_empty() {
             writeln!(f, "dns:           {}", servers(&self.dns.addresses))?;
@@ -531,7 +546,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nmetrics: '[::]:2'\nmetricsDetail: service\nmetricsLimit: 7\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
              stateDir: /d\nlogLevel: debug\nlogFormat: json\nloadBalancerPools: [{name: a, addresses: [192.0.2.0/28, '2001:db8::1'], \
              loadBalancerClass: example.net/a}]\n",
         )
@@ -550,6 +565,8 @@ mod tests {
         assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Json));
         assert_eq!(config.socket, Path::new("/s"));
         assert_eq!(config.healthz_address.to_string(), "[::]:1");
+        assert_eq!(config.metrics.to_string(), "[::]:2");
+        assert_eq!((config.metrics_detail, config.metrics_limit), (Detail::Service, 7));
         assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
     }
 
@@ -569,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_line_and_column() {
-        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
+        insta::assert_snapshot!(file("interfaces: [eth0]\nmaxflows: 5\n").unwrap_err(), @"config.yaml:2:1: unknown field `maxflows`, expected one of `interfaces`, `socketLB`, `manifests`, `socket`, `instance`, `nodeName`, `serviceCIDRs`, `clusterCIDRs`, `detectLocal`, `masqueradeAll`, `nodeportAddresses`, `localhostNodeports`, `nodePortRange`, `loadBalancerPools`, `algorithm`, `maglevTableSize`, `maglevSeed`, `path`, `tc`, `hostClients`, `snatAddresses`, `healthzAddress`, `metrics`, `metricsDetail`, `metricsLimit`, `dns`, `clusterDomain`, `dnsUpstream`, `bpffs`, `maxFlows`, `stateDir`, `logLevel`, `logFormat`");
         insta::assert_snapshot!(file("interfaces:\n- eth0=fast\n").unwrap_err(), @"config.yaml:2:1: interfaces: `fast` is no mode: there are auto, xdp, xdp-generic and tcx");
         insta::assert_snapshot!(file("nodePortRange: 5\n").unwrap_err(), @"config.yaml:1:1: `5` is no range of ports: write FIRST-LAST, such as 30000-32767, between 1 and 65535");
         insta::assert_snapshot!(file("healthzAddress: ':10256'\n").unwrap_err(), @"config.yaml:1:1: `:10256` is no address with a port: write 127.0.0.1:10256 or [::]:10256, or nothing at all to tell it nowhere");

@@ -1,21 +1,27 @@
 //! The engine as the API server sees it: requests go in by a queue, answers come back one by one.
 
 use super::capture::{self, Subscription};
-use super::flows;
 use super::foresee::Foreseen;
+use super::packet_trace::{self, Walked};
+use super::{figures, flows};
 use crate::api::monitor::{Filter, MonitorLine};
 use crate::api::server::Control;
 use crate::api::why::{Question, WhyAnswer};
 use crate::api::{
     ApplyAnswer, ApplyRequest, CaptureRequest, Catalogue, DeleteAnswer, DeleteRequest, Failure, FailureReason,
-    FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status,
+    FlowLine, LentPorts, ManifestText, MapFill, PlanAnswer, ServiceDescription, Status, TraceAnswer, TraceRequest,
 };
+use crate::datapath::SharedMaps;
+use crate::datapath::census::Census;
 use crate::datapath::conntrack::{self, FlowEntry};
+use crate::figures::{Counted, Figures, Names, Tally};
 use crate::manifest::{self, Diagnostic, Parsed, Validate};
 use crate::monitor::Monitor;
 use crate::objects::{Key, Kind, ObjectId};
+use crate::trace::{self, Scene};
 use lb_common::Settings;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Lines of a flow listing that wait for a slow reader.
@@ -35,12 +41,18 @@ pub(super) enum Command {
     Plan(Option<Parsed>, Option<String>, oneshot::Sender<Result<Foreseen, Failure>>),
     /// Describes a Service.
     Describe(Key, oneshot::Sender<Result<ServiceDescription, Failure>>),
+    /// Tells what a packet meets on this node.
+    Scene(oneshot::Sender<Scene>),
+    /// Tells what the service ports of these ids are called.
+    Names(BTreeSet<u32>, oneshot::Sender<trace::Names>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
     /// Captures packets.
     Capture(CaptureRequest, oneshot::Sender<Result<Subscription, Failure>>),
     /// Somebody reads no more of them.
     CaptureLeft,
+    /// Tells what the engine knows of the figures, and what the counters are called.
+    Figures(oneshot::Sender<(Figures, Arc<Names>)>),
 }
 
 /// How manifests are applied.
@@ -52,12 +64,14 @@ pub(super) struct How {
     pub(super) prune: Option<String>,
 }
 
-/// The flow tables, read without the engine, which has better things to do.
+/// The flow tables and the counters, read without the engine, which has better things to do.
 pub(super) trait FlowSource: Send + Sync {
     /// Gives each flow that is alive at tick `now` to `sink`, by the entry for what its client sends, until it wants no more.
     fn each(&self, now: u32, sink: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), Failure>;
     /// How full the tables are.
     fn fill(&self) -> Fullness;
+    /// What has been counted for the service port ids and the backend ids below these.
+    fn counted(&self, services: u32, backends: u32) -> Result<Counted, Failure>;
 }
 
 /// How full the flow tables are, and the ranges of ports that they lend from.
@@ -73,6 +87,12 @@ pub(super) struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) catalogue: watch::Receiver<Catalogue>,
     pub(super) flows: Arc<dyn FlowSource>,
+    /// What the sweeper has counted.
+    pub(super) census: Arc<Mutex<Census>>,
+    /// What the counters have come to, by name.
+    pub(super) tally: Arc<Mutex<Tally>>,
+    /// What traced packets meet; one at a time, since each has an instance of the programs loaded.
+    pub(super) traced: tokio::sync::Mutex<SharedMaps>,
     /// What the datapath tells, where it tells anything.
     pub(super) monitor: Option<Monitor>,
 }
@@ -128,6 +148,18 @@ impl Control for Handle {
         })
     }
 
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Failure> {
+        let maps = self.traced.lock().await;
+        let scene = self.ask(Command::Scene).await?;
+        let asked = (request.clone(), scene.clone(), maps.clone());
+        let walked = tokio::task::spawn_blocking(move || Walked::walk(&asked.0, &asked.1, &asked.2)).await;
+        let walked = walked
+            .map_err(|error| Failure::new(FailureReason::InternalError, format!("the trace broke off: {error}")))?
+            .map_err(|error| packet_trace::failure(&error))?;
+        let names = self.ask(|answer| Command::Names(walked.services(), answer)).await?;
+        Ok(walked.explain(&request, &scene, names))
+    }
+
     fn catalogue(&self) -> watch::Receiver<Catalogue> {
         self.catalogue.clone()
     }
@@ -156,6 +188,16 @@ impl Control for Handle {
         let subscription = self.ask(|answer| Command::Capture(request, answer)).await??;
         capture::write(subscription, count, self.commands.clone())
             .map_err(|error| Failure::new(FailureReason::InternalError, format!("packets cannot be captured: {error}")))
+    }
+
+    async fn figures(&self) -> Result<Figures, Failure> {
+        let (figures, names) = self.ask(Command::Figures).await?;
+        let (flows, tally, census) = (Arc::clone(&self.flows), Arc::clone(&self.tally), Arc::clone(&self.census));
+        let read =
+            tokio::task::spawn_blocking(move || figures::complete(figures, &names, flows.as_ref(), &tally, &census));
+        read.await.unwrap_or_else(|error| {
+            Err(Failure::new(FailureReason::InternalError, format!("reading the counters broke off: {error}")))
+        })
     }
 
     async fn flows(&self) -> Result<mpsc::Receiver<FlowLine>, Failure> {

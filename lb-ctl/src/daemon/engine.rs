@@ -8,13 +8,14 @@
 use super::balancer::{Balancer, Inputs};
 use super::capture::Captures;
 use super::control::Command;
+use super::figures::Measured;
 use super::host_clients::HostClients;
 use super::interfaces::{self, Hooks, Interfaces};
 use super::sources::Sources;
-use super::{Config, Error, config, memory, notify};
+use super::{Config, Error, config, memory, notify, packet_trace};
 use crate::api::Catalogue;
 use crate::dns::Dns;
-use crate::health::Health;
+use crate::health::{Health, Ready};
 use crate::host::{HostView, Route};
 use crate::image::Withdrawn;
 use crate::maps::{LbMaps, MapError};
@@ -89,6 +90,7 @@ pub(super) struct Engine {
     pub(super) balancer: Balancer,
     pub(super) interfaces: Interfaces,
     progress: Progress,
+    pub(super) measured: Measured,
     pub(super) started: Instant,
     /// The configuration file turned bad: the last good one counts.
     pub(super) config_problem: Option<String>,
@@ -167,6 +169,7 @@ impl Engine {
             balancer,
             interfaces,
             progress: Progress::default(),
+            measured: Measured::default(),
             started: Instant::now(),
             config_problem: None,
             socket_problem: None,
@@ -194,14 +197,19 @@ impl Engine {
                     Some(command) => self.handle(command),
                     None => break,
                 },
-                Some(update) = self.updates.recv() => self.take_update(update),
+                Some(update) = self.updates.recv() => {
+                    self.measured.took(Instant::now());
+                    self.take_update(update);
+                }
                 () = self.readiness.changed() => if self.readiness.take() {
+                    self.measured.took(Instant::now());
                     self.converge();
                 },
                 changed = self.host.changed() => {
                     if changed.is_err() {
                         return Err(Error::HostWatchEnded);
                     }
+                    self.measured.took(Instant::now());
                     self.balancer.forget_routes();
                     self.interfaces.look_again();
                     self.host_clients.look_again();
@@ -255,9 +263,15 @@ impl Engine {
 
     /// Brings maps and hooks to what is known now. A failure is tried again later.
     pub(super) fn converge(&mut self) {
+        self.round();
+        let programmed = self.progress.settled && self.progress.failure.is_none();
+        self.health.set_ready(Ready { synced: self.store.is_synced(), programmed, attached: self.is_attached() });
+    }
+
+    fn round(&mut self) {
         let now = self.now();
         self.health.waits(now);
-        self.health.answer_at(self.config.healthz_address.0, now);
+        self.health.answer_at(self.config.healthz_address.0, self.config.metrics.0, now);
         self.readiness.follow(&self.store.snapshot().pods);
         self.dns.listen(now);
         let own_node = self.store.snapshot().nodes.get(&Key::new("", &self.config.node_name)).cloned();
@@ -279,6 +293,7 @@ impl Engine {
             changed
         });
         if !self.store.is_synced() {
+            self.measured.is_starting();
             return self.health.is_starting();
         }
         let filled = self.fill();
@@ -372,6 +387,7 @@ impl Engine {
             self.withdrawn.send(withdrawn).ok();
         }
         let writes = reconciled?;
+        self.measured.wrote(writes);
         if writes > 0 {
             debug!(writes, "maps written");
         }
@@ -387,6 +403,7 @@ impl Engine {
     fn failed(&mut self, error: &dyn std::error::Error) {
         let pause = self.progress.retry.map_or(BACKOFF.0, |(_, pause)| (pause * 2).min(BACKOFF.1));
         error!(retry_in = ?pause, "{error}");
+        self.measured.failed();
         self.progress.failure = Some(error.to_string());
         self.progress.retry = Some((Instant::now() + pause, pause));
     }
@@ -415,6 +432,7 @@ impl Engine {
                 self.config.balancing = new.balancing;
                 self.config.maglev_seed = new.maglev_seed;
                 self.config.healthz_address = new.healthz_address;
+                self.config.metrics = new.metrics;
                 self.config.service_cidrs = new.service_cidrs;
                 self.config_problem = None;
                 info!("configuration reloaded");
@@ -434,21 +452,28 @@ impl Engine {
         // Whoever asked may have gone; then nobody is there to be told.
         match command {
             Command::Apply(parsed, how, answer) => {
+                self.measured.took(Instant::now());
                 let is_much = parsed.objects.len() > MUCH;
                 drop(answer.send(self.apply(parsed, how)));
                 if is_much {
                     memory::give_back();
                 }
             }
-            Command::Delete(ids, ignore, answer) => drop(answer.send(self.delete(ids, ignore))),
+            Command::Delete(ids, ignore, answer) => {
+                self.measured.took(Instant::now());
+                drop(answer.send(self.delete(ids, ignore)));
+            }
             Command::Plan(parsed, prune, answer) => drop(answer.send(self.foresee(parsed, prune))),
             Command::Describe(key, answer) => drop(answer.send(self.describe(&key))),
+            Command::Scene(answer) => drop(answer.send(self.scene())),
+            Command::Names(ids, answer) => drop(answer.send(packet_trace::names(&self.balancer, &ids))),
             Command::Status(answer) => drop(answer.send(self.status())),
             Command::Capture(request, answer) => {
                 drop(answer.send(self.capture(&request)));
                 self.capture_left();
             }
             Command::CaptureLeft => self.capture_left(),
+            Command::Figures(answer) => drop(answer.send(self.figures())),
         }
     }
 
@@ -460,7 +485,10 @@ impl Engine {
     /// Whether every source was read, the maps hold the image, every named interface that exists is attached, and so are the
     /// socket hooks if they are wanted.
     pub(super) fn is_ready(&self) -> bool {
-        let attached = self.interfaces.all_attached() && self.socket_problem.is_none();
-        self.progress.settled && self.progress.failure.is_none() && attached
+        self.progress.settled && self.progress.failure.is_none() && self.is_attached()
+    }
+
+    fn is_attached(&self) -> bool {
+        self.interfaces.all_attached() && self.socket_problem.is_none()
     }
 }

@@ -12,7 +12,7 @@ use crate::api::server::Control as _;
 use crate::api::{
     ApplyRequest, Catalogue, DeleteRequest, Failure, FailureReason, ManifestText, ObjectName, Outcome, Resource,
 };
-use crate::datapath::conntrack::FlowEntry;
+use crate::datapath::{self, conntrack::FlowEntry};
 use crate::host::HostView;
 use crate::manifest::Validate;
 use crate::maps::{FakeMaps, Fault, FaultyMaps, LbMaps, MapOp};
@@ -53,6 +53,12 @@ impl super::control::FlowSource for NoFlows {
 
     fn fill(&self) -> super::control::Fullness {
         super::control::Fullness::default()
+    }
+
+    fn counted(&self, services: u32, backends: u32) -> Result<crate::figures::Counted, Failure> {
+        // Everybody has had one packet.
+        let one = |count| vec![lb_common::Traffic { packets: 1, ..lb_common::Traffic::default() }; count as usize];
+        Ok(crate::figures::Counted { services: one(services), backends: one(backends) })
     }
 }
 
@@ -130,8 +136,15 @@ fn start_with(
     };
     let engine = Engine::new(parts).unwrap();
     tokio::task::spawn_local(engine.run());
-    let handle =
-        Handle { commands: command_sender, catalogue: catalogue_receiver, flows: Arc::new(NoFlows), monitor: None };
+    let handle = Handle {
+        commands: command_sender,
+        catalogue: catalogue_receiver,
+        flows: Arc::new(NoFlows),
+        monitor: None,
+        census: Arc::default(),
+        tally: Arc::default(),
+        traced: datapath::SharedMaps::new(PathBuf::new(), PathBuf::new()).into(),
+    };
     Running { handle, attached, host, _directory: Arc::clone(directory) }
 }
 

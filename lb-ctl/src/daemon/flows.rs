@@ -3,13 +3,17 @@
 use super::control::{FlowSource, Fullness};
 use crate::api::{Failure, FailureReason, FlowLine, LentPorts, MapFill};
 use crate::datapath::affinity::AffinitySweep;
-use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Sweep};
+use crate::datapath::census::{Census, Count};
+use crate::datapath::conntrack::{self, Fill, FlowEntry, FlowTables, Lent, Samples, Sweep};
+use crate::figures::Counted;
 use crate::image::Withdrawn;
 use crate::maps::{MapError, PinnedMaps};
 use crate::monitor::{Monitor, protocol_name};
 use lb_common::Flow;
 use lb_common::flow::TICK_SHIFT;
+use lb_common::maps::AFFINITY;
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -53,6 +57,10 @@ impl FlowSource for PinnedMaps {
         });
         Fullness { maps: fill.into_iter().map(line).collect(), ports }
     }
+
+    fn counted(&self, services: u32, backends: u32) -> Result<Counted, Failure> {
+        self.counted(services, backends).map_err(|error| Failure::new(FailureReason::InternalError, error.to_string()))
+    }
 }
 
 /// The line of a flow in a listing.
@@ -82,6 +90,9 @@ const SEARCHES: usize = 3;
 pub(super) struct Position {
     flows: Sweep,
     clients: AffinitySweep,
+    samples: Samples,
+    /// Of the tables that nobody sweeps.
+    counts: [Count; 3],
 }
 
 impl Position {
@@ -97,6 +108,26 @@ impl Position {
         let flows = maps.flow_tables().sweep_expired(&mut self.flows, now, limit, gone)?;
         Ok(flows + maps.affinity().sweep(&mut self.clients, now, limit)?)
     }
+
+    /// Counts as it goes: what is known by now goes into the census.
+    fn count(&mut self, maps: &PinnedMaps, census: &Mutex<Census>, now: u32, limit: usize) -> Result<(), MapError> {
+        // Nobody else writes it; whoever reads it must not wait for the tables.
+        let mut next = lock(census).clone();
+        self.flows.tell(&mut next);
+        maps.flow_tables().count_evictions(&mut self.samples, &mut next, now)?;
+        if let Some(entries) = self.clients.entries() {
+            next.fill.insert(AFFINITY, Fill { map: AFFINITY, entries, capacity: maps.affinity().capacity() });
+        }
+        let others = maps.count_others(&mut self.counts, limit)?;
+        next.fill.extend(others.into_iter().map(|fill| (fill.map, fill)));
+        *lock(census) = next;
+        Ok(())
+    }
+}
+
+/// The value; whoever panicked with it in hand has left it whole.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Forgets the flows of withdrawn endpoints, and gives the memory of expired flows back, a little every second, for as long as
@@ -106,6 +137,7 @@ pub(super) async fn sweep(
     max_flows: u32,
     monitor: Monitor,
     mut withdrawn: mpsc::UnboundedReceiver<HashSet<Withdrawn>>,
+    census: Arc<Mutex<Census>>,
 ) {
     // Two entries for each flow, in tables of two families.
     let limit = (max_flows as usize * 4 / STEPS_A_ROUND).clamp(STEP_LIMITS.0, STEP_LIMITS.1);
@@ -122,12 +154,16 @@ pub(super) async fn sweep(
                 let tables = maps.flow_tables().clone();
                 // Not if the runtime is going away.
                 tokio::task::spawn_blocking(move || forget(&tables, &endpoints)).await.ok();
+                // What was forgotten is not what was evicted.
+                position.samples = Samples::default();
                 continue;
             }
         }
-        let (maps, monitor) = (maps.clone(), monitor.clone());
+        let (maps, census, monitor) = (maps.clone(), Arc::clone(&census), monitor.clone());
         let step = tokio::task::spawn_blocking(move || {
-            let swept = position.step(&maps, conntrack::now(), limit, &mut |entry| monitor.expired(entry));
+            let now = conntrack::now();
+            let swept = position.step(&maps, now, limit, &mut |entry| monitor.expired(entry));
+            let swept = swept.and_then(|swept| position.count(&maps, &census, now, limit).map(|()| swept));
             (position, swept)
         });
         match step.await {

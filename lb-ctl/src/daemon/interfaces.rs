@@ -5,6 +5,7 @@
 
 use super::pattern::{self, InterfaceSpec};
 use crate::api::{InterfaceStatus, Problem};
+use crate::datapath::test_run::HookPoint;
 use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Ring, Role, Settled, XdpState, XdpTarget};
 use crate::host::{HostView, Interface};
 use lb_common::Device;
@@ -36,6 +37,10 @@ pub(super) trait Hooks {
     fn capture(&mut self) -> Result<Ring, Error>;
     /// Puts those back that do not.
     fn end_capture(&mut self) -> Result<(), Error>;
+    /// The tags of the programs that are on hooks, as far as the kernel tells.
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        BTreeMap::new()
+    }
 }
 
 impl Hooks for Datapath {
@@ -73,6 +78,10 @@ impl Hooks for Datapath {
 
     fn end_capture(&mut self) -> Result<(), Error> {
         self.end_capture()
+    }
+
+    fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.tags()
     }
 }
 

@@ -15,6 +15,7 @@ mod engine_tests;
 mod events;
 #[cfg(test)]
 mod fakes;
+mod figures;
 mod flows;
 mod foresee;
 mod host_clients;
@@ -24,7 +25,9 @@ mod memory;
 pub mod name_server;
 mod node;
 mod notify;
+pub mod offline;
 pub mod options;
+mod packet_trace;
 pub mod pattern;
 mod report;
 mod requests;
@@ -37,6 +40,7 @@ pub use options::{DetectLocal, LogLevel, NodePortAddresses, Options};
 use crate::api::{ServeError, Server};
 use crate::datapath::{self, Datapath};
 use crate::dns::Dns;
+use crate::figures::bound::Bound;
 use crate::health::Health;
 use crate::maps::MapError;
 use crate::monitor::Monitor;
@@ -153,16 +157,22 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
     let monitor =
         Monitor::start(datapath.events()?, maps.clone(), catalogue_receiver.clone()).map_err(Error::Events)?;
     let (withdrawn, endpoints) = mpsc::unbounded_channel();
-    let sweeper = tokio::spawn(flows::sweep(maps.clone(), config.max_flows, monitor.clone(), endpoints));
-    let handle = Handle {
+    let census = Arc::default();
+    let sweeper =
+        tokio::spawn(flows::sweep(maps.clone(), config.max_flows, monitor.clone(), endpoints, Arc::clone(&census)));
+    let handle = Arc::new(Handle {
         commands: command_sender,
         catalogue: catalogue_receiver,
         flows: Arc::new(maps.clone()),
         monitor: Some(monitor),
-    };
+        census,
+        tally: Arc::default(),
+        traced: datapath.shared_maps().into(),
+    });
+    let scrape = figures::scrape(Arc::clone(&handle), Bound::new(config.metrics_detail, config.metrics_limit));
     let stop = CancellationToken::new();
     info!(socket = %config.socket.display(), "listening");
-    let serving = tokio::spawn(server.serve(Arc::new(handle), stop.clone()));
+    let serving = tokio::spawn(server.serve(handle, stop.clone()));
     let dns = Dns::new(config.dns.clone(), runtime::Handle::current());
     let parts = Parts {
         config,
@@ -172,7 +182,7 @@ async fn start(config: Config, origin: config::Origin) -> Result<(), Error> {
         hooks: Box::new(datapath),
         host,
         host_clients,
-        health: Health::new(runtime::Handle::current()),
+        health: Health::with_metrics(runtime::Handle::current(), scrape),
         runtime: runtime::Handle::current(),
         dns,
         route_to: |address| host::route_to(address).unwrap_or_default(),

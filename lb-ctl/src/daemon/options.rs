@@ -4,6 +4,7 @@
 use super::name_server::{NameServer, one_or_more};
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
+use crate::figures::Detail;
 use crate::objects::Algorithm;
 use crate::store::AddressPool;
 use clap::ValueEnum;
@@ -105,9 +106,20 @@ pub struct Options {
     #[arg(long = "snat-address", value_name = "ADDRESS")]
     #[serde(default)]
     pub snat_addresses: Vec<IpAddr>,
-    /// Where the proxy's own health is told by HTTP, on /healthz and /livez; empty: nowhere [default: 127.0.0.1:10256]
+    /// Where the proxy's own health is told by HTTP, on /healthz, /livez and /readyz; empty: nowhere [default: 127.0.0.1:10256]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub healthz_address: Option<HealthzAddress>,
+    /// Where metrics are told to Prometheus, on /metrics, beside the health; empty: nowhere [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<HealthzAddress>,
+    /// Whose traffic the metrics tell: nobody's, that of each Service's ports, or that of each endpoint's address too
+    /// [default: backend]
+    #[arg(long, value_name = "DETAIL")]
+    pub metrics_detail: Option<Detail>,
+    /// How many ports of Services, and how many endpoints' addresses, have series of their own (seven each, and five each);
+    /// the others are added up under the name (others) [default: 10000]
+    #[arg(long, value_name = "NUMBER")]
+    pub metrics_limit: Option<usize>,
     /// Address on which names of Services are told by DNS, port 53 unless given; repeatable [default: none]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     #[serde(default, deserialize_with = "one_or_more")]
@@ -174,6 +186,9 @@ impl Options {
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),
             healthz_address: self.healthz_address.or(weaker.healthz_address),
+            metrics: self.metrics.or(weaker.metrics),
+            metrics_detail: self.metrics_detail.or(weaker.metrics_detail),
+            metrics_limit: self.metrics_limit.or(weaker.metrics_limit),
             dns: if self.dns.is_empty() { weaker.dns } else { self.dns },
             cluster_domain: self.cluster_domain.or(weaker.cluster_domain),
             dns_upstream: if self.dns_upstream.is_empty() { weaker.dns_upstream } else { self.dns_upstream },

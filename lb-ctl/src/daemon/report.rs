@@ -16,22 +16,7 @@ impl Engine {
     pub(super) fn status(&self) -> Status {
         let host = self.host.borrow().clone();
         let objects = self.store.snapshot();
-        let mut problems = self.interfaces.problems();
-        problems.extend(self.host_clients.problems());
-        problems.extend(self.failure().map(|message| problem("datapath", message)));
-        problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
-        problems.extend(self.socket_problem.iter().map(|message| problem("socket-lb", message)));
-        problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
-        for source in self.store.problems() {
-            let kept = format!("{}: {} of its objects are kept as they last were", source.source, source.kept);
-            problems.extend(source.diagnostics.iter().map(|found| problem("manifests", &found.to_string())));
-            problems.extend((source.kept > 0).then(|| problem("manifests", &kept)));
-        }
-        problems.extend(self.balancer.problems());
-        problems.extend(self.health.problems());
-        problems.extend(self.readiness.problems());
-        problems.extend(self.dns.problems());
-        problems.extend(self.not_forwarding().map(|message| problem("forwarding", &message)));
+        let mut problems = self.problems();
         let counters = match self.maps.reasons() {
             Ok(counts) => counts
                 .iter()
@@ -77,6 +62,27 @@ impl Engine {
             maps: fill(self.balancer.realized(), self.maps.as_ref()),
             counters,
         }
+    }
+
+    /// What an operator should look at.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.interfaces.problems();
+        problems.extend(self.host_clients.problems());
+        problems.extend(self.failure().map(|message| problem("datapath", message)));
+        problems.extend(self.config_problem.iter().map(|message| problem("configuration", message)));
+        problems.extend(self.socket_problem.iter().map(|message| problem("socket-lb", message)));
+        problems.extend(self.sources.problem().map(|message| problem("manifests", message)));
+        for source in self.store.problems() {
+            let kept = format!("{}: {} of its objects are kept as they last were", source.source, source.kept);
+            problems.extend(source.diagnostics.iter().map(|found| problem("manifests", &found.to_string())));
+            problems.extend((source.kept > 0).then(|| problem("manifests", &kept)));
+        }
+        problems.extend(self.balancer.problems());
+        problems.extend(self.health.problems());
+        problems.extend(self.readiness.problems());
+        problems.extend(self.dns.problems());
+        problems.extend(self.not_forwarding().map(|message| problem("forwarding", &message)));
+        problems
     }
 
     /// The sysctls of the families that the node has addresses of, and that forbid it to forward.
@@ -142,7 +148,7 @@ fn ids(objects: &Objects) -> impl Iterator<Item = ObjectId> {
         .chain(of(Kind::EndpointSlice, &objects.endpoint_slices))
 }
 
-fn counted(objects: &Objects) -> Vec<(String, u64)> {
+pub(super) fn counted(objects: &Objects) -> Vec<(String, u64)> {
     let counts = [
         ("services", objects.services.len()),
         ("pods", objects.pods.len()),
@@ -154,7 +160,7 @@ fn counted(objects: &Objects) -> Vec<(String, u64)> {
 }
 
 /// How full the configuration maps are.
-fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
+pub(super) fn fill(image: &Image, maps: &dyn LbMaps) -> Vec<MapFill> {
     let v4 = image.owned.keys().filter(|address| matches!(address, IpAddr::V4(_))).count();
     let is_v4 = |network: &&IpNet| network.addr().is_ipv4();
     let networks = image.networks.values().map(BTreeSet::len).sum::<usize>();

@@ -22,11 +22,18 @@ pub struct AffinityTable {
 #[derive(Clone, Debug, Default)]
 pub struct AffinitySweep {
     position: Option<u32>,
+    /// Entries seen in this round, and on the last.
+    counted: (u64, Option<u64>),
     /// Timeouts in ticks by [`Service::affinity_id`], as they were read last.
     timeouts: HashMap<u32, u32>,
 }
 
 impl AffinitySweep {
+    /// How many entries there were on the last round.
+    pub fn entries(&self) -> Option<u64> {
+        self.counted.1
+    }
+
     /// Whether no Service keeps this client, or not for so long.
     fn is_over(&self, key: &AffinityKey, affinity: &Affinity, now: u32) -> bool {
         self.timeouts.get(&key.service).is_none_or(|ticks| affinity.is_expired(now, *ticks))
@@ -73,6 +80,10 @@ impl AffinityTable {
                 sweep.position = batches.position();
                 break;
             }
+        }
+        sweep.counted.0 += seen as u64;
+        if sweep.position.is_none() {
+            sweep.counted = (0, Some(sweep.counted.0));
         }
         if over.is_empty() {
             return Ok(0);

@@ -192,6 +192,28 @@ fn has_no_tcx() -> bool {
 }
 
 /// Whether XDP belongs on the interface. On a VLAN there is no native XDP, and the tag is off before TCX sees the packet.
+/// What an interface in this mode is at best, were it attached. Whether XDP can send by it is not known then.
+pub(super) fn as_if(interface: &Interface, mode: Mode) -> Attachment {
+    let xdp = match mode {
+        Mode::XdpGeneric => XdpState::Generic { why: String::new() },
+        mode if wants_xdp(interface, mode) => XdpState::Native,
+        _ => XdpState::Off { why: no_wire(interface) },
+    };
+    Attachment {
+        ifindex: interface.index,
+        name: interface.name.clone(),
+        mode,
+        role: role(interface, mode),
+        target: XdpTarget::no("it is not attached"),
+        own_mac: own_mac(interface),
+        xdp,
+        tcx: true,
+        clsact: false,
+        adopted: false,
+        notes: Vec::new(),
+    }
+}
+
 fn wants_xdp(interface: &Interface, mode: Mode) -> bool {
     match mode {
         Mode::Auto => interface.wire && interface.kind != "vlan",

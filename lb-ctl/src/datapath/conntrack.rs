@@ -3,13 +3,14 @@
 //! The datapath itself judges whether an entry has expired, at every look; sweeping only gives the memory back.
 
 use super::bpf::{Map, map::Put};
+use super::census::{Census, Round};
 use crate::image::Withdrawn;
 use crate::maps::{MapError, pinned::open};
 use lb_common::flow::{State, TICK_SHIFT, state};
 use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
 use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -122,30 +123,78 @@ pub struct Fill {
     pub capacity: u32,
 }
 
-/// Source ports that are lent, by the backend port they are lent towards (the same port may be lent towards another).
+/// Source ports that are lent, by address and by the backend port they are lent towards (the same port may be lent towards
+/// another).
 #[derive(Clone, Debug, Default)]
-pub struct Lent(HashMap<(SocketAddr, u8), u64>);
+pub struct Lent(HashMap<(IpAddr, SocketAddr, u8), u64>);
 
 impl Lent {
     /// Counts an entry if it holds a lent port that nobody else may have at tick `now`.
     fn count<A: Copy + Into<IpAddr>>(&mut self, key: &FlowKey<A>, flow: &Flow<A>, now: u32) {
         if flow.is_reply() && flow.flags & Flow::<A>::SNAT != 0 && !flow.is_over(key.protocol, now) {
             let backend = SocketAddr::new(key.src.into(), u16::from_be_bytes(key.src_port));
-            *self.0.entry((backend, key.protocol)).or_default() += 1;
+            *self.0.entry((key.dst.into(), backend, key.protocol)).or_default() += 1;
         }
     }
 
-    /// The backend port and protocol towards which most are lent, and how many.
+    /// The backend port and protocol towards which most are lent, of all addresses together, and how many.
     pub fn fullest(&self) -> Option<((SocketAddr, u8), u64)> {
-        self.0.iter().map(|(backend, count)| (*backend, *count)).max_by_key(|(backend, count)| (*count, *backend))
+        let mut sums: HashMap<(SocketAddr, u8), u64> = HashMap::new();
+        for ((_, backend, protocol), count) in &self.0 {
+            *sums.entry((*backend, *protocol)).or_default() += count;
+        }
+        sums.into_iter().max_by_key(|(backend, count)| (*count, *backend))
+    }
+
+    /// For each address, the backend port and protocol towards which most of its ports are lent, and how many.
+    pub(super) fn by_address(&self) -> BTreeMap<IpAddr, (SocketAddr, u8, u64)> {
+        let mut most = BTreeMap::new();
+        for ((address, backend, protocol), count) in &self.0 {
+            let known = most.entry(*address).or_insert((*backend, *protocol, *count));
+            if (known.2, known.0, known.1) < (*count, *backend, *protocol) {
+                *known = (*backend, *protocol, *count);
+            }
+        }
+        most
     }
 }
 
-/// Where a sweep stands. One call looks at a bounded number of entries; the next goes on from there.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where a sweep stands, and what it has counted. One call looks at a bounded number of entries; the next goes on from there.
+#[derive(Clone, Debug, Default)]
 pub struct Sweep {
     table: usize,
     position: Option<u32>,
+    round: Round,
+}
+
+impl Sweep {
+    /// Tells what was counted in the last round.
+    pub fn tell(&self, census: &mut Census) {
+        self.round.tell(census);
+    }
+}
+
+/// Entries of a table of new flows that were there a moment ago, and should be still.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample<A> {
+    keys: Vec<FlowKey<A>>,
+    position: Option<u32>,
+}
+
+impl<A> Default for Sample<A> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), position: None }
+    }
+}
+
+/// Samples of both families.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Sample<[u8; 4]>, Sample<[u8; 16]>);
+
+/// Of so many entries that should be there, so many are not.
+struct Missed {
+    looked: usize,
+    gone: usize,
 }
 
 /// What copying flows from one set of tables to another came to.
@@ -199,17 +248,31 @@ impl FlowTables {
         let (mut seen, mut swept) = (0, 0);
         for _ in 0..4 {
             let step = match sweep.table {
-                0 | 1 => self.v4.sweep(sweep.table, &mut sweep.position, now, limit - seen, gone)?,
-                _ => self.v6.sweep(sweep.table - 2, &mut sweep.position, now, limit - seen, gone)?,
+                0 | 1 => self.v4.sweep(sweep, now, limit - seen, gone)?,
+                _ => self.v6.sweep(sweep, now, limit - seen, gone)?,
             };
             seen += step.seen;
             swept += step.swept;
+            sweep.round.saw(step.seen - step.swept);
             if seen >= limit {
                 break;
             }
-            *sweep = Sweep { table: (sweep.table + 1) % 4, position: None };
+            sweep.round.finished(sweep.table, step.capacity);
+            (sweep.table, sweep.position) = ((sweep.table + 1) % 4, None);
         }
         Ok(swept)
+    }
+
+    /// Counts entries that an LRU has evicted: of what was sampled at the last call it should have kept everything, as nothing
+    /// of it has expired by `now`. What is missing stands for as much of the table.
+    pub fn count_evictions(&self, samples: &mut Samples, census: &mut Census, now: u32) -> Result<(), MapError> {
+        let missed = [(NEW4, self.v4.resample(&mut samples.0, now)?), (NEW6, self.v6.resample(&mut samples.1, now)?)];
+        for (map, Missed { looked, gone }) in missed {
+            let entries = census.fill.get(map).map_or(0, |fill| fill.entries).max(looked as u64);
+            let share = if looked == 0 { 0.0 } else { gone as f64 / looked as f64 };
+            *census.evictions.entry(map).or_default() += share * entries as f64;
+        }
+        Ok(())
     }
 
     /// Deletes the flows, both entries of each, of UDP clients of a service port to a backend (and its port) that was
@@ -231,7 +294,13 @@ type Named<'a, A> = (Table, &'static str, &'a Map<FlowKey<A>, Flow<A>>);
 struct Step {
     seen: usize,
     swept: usize,
+    capacity: u32,
 }
+
+/// Entries of a table that are sampled at a time.
+const SAMPLE: usize = 256;
+/// How long an entry must have before it expires to be sampled, in ticks: the sample is looked at again after one or two.
+const SAMPLE_REST: u32 = 5;
 
 impl<A> FamilyTables<A>
 where
@@ -277,19 +346,21 @@ where
 
     fn sweep(
         &self,
-        table: usize,
-        position: &mut Option<u32>,
+        sweep: &mut Sweep,
         now: u32,
         limit: usize,
         gone: &mut dyn FnMut(&FlowEntry),
     ) -> Result<Step, MapError> {
-        let (kind, name, map) = self.tables()[table];
-        let mut step = Step { seen: 0, swept: 0 };
-        let mut batches = map.batches().resume(*position);
+        let (kind, name, map) = self.tables()[sweep.table % 2];
+        let mut step = Step { seen: 0, swept: 0, capacity: map.entries() };
+        let mut batches = map.batches().resume(sweep.position);
         while step.seen < limit {
             let Some(batch) = batches.next() else { return Ok(step) };
             let batch = batch.map_err(failed(name, "read"))?;
             step.seen += batch.len();
+            for (key, flow) in &batch {
+                sweep.round.lent().count(key, flow, now);
+            }
             for (key, flow) in batch.into_iter().filter(|(key, flow)| flow.is_expired(key.protocol, now)) {
                 // The datapath may have given the tuple to a new flow since it was read: look again.
                 let current = map.get(&key).map_err(failed(name, "read"))?;
@@ -301,8 +372,26 @@ where
                 }
             }
         }
-        *position = batches.position();
+        sweep.position = batches.position();
         Ok(step)
+    }
+
+    /// Looks for the entries of a sample, and takes another one.
+    fn resample(&self, sample: &mut Sample<A>, now: u32) -> Result<Missed, MapError> {
+        let name = self.names[1];
+        let mut missed = Missed { looked: sample.keys.len(), gone: 0 };
+        for key in sample.keys.drain(..) {
+            // Who is confirmed moves, and stands in the other table before he leaves this one.
+            let is_there = self.new.get(&key).map_err(failed(name, "read"))?.is_some()
+                || self.confirmed.get(&key).map_err(failed(name, "read"))?.is_some();
+            missed.gone += usize::from(!is_there);
+        }
+        let mut batches = self.new.batches().of_size(SAMPLE).resume(sample.position);
+        let batch = batches.next().transpose().map_err(failed(name, "read"))?.unwrap_or_default();
+        sample.position = if batch.is_empty() { None } else { batches.position() };
+        let stays = |(key, flow): &(FlowKey<A>, Flow<A>)| !flow.is_expired(key.protocol, now + SAMPLE_REST);
+        sample.keys = batch.into_iter().filter(stays).take(SAMPLE).map(|(key, _)| key).collect();
+        Ok(missed)
     }
 
     fn forget(&self, withdrawn: &HashSet<Withdrawn>) -> Result<usize, MapError> {

@@ -110,6 +110,14 @@ pub enum Error {
         /// The last lines of the verifier's log, each on a line of its own.
         log: String,
     },
+    /// A program could not be run on a frame.
+    #[error("the program {program} could not be run on a frame: {source}")]
+    Run {
+        /// Name of the program.
+        program: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Filters could not be listed or removed.
     #[error("the filters of lb-ctl on clsact qdiscs cannot be listed or removed: {0}")]
     Filters(io::Error),

@@ -9,9 +9,9 @@ use super::Error;
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::{MAPS, MapSpec};
+use lb_common::maps::{INSTANCE_MAPS, MAPS, MapKind, MapSpec, SMALLEST_RING};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Lines of the verifier's log that are worth reading: the refusal stands at its end.
@@ -27,6 +27,11 @@ pub struct SharedMaps {
 }
 
 impl SharedMaps {
+    /// Maps that are pinned in these directories, by their names.
+    pub fn new(config: PathBuf, flows: PathBuf) -> Self {
+        Self { config, flows }
+    }
+
     /// The pin of a map.
     pub(crate) fn pin(&self, spec: &MapSpec) -> PathBuf {
         self.directory(spec).join(spec.name)
@@ -45,29 +50,28 @@ pub struct Instance {
 
 impl Instance {
     /// Makes an instance of `object` in which each of `constants`, a byte, has the value given. Of the maps of the contract it
-    /// takes those pinned in `shared`, but for those that `own` gives a number of entries: these are made for it alone. Of the maps
-    /// that every instance has for itself ([`lb_common::maps::OF_AN_INSTANCE`]) those in `sizes` get so many entries. No program
-    /// is loaded yet.
+    /// takes those pinned in `shared`, but for those that `own` gives a number of entries: these are made for it alone. So
+    /// are [`INSTANCE_MAPS`], as small as can be where `own` says nothing. No program is loaded yet.
     pub fn new(
         object: &[u8],
         constants: &[(&str, u8)],
         shared: &SharedMaps,
         own: impl Fn(&MapSpec) -> Option<u32>,
-        sizes: &[(&str, u32)],
     ) -> Result<Self, Error> {
         check_maps(object)?;
         let mut loader = EbpfLoader::new();
         for (name, value) in constants {
             loader.override_global(name, value, true);
         }
+        for spec in INSTANCE_MAPS {
+            let smallest = if spec.kind == MapKind::RingBuf { SMALLEST_RING } else { 1 };
+            loader.map_max_entries(spec.name, own(spec).unwrap_or(smallest));
+        }
         for spec in MAPS {
             match own(spec) {
                 Some(entries) => loader.map_max_entries(spec.name, entries),
                 None => loader.map_pin_path(spec.name, shared.pin(spec)),
             };
-        }
-        for (name, entries) in sizes {
-            loader.map_max_entries(name, *entries);
         }
         let object = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
         Ok(Self { object })
@@ -103,6 +107,25 @@ impl Instance {
     /// A map of this name, to be used as what it is.
     pub fn map(&self, name: &str) -> Option<&Map> {
         self.object.map(name)
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.object.map_mut(name)
+    }
+
+    /// A map of this name, whatever it is.
+    pub fn map_fd(&self, name: &str) -> io::Result<OwnedFd> {
+        let data = match self.map(name).ok_or(io::ErrorKind::NotFound)? {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data) => data,
+            _ => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        data.fd().as_fd().try_clone_to_owned()
     }
 
     /// The object as the library knows it.

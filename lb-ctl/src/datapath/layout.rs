@@ -62,6 +62,11 @@ impl Layout {
         Self { config: Half::Config.hash(), flows: Half::Flows.hash(), max_flows, reserved: 0 }
     }
 
+    /// Both hashes, as a text.
+    pub(super) fn text(&self) -> String {
+        format!("{:016x}-{:016x}", self.config, self.flows)
+    }
+
     /// How many flows of each family fit.
     pub(super) fn max_flows(&self) -> u32 {
         self.max_flows

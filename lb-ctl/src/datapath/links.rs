@@ -6,6 +6,7 @@
 use super::attachment::TcMode;
 use super::bpf::{self, Hook, Link};
 use super::bpffs::{Pins, make_directory, remove_pin};
+use super::test_run::HookPoint;
 use super::{Error, Options, filters};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -85,6 +86,20 @@ impl Links {
     /// Whether a live link is on this hook.
     pub(super) fn has(&self, ifindex: u32, hook: Hook) -> bool {
         self.held.get(&(ifindex, hook)).is_some_and(|link| link.state().is_ok_and(|state| state.ifindex == ifindex))
+    }
+
+    /// The tags of the programs that links hold.
+    pub(super) fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        let tag = |(key, link): (&(u32, Hook), &Link)| {
+            let point = match key.1 {
+                Hook::XdpNative | Hook::XdpGeneric => HookPoint::Xdp,
+                Hook::Ingress => HookPoint::Ingress,
+                Hook::Egress => HookPoint::Egress,
+            };
+            let state = link.state().ok().filter(|state| state.ifindex == key.0)?;
+            Some(((key.0, point), bpf::program::tag(state.program).ok()?))
+        };
+        self.held.iter().filter_map(tag).collect()
     }
 
     /// The interfaces that have links or filters.

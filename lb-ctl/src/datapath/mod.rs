@@ -15,6 +15,7 @@ mod attachment;
 pub(crate) mod bpf;
 mod bpffs;
 mod capture;
+pub mod census;
 mod cleanup;
 pub mod conntrack;
 mod error;
@@ -31,6 +32,8 @@ mod refusal;
 mod require;
 mod sockets;
 mod target;
+pub mod test_run;
+pub mod tracer;
 
 pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
@@ -49,7 +52,7 @@ use attach::Attacher;
 use bpffs::Pins;
 use handover::Handover;
 use layout::{Half, Layout};
-use lb_common::maps::DEFAULT_MAX_FLOWS;
+use lb_common::maps::{DEFAULT_MAX_FLOWS, MAX_FLOWS_RANGE};
 use links::Links;
 use lock::{InstanceLock, NamespaceLock};
 use meta::Meta;
@@ -60,6 +63,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use target::Prober;
+use test_run::HookPoint;
 use tracing::warn;
 
 /// Name of the instance when the user gives none.
@@ -102,6 +106,11 @@ pub struct Datapath {
     attachments: BTreeMap<u32, Attachment>,
     handover: Handover,
     _locks: (InstanceLock, NamespaceLock),
+}
+
+/// What the maps of this build look like: the hashes of the layouts of configuration maps and flow tables.
+pub fn layout() -> String {
+    Layout::wanted(0).text()
 }
 
 impl Datapath {
@@ -160,6 +169,11 @@ impl Datapath {
     /// Where the maps are, for other instances of the programs.
     pub fn shared_maps(&self) -> SharedMaps {
         self.shared.clone()
+    }
+
+    /// The tags of the programs that are on the hooks of interfaces, as far as the kernel tells: it does not of filters.
+    pub fn tags(&self) -> BTreeMap<(u32, HookPoint), u64> {
+        self.links.tags()
     }
 
     /// Takes an interface under management, or changes its mode.
@@ -263,6 +277,22 @@ impl Datapath {
         }
         Ok(Settled { detached, ..self.handover.finish()? })
     }
+}
+
+/// Makes maps in a directory of a BPF file system for a datapath that is attached nowhere and remembers little. Nobody is kept
+/// from doing the same elsewhere.
+pub fn maps_in(directory: &Path, max_flows: u32) -> Result<(SharedMaps, PinnedMaps), Error> {
+    require::check(&Options { max_flows, ..Options::default() })?;
+    let shared = SharedMaps { config: directory.join("config"), flows: directory.join("flows") };
+    layout::open_or_create(&shared.config, Half::Config, max_flows)?;
+    layout::open_or_create(&shared.flows, Half::Flows, MAX_FLOWS_RANGE.0)?;
+    let maps = PinnedMaps::open(&shared.config, &shared.flows)?;
+    Ok((shared, maps))
+}
+
+/// What attaching to the interface would come to at best.
+pub fn as_if_attached(interface: &Interface, mode: Mode) -> Attachment {
+    attach::as_if(interface, mode)
 }
 
 /// Makes sure that the pins are of this network namespace; the layout of the maps in use, if there are any.

@@ -5,7 +5,7 @@ use super::instance::{Instance, SharedMaps, chain};
 use super::{Error, Events, capture};
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
-use lb_common::maps::{CAPTURED, EVENTS};
+use lb_common::maps::{CAPTURED, EVENTS, MapSpec};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -56,9 +56,8 @@ impl Programs {
             ("CLOCK_MOVES", u8::from(kind == Kind::Timed)),
             ("CAPTURE", u8::from(kind == Kind::Copying)),
         ];
-        let ring = [(CAPTURED, capture::RING)];
-        let sizes = if kind == Kind::Copying { &ring[..] } else { &[] };
-        let mut instance = Instance::new(object, &constants, maps, |_| None, sizes)?;
+        let own = |spec: &MapSpec| (kind == Kind::Copying && spec.name == CAPTURED).then_some(capture::RING);
+        let mut instance = Instance::new(object, &constants, maps, own)?;
         for name in ["lb_xdp", "lb_xdp_generic", "lb_tcx_ingress", "lb_tcx_egress", PROBE] {
             instance.load(name)?;
         }

@@ -3,12 +3,14 @@
 //! Status codes, headers and bodies are kube-proxy's (`pkg/proxy/healthcheck`), but that times are RFC 3339.
 
 use super::check::Check;
+use crate::figures::exposition;
 use crate::objects::{IpFamily, Key};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +25,23 @@ const WEIGHT: &str = "x-load-balancing-endpoint-weight";
 #[derive(Debug, Default)]
 pub(super) struct Answers(Mutex<Facts>);
 
+/// How far the daemon has come: the answer of `/readyz`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Ready {
+    /// Every source of manifests has been read.
+    pub(crate) synced: bool,
+    /// The maps hold what follows from them.
+    pub(crate) programmed: bool,
+    /// Every named interface that exists has its hooks, and so has the cgroup that is to be served.
+    pub(crate) attached: bool,
+}
+
+impl Ready {
+    const fn is_ready(self) -> bool {
+        self.synced && self.programmed && self.attached
+    }
+}
+
 /// What answers are made of.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -34,6 +53,8 @@ pub(super) struct Facts {
     pub(super) waiting: Option<Instant>,
     /// When the maps held everything the last time.
     pub(super) updated: Option<Timestamp>,
+    /// How far the daemon has come.
+    pub(super) ready: Ready,
     /// By how much the engine's clock is ahead of the system's.
     pub(super) ahead: Duration,
 }
@@ -58,12 +79,13 @@ impl Facts {
     }
 
     /// The answer of the proxy itself: `/healthz` says whether load balancers should use this node, `/livez` whether the
-    /// daemon does its work.
+    /// daemon does its work, `/readyz` whether it does all of it.
     pub(super) fn of_proxy(&self, path: &str) -> Response<Full<Bytes>> {
         let is_about_node = match path {
             "/healthz" => true,
             "/livez" => false,
-            _ => return answer(StatusCode::NOT_FOUND, &json!({"paths": ["/healthz", "/livez"]})),
+            "/readyz" => return answer(status(self.ready.is_ready()), &json!(self.ready)),
+            _ => return answer(StatusCode::NOT_FOUND, &json!({"paths": ["/healthz", "/livez", "/readyz"]})),
         };
         let is_good = self.is_healthy() && !(is_about_node && self.is_leaving);
         let now = Timestamp::now();
@@ -90,6 +112,18 @@ impl Facts {
         let mut answer = answer(status(is_healthy && count > 0), &body);
         answer.headers_mut().insert(WEIGHT, HeaderValue::from(count));
         answer
+    }
+}
+
+/// The answer of `/metrics`.
+pub(super) fn metrics(text: Result<Vec<u8>, String>) -> Response<Full<Bytes>> {
+    match text {
+        Ok(text) => {
+            let mut answer = Response::new(Full::from(text));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
+            answer
+        }
+        Err(why) => answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"message": why})),
     }
 }
 
@@ -136,7 +170,19 @@ mod tests {
     fn a_node_that_is_to_go_is_alive_and_not_eligible() {
         let facts = Facts { is_leaving: true, ..Facts::default() };
         assert_eq!(codes(&facts), [503, 200]);
-        assert_eq!(facts.of_proxy("/readyz").status(), 404);
+        assert_eq!(facts.of_proxy("/metrics").status(), 404);
+    }
+
+    #[test]
+    fn a_daemon_is_ready_when_all_of_it_is() {
+        let all = Ready { synced: true, programmed: true, attached: true };
+        let of = |ready| Facts { ready, ..Facts::default() }.of_proxy("/readyz").status().as_u16();
+        assert_eq!(of(all), 200);
+        for less in
+            [Ready { synced: false, ..all }, Ready { programmed: false, ..all }, Ready { attached: false, ..all }]
+        {
+            assert_eq!(of(less), 503, "{less:?}");
+        }
     }
 
     #[test]

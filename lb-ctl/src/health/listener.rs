@@ -1,7 +1,11 @@
 //! A TCP socket on which requests are answered, one for each connection.
 
-use super::answers::Answers;
+use super::answers::{self, Answers};
 use crate::objects::IpFamily;
+use futures_util::future::BoxFuture;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -29,14 +33,21 @@ const BREATH: Duration = Duration::from_millis(100);
 pub(super) enum Role {
     /// The proxy's own health.
     Proxy,
+    /// That, and its metrics.
+    Metrics,
     /// The Service whose health check port it is.
     Service,
 }
 
+/// Makes the text of all metrics, or says why it cannot.
+pub(crate) type Scrape = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
+
 /// Who answers: the same for all listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Desk {
     pub(super) answers: Arc<Answers>,
+    /// Absent: there are no metrics.
+    pub(super) scrape: Option<Scrape>,
     seats: Arc<Semaphore>,
     runtime: Handle,
 }
@@ -44,7 +55,7 @@ pub(super) struct Desk {
 impl Desk {
     /// One whose work is done by `runtime`.
     pub(super) fn new(runtime: Handle) -> Self {
-        Self { answers: Arc::default(), seats: Arc::new(Semaphore::new(SEATS)), runtime }
+        Self { answers: Arc::default(), scrape: None, seats: Arc::new(Semaphore::new(SEATS)), runtime }
     }
 
     async fn accept(self, socket: Arc<TcpListener>, role: Role) {
@@ -52,10 +63,10 @@ impl Desk {
         while let Ok(seat) = Arc::clone(&self.seats).acquire_owned().await {
             match socket.accept().await {
                 Ok((stream, _)) => {
-                    let answers = Arc::clone(&self.answers);
+                    let desk = self.clone();
                     tokio::spawn(async move {
                         // Nobody is to be told of a client that went, or did not speak HTTP in time.
-                        drop(tokio::time::timeout(PATIENCE, serve(stream, role, &answers)).await);
+                        drop(tokio::time::timeout(PATIENCE, desk.serve(stream, role)).await);
                         drop(seat);
                     });
                 }
@@ -63,18 +74,23 @@ impl Desk {
             }
         }
     }
-}
 
-async fn serve(stream: TcpStream, role: Role, answers: &Answers) -> Result<(), hyper::Error> {
-    let Ok(asked) = stream.local_addr() else { return Ok(()) };
-    let service = service_fn(async |request: hyper::Request<hyper::body::Incoming>| {
-        let facts = answers.facts();
-        Ok::<_, Infallible>(match role {
-            Role::Proxy => facts.of_proxy(request.uri().path()),
-            Role::Service => facts.of_service(asked.port(), IpFamily::of(asked.ip())),
-        })
-    });
-    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await
+    async fn serve(&self, stream: TcpStream, role: Role) -> Result<(), hyper::Error> {
+        let Ok(asked) = stream.local_addr() else { return Ok(()) };
+        let service = service_fn(async |request: hyper::Request<hyper::body::Incoming>| {
+            Ok::<_, Infallible>(match (role, request.uri().path()) {
+                (Role::Metrics, "/metrics") => self.metrics().await,
+                (Role::Proxy | Role::Metrics, path) => self.answers.facts().of_proxy(path),
+                (Role::Service, _) => self.answers.facts().of_service(asked.port(), IpFamily::of(asked.ip())),
+            })
+        });
+        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await
+    }
+
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        let Some(scrape) = &self.scrape else { return answers::metrics(Err("there are no metrics".to_owned())) };
+        answers::metrics(scrape().await)
+    }
 }
 
 /// A bound socket. Dropping it closes it at once: the next connection is refused.

@@ -1,5 +1,5 @@
-//! What load balancers and supervisors ask by HTTP: the health check ports of Services, and the proxy's own `/healthz` and
-//! `/livez`.
+//! What load balancers and supervisors ask by HTTP: the health check ports of Services, and the proxy's own `/healthz`,
+//! `/livez` and `/readyz`; and what Prometheus asks, `/metrics`.
 //!
 //! [`Health`] keeps a listener open for each port on each of the node's addresses that node ports are served on, as
 //! kube-proxy does, while Services and addresses come and go. A port that cannot be had is told, and tried again.
@@ -8,7 +8,8 @@ mod answers;
 mod check;
 mod listener;
 
-pub(crate) use answers::PATIENCE;
+pub(crate) use answers::{PATIENCE, Ready};
+pub(crate) use listener::Scrape;
 
 use crate::api::Problem;
 use crate::model::Views;
@@ -30,11 +31,11 @@ const RETRY: Duration = Duration::from_secs(2);
 type Place = (SocketAddr, Role);
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(crate) struct Health {
     desk: Desk,
     checks: Checks,
     proxy: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     addresses: Vec<IpAddr>,
     open: BTreeMap<Place, Listener>,
     /// Places that could not be had.
@@ -49,6 +50,7 @@ impl Health {
             desk: Desk::new(runtime),
             checks: Checks::default(),
             proxy: None,
+            metrics: None,
             addresses: Vec::new(),
             open: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -56,10 +58,17 @@ impl Health {
         }
     }
 
-    /// Answers for the proxy at this address; `None`: nowhere.
-    pub(crate) fn answer_at(&mut self, proxy: Option<SocketAddr>, now: Instant) {
-        let is_other = self.proxy != proxy;
-        self.proxy = proxy;
+    /// The same, and it tells metrics.
+    pub(crate) fn with_metrics(runtime: Handle, scrape: Scrape) -> Self {
+        let mut health = Self::new(runtime);
+        health.desk.scrape = Some(scrape);
+        health
+    }
+
+    /// Answers for the proxy at the one address, and with metrics at the other; `None`: nowhere.
+    pub(crate) fn answer_at(&mut self, proxy: Option<SocketAddr>, metrics: Option<SocketAddr>, now: Instant) {
+        let is_other = (self.proxy, self.metrics) != (proxy, metrics);
+        (self.proxy, self.metrics) = (proxy, metrics);
         self.listen(is_other, now);
     }
 
@@ -111,13 +120,16 @@ impl Health {
 
     /// Everywhere that somebody may ask, and about which Service.
     fn places(&self) -> impl Iterator<Item = (Place, Option<Key>)> {
-        let proxy = self.proxy.map(|address| ((address, Role::Proxy), None));
+        // Where both are the same, metrics come with the rest.
+        let proxy = self.proxy.filter(|_| self.proxy != self.metrics).map(|address| (address, Role::Proxy));
+        let proxy = proxy.into_iter().chain(self.metrics.map(|address| (address, Role::Metrics)));
+        let proxy = proxy.map(|place| (place, None));
         let of_services = self.checks.iter().flat_map(|check| {
             let has = |address: &&IpAddr| check.endpoints.contains_key(&IpFamily::of(**address));
             let place = |address: &IpAddr| (SocketAddr::new(*address, check.port), Role::Service);
             self.addresses.iter().filter(has).map(move |address| (place(address), Some(check.service.clone())))
         });
-        proxy.into_iter().chain(of_services)
+        proxy.chain(of_services)
     }
 
     /// When to try again what was refused.
@@ -130,7 +142,8 @@ impl Health {
         let services: BTreeMap<u16, &Key> = self.checks.iter().map(|check| (check.port, &check.service)).collect();
         let problem = |((address, role), message): (&Place, &String)| {
             let service = services.get(&address.port()).filter(|_| *role == Role::Service);
-            let subject = service.map_or_else(|| "healthz".to_owned(), |key| format!("service {key}"));
+            let own = if *role == Role::Metrics { "metrics" } else { "healthz" };
+            let subject = service.map_or_else(|| own.to_owned(), |key| format!("service {key}"));
             Problem { subject, message: message.clone() }
         };
         self.refused.iter().map(problem).collect()
@@ -147,6 +160,11 @@ impl Health {
         self.desk.answers.facts().is_leaving = is_leaving;
     }
 
+    /// How far the daemon has come.
+    pub(crate) fn set_ready(&self, ready: Ready) {
+        self.desk.answers.facts().ready = ready;
+    }
+
     /// The engine's clock is ahead of the system's by so much.
     pub(crate) fn set_ahead(&self, ahead: Duration) {
         self.desk.answers.facts().ahead = ahead;
@@ -155,6 +173,12 @@ impl Health {
     /// Something has to get into the maps, from now on by the engine's clock, if not for longer.
     pub(crate) fn waits(&self, now: Instant) {
         self.desk.answers.facts().waiting.get_or_insert(now);
+    }
+
+    /// For how long the oldest change has waited to be in the maps.
+    pub(crate) fn waiting(&self, now: Instant) -> Duration {
+        let waiting = self.desk.answers.facts().waiting;
+        waiting.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// The maps hold everything.

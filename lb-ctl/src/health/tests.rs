@@ -97,7 +97,7 @@ fn the_proxy_answers_where_it_is_told_to() {
     let (_runtime, mut health) = health();
     let [one, other] = [(); 2].map(|()| SocketAddr::from((LOOPBACKS[0], free_port())));
     let now = Instant::now();
-    health.answer_at(Some(one), now);
+    health.answer_at(Some(one), None, now);
     let ([healthz, livez], nothing) = (["/healthz", "/livez"].map(|path| ask(one, path).unwrap()), ask(other, "/"));
     assert_eq!((healthz.0, livez.0, nothing), (200, 200, None));
     for (body, has_node) in [(healthz.1, true), (livez.1, false)] {
@@ -107,7 +107,7 @@ fn the_proxy_answers_where_it_is_told_to() {
     }
     health.set_leaving(true);
     assert_eq!(["/healthz", "/livez"].map(|path| ask(one, path).unwrap().0), [503, 200]);
-    health.answer_at(Some(other), now);
+    health.answer_at(Some(other), None, now);
     assert_eq!((ask(one, "/livez"), ask(other, "/livez").unwrap().0), (None, 200));
     health.waits(now);
     health.set_ahead(PATIENCE * 2);
@@ -116,8 +116,30 @@ fn the_proxy_answers_where_it_is_told_to() {
     assert_eq!(ask(other, "/livez").unwrap().0, 503, "the oldest change counts");
     health.is_done();
     assert_eq!(ask(other, "/livez").unwrap().0, 200);
-    health.answer_at(None, now);
+    health.answer_at(None, None, now);
     assert_eq!(ask(other, "/livez"), None);
+}
+
+#[test]
+fn metrics_are_told_where_they_are_asked_for_and_with_health() {
+    let (runtime, _) = health();
+    let scrape: Scrape = Arc::new(|| Box::pin(async { Ok(b"a 1\n".to_vec()) }));
+    let mut health = Health::with_metrics(runtime.handle().clone(), scrape);
+    let [one, other] = [(); 2].map(|()| SocketAddr::from((LOOPBACKS[0], free_port())));
+    let now = Instant::now();
+    let metrics = Some((200, "a 1\n".to_owned()));
+    health.answer_at(Some(one), Some(other), now);
+    assert_eq!((ask(one, "/metrics").unwrap().0, ask(other, "/metrics")), (404, metrics.clone()));
+    assert_eq!(["/livez", "/readyz"].map(|path| ask(other, path).unwrap().0), [200, 503]);
+    health.set_ready(Ready { synced: true, programmed: true, attached: true });
+    assert_eq!([one, other].map(|at| ask(at, "/readyz").unwrap().0), [200, 200]);
+    health.answer_at(Some(one), Some(one), now);
+    assert_eq!((ask(one, "/metrics"), ask(one, "/healthz").unwrap().0, ask(other, "/")), (metrics, 200, None));
+    assert!(health.problems().is_empty());
+    let failing: Scrape = Arc::new(|| Box::pin(async { Err("the daemon is stopping".to_owned()) }));
+    let mut health = Health::with_metrics(runtime.handle().clone(), failing);
+    health.answer_at(None, Some(other), now);
+    assert_eq!(ask(other, "/metrics"), Some((503, r#"{"message":"the daemon is stopping"}"#.to_owned())));
 }
 
 #[test]

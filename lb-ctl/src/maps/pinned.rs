@@ -6,16 +6,18 @@ use super::{Image, LbMaps, MapError, MapOp};
 use crate::datapath::Untold;
 use crate::datapath::affinity::AffinityTable;
 use crate::datapath::bpf::{self, Map, PerCpuArray, map::Put};
-use crate::datapath::conntrack::FlowTables;
+use crate::datapath::census::Count;
+use crate::datapath::conntrack::{Fill, FlowTables};
+use crate::figures::Counted;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::gate::Place;
 use lb_common::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, GATE, LISTENED, NETWORKS4, NETWORKS6, NODE_PORTS, OWNED4, OWNED6,
-    REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, TELLINGS,
+    AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4, NETWORKS6,
+    NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, SOCKETS, TELLINGS,
 };
 use lb_common::{
-    Backend, Device, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey, Settings, Slot, Telling,
-    Traffic,
+    Backend, Device, Fragment, FragmentKey, NetworkKey, Owned, Peer, Reason, ReasonCount, Service, ServiceKey,
+    Settings, Slot, SocketKey, Telling, Traffic,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -29,11 +31,16 @@ use std::path::Path;
 pub struct PinnedMaps {
     config: ConfigMaps,
     flows: FlowTables,
+    sockets: Map<SocketKey, Peer>,
 }
 
 impl PinnedMaps {
     pub(crate) fn open(config: &Path, flows: &Path) -> Result<Self, MapError> {
-        Ok(Self { config: ConfigMaps::open(config)?, flows: FlowTables::open(flows)? })
+        Ok(Self {
+            config: ConfigMaps::open(config)?,
+            flows: FlowTables::open(flows)?,
+            sockets: open(flows, SOCKETS, Map::new)?,
+        })
     }
 
     /// Which backend each client had last.
@@ -56,6 +63,27 @@ impl PinnedMaps {
             }
         }
         Ok(sum)
+    }
+
+    /// What has been counted for the service port ids and the backend ids below these.
+    pub fn counted(&self, services: u32, backends: u32) -> Result<Counted, MapError> {
+        let failed = |map| move |source| MapError { map, action: "read".to_owned(), source };
+        let ConfigMaps { service_stats, backend_stats, .. } = &self.config;
+        Ok(Counted {
+            services: service_stats.sums(services, add).map_err(failed(SERVICE_STATS))?,
+            backends: backend_stats.sums(backends, add).map_err(failed(BACKEND_STATS))?,
+        })
+    }
+
+    /// Goes on counting the entries of the tables that nobody sweeps, about `limit` of each. Tells those whose number is known.
+    pub fn count_others(&self, counts: &mut [Count; 3], limit: usize) -> Result<Vec<Fill>, MapError> {
+        let [sockets, fragments4, fragments6] = counts;
+        let known = [
+            sockets.step(SOCKETS, &self.sockets, limit)?,
+            fragments4.step(FRAGMENTS4, &self.config.fragments4, limit)?,
+            fragments6.step(FRAGMENTS6, &self.config.fragments6, limit)?,
+        ];
+        Ok(known.into_iter().flatten().collect())
     }
 
     /// The flow tables.
@@ -103,6 +131,8 @@ pub(crate) struct ConfigMaps {
     backends: Map<u32, Backend>,
     node_ports: Map<ServiceKey, Peer>,
     affinity: AffinityTable,
+    fragments4: Map<FragmentKey<[u8; 4]>, Fragment>,
+    fragments6: Map<FragmentKey<[u8; 16]>, Fragment>,
     devices: Map<u32, Device>,
     settings: Map<u32, Settings>,
     reasons: PerCpuArray<ReasonCount>,
@@ -138,6 +168,8 @@ impl ConfigMaps {
             backends: open(directory, BACKENDS, Map::new)?,
             node_ports: open(directory, NODE_PORTS, Map::new)?,
             affinity: AffinityTable::open(directory)?,
+            fragments4: open(directory, FRAGMENTS4, Map::new)?,
+            fragments6: open(directory, FRAGMENTS6, Map::new)?,
             devices: open(directory, DEVICES, Map::new)?,
             settings: open(directory, SETTINGS, Map::new)?,
             reasons: open(directory, REASONS, PerCpuArray::new)?,
@@ -335,15 +367,17 @@ fn copy_counter<V: aya::Pod>(
 }
 
 fn traffic(name: &'static str, map: &PerCpuArray<Traffic>, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, MapError> {
-    let sum = |id: &u32| {
-        let total = copies(name, map, *id)?.iter().fold(Traffic::default(), |sum, copy| Traffic {
-            connections: sum.connections.wrapping_add(copy.connections),
-            packets: sum.packets.wrapping_add(copy.packets),
-            bytes: sum.bytes.wrapping_add(copy.bytes),
-            reply_packets: sum.reply_packets.wrapping_add(copy.reply_packets),
-            reply_bytes: sum.reply_bytes.wrapping_add(copy.reply_bytes),
-        });
-        Ok((*id, total))
-    };
+    let sum =
+        |id: &u32| Ok((*id, copies(name, map, *id)?.iter().fold(Traffic::default(), |sum, copy| add(&sum, copy))));
     ids.iter().map(sum).collect()
+}
+
+fn add(sum: &Traffic, copy: &Traffic) -> Traffic {
+    Traffic {
+        connections: sum.connections.wrapping_add(copy.connections),
+        packets: sum.packets.wrapping_add(copy.packets),
+        bytes: sum.bytes.wrapping_add(copy.bytes),
+        reply_packets: sum.reply_packets.wrapping_add(copy.reply_packets),
+        reply_bytes: sum.reply_bytes.wrapping_add(copy.reply_bytes),
+    }
 }

@@ -200,6 +200,11 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
+    /// The address and port of this end.
+    pub fn local(&self) -> Result<SocketAddr, Error> {
+        self.socket.local_addr().doing(|| format!("ask for the own end of a socket to {}", self.to))
+    }
+
     /// Sends a datagram and waits for the echo; it is not sent again.
     pub fn exchange(&self, payload: &[u8]) -> Result<Answer, Error> {
         let to = self.to;

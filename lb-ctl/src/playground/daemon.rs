@@ -61,10 +61,14 @@ impl Playground {
         fs::write(&config, "").doing(|| format!("write {}", config.display()))?;
         let mut command = Command::new(&self.options().binary);
         command.arg("daemon").arg("--config").arg(config).arg("--socket").arg(socket);
-        command.args(["--instance", instance, "--node-name", Node::One.name(), "--max-flows", "16384"]);
+        command.args(["--instance", instance, "--node-name", Node::One.name()]);
         command.arg("--bpffs").arg(self.name().bpffs()).arg("--state-dir").arg(directory);
         let arguments = &self.options().daemon;
-        if !arguments.iter().any(|argument| argument.starts_with("--service-cidr=")) {
+        let is_given = |name: &str| arguments.iter().any(|argument| argument.starts_with(name));
+        if !is_given("--max-flows=") {
+            command.arg("--max-flows=16384");
+        }
+        if !is_given("--service-cidr=") {
             command.args(SERVICE_CIDRS.map(|network| format!("--service-cidr={network}")));
         }
         command.args(arguments);

@@ -10,6 +10,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -19,22 +20,35 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 /// of them answer within its second, all have had their turn after 20 s.
 const SEATS: usize = 512;
 
-/// Lets attempts begin when there is a seat.
+/// Lets attempts begin when there is a seat, and counts how they end.
 #[derive(Clone, Debug)]
-pub(super) struct Clerk(Arc<Semaphore>);
+pub(super) struct Clerk {
+    seats: Arc<Semaphore>,
+    /// Attempts that succeeded, and those that failed.
+    outcomes: Arc<[AtomicU64; 2]>,
+}
 
 impl Default for Clerk {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(SEATS)))
+        Self { seats: Arc::new(Semaphore::new(SEATS)), outcomes: Arc::default() }
     }
 }
 
 impl Clerk {
     /// Makes an attempt. Its time counts from its beginning.
     pub(super) async fn attempt(&self, plan: &Plan) -> State {
-        let _seat = self.0.acquire().await.map_err(|_| "the daemon is ending".to_owned())?;
+        let _seat = self.seats.acquire().await.map_err(|_| "the daemon is ending".to_owned())?;
         let made = timeout(plan.timeout, plan.action.attempt()).await;
-        made.unwrap_or_else(|_| Err(format!("{} did not answer within {} s", plan.action, plan.timeout.as_secs())))
+        let late = |_| Err(format!("{} did not answer within {} s", plan.action, plan.timeout.as_secs()));
+        let outcome = made.unwrap_or_else(late);
+        self.outcomes[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    /// How many attempts succeeded, and how many failed.
+    pub(super) fn outcomes(&self) -> (u64, u64) {
+        let [succeeded, failed] = self.outcomes.as_ref();
+        (succeeded.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
     }
 }
 
@@ -162,8 +176,8 @@ mod tests {
         // The kernel takes the connection, and nobody answers.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let plan = plan(Action::Grpc(("127.0.0.1".to_owned(), silent.local_addr().unwrap().port()), String::new()));
-        let clerk = Clerk(Arc::new(Semaphore::new(1)));
-        let taken = clerk.0.acquire().await.unwrap();
+        let clerk = Clerk { seats: Arc::new(Semaphore::new(1)), outcomes: Arc::default() };
+        let taken = clerk.seats.acquire().await.unwrap();
         let attempt = clerk.attempt(&plan);
         tokio::pin!(attempt);
         timeout(Duration::from_mins(1), &mut attempt).await.expect_err("there is no seat");
@@ -171,6 +185,7 @@ mod tests {
         let begin = Instant::now();
         assert!(attempt.await.unwrap_err().ends_with(" did not answer within 1 s"));
         assert_eq!(begin.elapsed().as_secs(), 1);
+        assert_eq!(clerk.outcomes(), (0, 1), "one that never began is not counted");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod http;
 mod tests;
 
 use crate::api::Problem;
+use crate::figures::ProbeFigures;
 use crate::objects::{Key, Objects, Pod, Table, differences};
 use action::Plan;
 use attempt::Clerk;
@@ -198,6 +199,14 @@ impl Readiness {
             is_change = true;
         }
         is_change
+    }
+
+    /// How many attempts came to what, and how the pods are that are probed.
+    pub(crate) fn figures(&self) -> ProbeFigures {
+        let (succeeded, failed) = self.clerk.outcomes();
+        let probed = self.watches.values().filter(|watch| !watch.plans.is_empty());
+        let ready = probed.clone().filter(|watch| together(&watch.plans, &watch.states).is_ok()).count();
+        ProbeFigures { succeeded, failed, ready: ready as u64, not_ready: (probed.count() - ready) as u64 }
     }
 
     /// Probes that nobody takes.

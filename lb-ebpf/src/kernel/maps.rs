@@ -84,8 +84,20 @@ pub(super) static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_ma
 #[map]
 pub(super) static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(size(maps::SCRATCH6), 0);
 
-/// A page, unless the loader wants copies.
+// What only an instance that captures packets uses.
 #[map]
-pub(super) static CAPTURED: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub(super) static CAPTURED: RingBuf = RingBuf::with_byte_size(maps::SMALLEST_RING, 0);
 #[map]
 pub(super) static CAPTURE_ROOM: PerCpuArray<CaptureRoom> = PerCpuArray::with_max_entries(1, 0);
+
+// What only an instance that traces packets uses, whose loader gives it room.
+#[map]
+pub(super) static TRACED_FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_NEW6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
+#[map]
+pub(super) static TRACED_CLIENT: Array<Affinity> = Array::with_max_entries(1, 0);

@@ -10,6 +10,7 @@ mod maps;
 mod socket;
 mod tables;
 mod tc;
+mod trace;
 mod xdp;
 
 use aya_ebpf::cty::c_void;
@@ -29,6 +30,11 @@ static LOG: u8 = 0;
 /// Whether packets are copied to user space: set by the loader, zero costs nothing.
 #[unsafe(no_mangle)]
 static CAPTURE: u8 = 0;
+
+/// Whether packets are traced: the core then tells what it decides, and writes to no map but this instance's own. Zero costs a
+/// packet one load: what is traced is a copy of the core of which the verifier leaves nothing.
+#[unsafe(no_mangle)]
+static TRACE: u8 = 0;
 
 /// Always zero, but the verifier cannot know: it lies in a writable map.
 #[unsafe(no_mangle)]
@@ -74,6 +80,13 @@ fn logs() -> bool {
 fn captures() -> bool {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const CAPTURE) != 0 }
+}
+
+/// Whether this instance traces packets.
+#[inline(always)]
+fn traces() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TRACE) != 0 }
 }
 
 /// The tick that the coarse clock showed when it was last read, and in the upper half when that was: the lower half of the

@@ -127,7 +127,7 @@ fn increment(counter: *mut u64) {
     unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1u64, options(nostack)) };
 }
 
-impl SocketTables for KernelTables {
+impl SocketTables for KernelTables<false> {
     #[inline(always)]
     fn asked(&self, key: &SocketKey) -> Option<&Peer> {
         // SAFETY: the element stays mapped while the program runs, and has no pointers. Under pressure it may be given to
@@ -205,28 +205,28 @@ fn answer(reason: Reason) -> i32 {
 
 #[inline(always)]
 fn show<const VERSION: u8>(ctx: &SockAddrContext) -> i32 {
-    socket::show(&mut Call::<VERSION>(ctx), &KernelTables);
+    socket::show(&mut Call::<VERSION>(ctx), &KernelTables::<false>);
     ALLOW
 }
 
 #[cgroup_sock_addr(connect4)]
 fn lb_connect4(ctx: SockAddrContext) -> i32 {
-    answer(socket::connect(&mut Call::<4>(&ctx), &KernelTables))
+    answer(socket::connect(&mut Call::<4>(&ctx), &KernelTables::<false>))
 }
 
 #[cgroup_sock_addr(connect6)]
 fn lb_connect6(ctx: SockAddrContext) -> i32 {
-    answer(socket::connect(&mut Call::<6>(&ctx), &KernelTables))
+    answer(socket::connect(&mut Call::<6>(&ctx), &KernelTables::<false>))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn lb_sendmsg4(ctx: SockAddrContext) -> i32 {
-    answer(socket::send(&mut Call::<4>(&ctx), &KernelTables))
+    answer(socket::send(&mut Call::<4>(&ctx), &KernelTables::<false>))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn lb_sendmsg6(ctx: SockAddrContext) -> i32 {
-    answer(socket::send(&mut Call::<6>(&ctx), &KernelTables))
+    answer(socket::send(&mut Call::<6>(&ctx), &KernelTables::<false>))
 }
 
 #[cgroup_sock_addr(recvmsg4)]

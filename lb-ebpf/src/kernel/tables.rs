@@ -5,20 +5,22 @@ use super::maps::{
     LISTENED, NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS,
     SERVICES, SETTINGS, SLOTS, TELLINGS,
 };
+use super::trace;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason,
-    Scratch, Service, ServiceKey, Settings, Slot, Telling,
+    Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
+use lb_ebpf::trace as tell;
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
 
 const EEXIST: i32 = -17;
 
-/// The maps of this object.
-pub(super) struct KernelTables;
+/// The maps of this object. A packet that is traced changes none but those that the instance has for itself.
+pub(super) struct KernelTables<const TRACE: bool>;
 
 /// The verifier refuses words on the stack that are not where words belong. Fields are written one by one, since the compiler
 /// would join two of them to a word wherever they are.
@@ -30,8 +32,8 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $owned:ident, $networks:ident, $confirmed:ident, $new:ident, $fragments:ident, $scratch:ident) => {
-        impl AddressTables<$address> for KernelTables {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $new:ident, $fragments:ident, $scratch:ident) => {
+        impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
                 // SAFETY: the daemon's writes to a NO_PREALLOC hash replace whole elements under RCU.
@@ -56,6 +58,9 @@ macro_rules! address_tables {
 
             #[inline(always)]
             fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                if TRACE {
+                    return trace::$traced::find(table, key);
+                }
                 let entry = match table {
                     Table::Confirmed => $confirmed.get_ptr_mut(key),
                     Table::New => $new.get_ptr_mut(key),
@@ -67,6 +72,9 @@ macro_rules! address_tables {
 
             #[inline(always)]
             fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                if TRACE {
+                    return tell::inserted(self, table, key, trace::$traced::insert(table, key, flow));
+                }
                 match table {
                     Table::Confirmed => $confirmed.insert(key, flow, u64::from(BPF_NOEXIST)),
                     Table::New => $new.insert(key, flow, u64::from(BPF_NOEXIST)),
@@ -82,6 +90,12 @@ macro_rules! address_tables {
 
             #[inline(always)]
             fn delete(&self, table: Table, key: &FlowKey<$address>) {
+                if TRACE {
+                    if trace::$traced::delete(table, key) {
+                        tell::wrote_flow(self, Step::DELETE, table, key);
+                    }
+                    return;
+                }
                 // An entry that is not there needs no deleting.
                 let _ = match table {
                     Table::Confirmed => $confirmed.remove(key),
@@ -98,16 +112,20 @@ macro_rules! address_tables {
 
             #[inline(always)]
             fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                if TRACE {
+                    tell::detail(self, StepKind::Write, Step::FRAGMENT);
+                    return;
+                }
                 let _ = $fragments.insert(key, fragment, 0);
             }
         }
     };
 }
 
-address_tables!([u8; 4], OWNED4, NETWORKS4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], OWNED6, NETWORKS6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
 
-impl Tables for KernelTables {
+impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
     fn gate(&self, word: u32) -> u64 {
         GATE.get(word).copied().unwrap_or(0)
@@ -148,6 +166,9 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<&mut Affinity> {
+        if TRACE {
+            return trace::affinity(key);
+        }
         // SAFETY: as for flows. An element that is given to another client at this moment reads as that one's, and at worst
         // sends one connection to a backend of the same Service.
         AFFINITY.get_ptr_mut(key).map(|affinity| unsafe { &mut *affinity })
@@ -155,16 +176,24 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        if TRACE {
+            tell::detail(self, StepKind::Write, Step::AFFINITY);
+            return;
+        }
         let _ = AFFINITY.insert(key, affinity, 0);
     }
 
     #[inline(always)]
     fn is_listened(&self) -> bool {
-        LISTENED.get(0).is_some_and(|listened| *listened != 0)
+        !TRACE && LISTENED.get(0).is_some_and(|listened| *listened != 0)
     }
 
     #[inline(always)]
     fn telling(&self) -> Option<&mut Telling> {
+        // What is traced did not happen.
+        if TRACE {
+            return None;
+        }
         // SAFETY: as for the working memory.
         TELLINGS.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
     }
@@ -174,6 +203,11 @@ impl Tables for KernelTables {
         // SAFETY: a helper without arguments.
         event.time = unsafe { bpf_ktime_get_ns() };
         EVENTS.output::<Event>(&*event, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn step(&self, kind: StepKind) -> Option<&mut Step> {
+        if TRACE { Some(trace::step(kind)) } else { None }
     }
 
     #[inline(always)]

@@ -188,11 +188,16 @@ impl Whole for TcContext {
 
 #[inline(always)]
 fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
+    if super::traces() { decide::<EGRESS, true>(ctx) } else { decide::<EGRESS, false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const EGRESS: bool, const TRACE: bool>(ctx: &TcContext) -> i32 {
     let env = TcEnv::<EGRESS>(ctx);
     if super::captures() {
         capture::came(ctx);
     }
-    let verdict = process(&mut TcPacket::new(ctx), &KernelTables, &env);
+    let verdict = process(&mut TcPacket::new(ctx), &KernelTables::<TRACE>, &env);
     let action = act(ctx, verdict);
     if super::captures() {
         let hook = if EGRESS { Captured::EGRESS } else { Captured::INGRESS };

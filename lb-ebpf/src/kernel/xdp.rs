@@ -127,11 +127,16 @@ impl Whole for XdpContext {
 
 #[inline(always)]
 fn run(ctx: &XdpContext) -> u32 {
+    if super::traces() { decide::<true>(ctx) } else { decide::<false>(ctx) }
+}
+
+#[inline(always)]
+fn decide<const TRACE: bool>(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
     if super::captures() {
         capture::came(ctx);
     }
-    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables, &env);
+    let verdict = process(&mut XdpPacket::new(ctx), &KernelTables::<TRACE>, &env);
     let action = act(ctx, &env, verdict);
     if super::captures() {
         capture::left(ctx, Captured::XDP, env.ifindex(), verdict, action as i32);

@@ -2,28 +2,11 @@
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use lb_ctl::datapath::Datapath;
+pub use lb_ctl::datapath::test_run::Action;
+use lb_ctl::datapath::test_run::{self, HookPoint};
 use lb_ebpf::Hook;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-/// `struct xdp_md`, with the interface in its fourth word; `struct __sk_buff`, with the interface in its eleventh.
-const XDP_CONTEXT: usize = 24;
-const SKB_CONTEXT: usize = 192;
-/// What a frame may grow by.
-const GROWTH: usize = 256;
-
-/// What a program said of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It goes on to whatever comes next.
-    Pass,
-    /// It is dropped.
-    Drop,
-    /// It leaves by an interface.
-    Send,
-    /// None of these.
-    Invalid(u32),
-}
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 /// One program for each hook of an interface.
 #[derive(Debug)]
@@ -52,44 +35,14 @@ impl Programs {
     /// Runs the program of a hook on a frame that came in (at egress: that leaves) by an interface of the calling thread's
     /// namespace. Returns what it said, and the frame as it left.
     pub fn run(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> io::Result<(Action, Vec<u8>)> {
-        let (program, mut context) = match hook {
-            Hook::Xdp => (&self.xdp, vec![0; XDP_CONTEXT]),
-            Hook::Ingress => (&self.ingress, vec![0; SKB_CONTEXT]),
-            Hook::Egress => (&self.egress, vec![0; SKB_CONTEXT]),
+        let (program, point) = match hook {
+            Hook::Xdp => (&self.xdp, HookPoint::Xdp),
+            Hook::Ingress => (&self.ingress, HookPoint::Ingress),
+            Hook::Egress => (&self.egress, HookPoint::Egress),
         };
-        if hook == Hook::Xdp {
-            context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-            context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
-        } else {
-            context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        }
-        let (code, out) = test_run(program.as_raw_fd(), frame, &context)?;
-        let action = match (hook, code.cast_signed()) {
-            (Hook::Xdp, 2) | (Hook::Ingress | Hook::Egress, -1 | 0) => Action::Pass,
-            (Hook::Xdp, 1) | (Hook::Ingress | Hook::Egress, 2) => Action::Drop,
-            (Hook::Xdp, 3 | 4) | (Hook::Ingress | Hook::Egress, 7) => Action::Send,
-            _ => Action::Invalid(code),
-        };
-        Ok((action, out))
+        let ran = test_run::run(program.as_fd(), point, ifindex, frame)?;
+        Ok((ran.action(point), ran.frame))
     }
-}
-
-fn test_run(program: RawFd, frame: &[u8], context: &[u8]) -> io::Result<(u32, Vec<u8>)> {
-    let mut out = vec![0; frame.len() + GROWTH];
-    // SAFETY: numbers and pointers, for which zero bytes are a value.
-    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
-    attributes.test.prog_fd = program as u32;
-    attributes.test.data_in = frame.as_ptr() as u64;
-    attributes.test.data_size_in = frame.len() as u32;
-    attributes.test.data_out = out.as_mut_ptr() as u64;
-    attributes.test.data_size_out = out.len() as u32;
-    attributes.test.ctx_in = context.as_ptr() as u64;
-    attributes.test.ctx_size_in = context.len() as u32;
-    command(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
-    // SAFETY: the command has filled this member of the union.
-    let (code, length) = unsafe { (attributes.test.retval, attributes.test.data_size_out) };
-    out.truncate(length as usize);
-    Ok((code, out))
 }
 
 /// Loads a program of two instructions: `r0 = value; exit`.

@@ -5,11 +5,12 @@ use crate::socket::Sockets;
 use lb_common::gate::Place;
 use lb_common::{
     Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Telling, Traffic,
+    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Telling, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
+use lb_ebpf::trace;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,8 +118,12 @@ impl<A: Ord + Copy> FlowMap<A> {
         Ok(())
     }
 
-    fn delete(&self, key: &FlowKey<A>) {
-        self.deleted.borrow_mut().extend(self.entries.borrow_mut().remove(key));
+    /// Whether there was one.
+    fn delete(&self, key: &FlowKey<A>) -> bool {
+        let deleted = self.entries.borrow_mut().remove(key);
+        let is_one = deleted.is_some();
+        self.deleted.borrow_mut().extend(deleted);
+        is_one
     }
 
     fn contents(&self) -> BTreeMap<FlowKey<A>, Flow<A>> {
@@ -270,6 +275,9 @@ pub struct Memory {
     pub listened: Cell<bool>,
     /// Events that there is room for.
     pub event_room: Cell<usize>,
+    /// Whether what the core decides is recorded.
+    pub tells: Cell<bool>,
+    told: RefCell<Vec<Box<UnsafeCell<Told>>>>,
     /// The places of all addresses that the gate has been opened for.
     gate: RefCell<BTreeSet<Place>>,
 }
@@ -296,6 +304,8 @@ impl Memory {
             events: RefCell::default(),
             listened: Cell::default(),
             event_room: Cell::new(usize::MAX),
+            tells: Cell::default(),
+            told: RefCell::default(),
             gate: RefCell::default(),
         }
     }
@@ -304,6 +314,11 @@ impl Memory {
     pub fn revalidated_in(&mut self, tick: u32) {
         self.flows4.scratch.get_mut().revalidated = tick;
         self.flows6.scratch.get_mut().revalidated = tick;
+    }
+
+    /// What the core has told since this was last asked for.
+    pub fn take_steps(&self) -> Vec<Told> {
+        self.told.take().into_iter().map(|step| step.into_inner()).collect()
     }
 
     /// Packets counted for a reason.
@@ -329,7 +344,7 @@ macro_rules! address_tables {
             }
 
             fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-                self.$flows.map(table).insert(key, flow)
+                trace::inserted(self, table, key, self.$flows.map(table).insert(key, flow))
             }
 
             fn scratch(&self) -> Option<&mut Scratch<$address>> {
@@ -338,7 +353,9 @@ macro_rules! address_tables {
             }
 
             fn delete(&self, table: Table, key: &FlowKey<$address>) {
-                self.$flows.map(table).delete(key);
+                if self.$flows.map(table).delete(key) {
+                    trace::wrote_flow(self, Told::DELETE, table, key);
+                }
             }
 
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment> {
@@ -346,6 +363,7 @@ macro_rules! address_tables {
             }
 
             fn note_fragment(&self, key: &FragmentKey<$address>, fragment: &Fragment) {
+                trace::detail(self, StepKind::Write, Told::FRAGMENT);
                 // Leaked, as the kernel keeps an element that was replaced while somebody may read it.
                 self.$flows.fragments.borrow_mut().insert(*key, Box::leak(Box::new(*fragment)));
             }
@@ -395,6 +413,7 @@ impl Tables for Memory {
     }
 
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        trace::detail(self, StepKind::Write, Told::AFFINITY);
         self.affinity.entries.borrow_mut().insert(*key, Box::leak(Box::new(UnsafeCell::new(*affinity))));
     }
 
@@ -414,6 +433,16 @@ impl Tables for Memory {
             events.push(*event);
         }
         has_room
+    }
+
+    fn step(&self, kind: StepKind) -> Option<&mut Told> {
+        if !self.tells.get() {
+            return None;
+        }
+        let mut told = self.told.borrow_mut();
+        told.push(Box::new(UnsafeCell::new(Told { kind: kind as u8, ..Told::default() })));
+        // SAFETY: in a box of its own, which is given away between packets; the core writes one step at a time.
+        told.last().map(|step| unsafe { &mut *step.get() })
     }
 
     fn count(&self, reason: Reason, bytes: usize) {

@@ -6,7 +6,9 @@ use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small::{self, Family, LOCAL_1, LOCAL_2, V6};
 use ipnet::IpNet;
 use lb_common::network::{KEPT, PODS};
-use lb_common::{Backend, BackendSet, Budget, Device, Flow, FlowKey, Reason, SCTP, Service, Settings, TCP, UDP};
+use lb_common::{
+    Backend, BackendSet, Budget, Device, Flow, FlowKey, Reason, SCTP, Service, Settings, Step as TraceStep, TCP, UDP,
+};
 use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
 use lb_oracle::Fault;
 use lb_oracle::answer::Error;
@@ -180,6 +182,8 @@ pub struct Passage {
     pub verdict: Verdict,
     /// The frame as it left.
     pub after: Vec<u8>,
+    /// What the core told of it, where the tables record that.
+    pub steps: Vec<TraceStep>,
 }
 
 /// A request that came out: what its backend may answer, and its client go on with.
@@ -354,7 +358,8 @@ impl Trial {
                 return Err(Fault("the core kept the packet to itself".to_owned()));
             }
         };
-        let passage = Passage { hook, ifindex, before, verdict, after: frame.bytes };
+        let steps = self.tables.take_steps();
+        let passage = Passage { hook, ifindex, before, verdict, after: frame.bytes, steps };
         let at = (seen_at, ifindex, self.around.tick);
         let judged = self.ledger.judge(&self.node, at, &passage.before, &passage.after, fate);
         let judged = judged.and_then(|told| reason_fits(&told, verdict.reason).map(|()| told));

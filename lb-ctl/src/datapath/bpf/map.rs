@@ -285,6 +285,12 @@ impl<K, V> Batches<'_, K, V> {
         self.position = position;
         self
     }
+
+    /// Reads about so many entries by each call, in place of some thousand.
+    pub(crate) fn of_size(mut self, size: usize) -> Self {
+        self.size = size;
+        self
+    }
 }
 
 impl<K: Pod, V: Pod> Iterator for Batches<'_, K, V> {
@@ -387,6 +393,43 @@ impl<V: Pod> PerCpuArray<V> {
         // SAFETY: the kernel has written all of them, and any bytes are a valid `Pod`.
         unsafe { copies.set_len(self.cpus) };
         Ok(copies)
+    }
+
+    /// The values of the indexes below `count`, each added up over the CPUs by `add`: many by each call.
+    pub(crate) fn sums(&self, count: u32, add: impl Fn(&V, &V) -> V) -> io::Result<Vec<V>> {
+        let count = count.min(self.entries) as usize;
+        let mut sums = Vec::with_capacity(count);
+        while sums.len() < count {
+            let chunk = (count - sums.len()).min(BATCH / self.cpus + 1);
+            let mut indexes = Vec::<u32>::with_capacity(chunk);
+            let mut copies = Vec::<V>::with_capacity(chunk * self.cpus);
+            let (before, mut last) = ((sums.len() as u32).checked_sub(1), 0u32);
+            let mut attributes = BatchAttributes {
+                in_batch: before.as_ref().map_or(0, |index| std::ptr::from_ref(index) as u64),
+                out_batch: (&raw mut last) as u64,
+                keys: indexes.as_mut_ptr() as u64,
+                values: copies.as_mut_ptr() as u64,
+                count: chunk as u32,
+                fd: self.fd.as_raw_fd() as u32,
+                element_flags: 0,
+                flags: 0,
+            };
+            // SAFETY: the layout of BPF_MAP_LOOKUP_BATCH. The vectors have room for `chunk` indexes, and for one value of each
+            // for each possible CPU, which is what the kernel writes; `new` has checked the value's size.
+            let read = unsafe { command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes) };
+            // ENOENT says that this was the array's end.
+            read.map(drop)
+                .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })?;
+            let read = (attributes.count as usize).min(chunk);
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // SAFETY: the kernel has written the copies of that many values, and any bytes are a valid `Pod`.
+            unsafe { copies.set_len(read * self.cpus) };
+            let sum = |copies: &[V]| copies[1..].iter().fold(copies[0], |sum, copy| add(&sum, copy));
+            sums.extend(copies.chunks(self.cpus).map(sum));
+        }
+        Ok(sums)
     }
 
     /// Writes every CPU's copy of a value.

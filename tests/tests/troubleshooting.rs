@@ -1,0 +1,165 @@
+//! `docs/troubleshooting.md`, followed by the letter: each section's fault is made, and each of its commands run.
+//!
+//! A block is compared word by word; a number, an address or a time is any other of its kind, and a line of three dots any lines.
+//! `LB_UPDATE_DOCS=1` writes what the commands printed in the place of what no longer fits.
+
+use lb_ctl::playground::manifests::NAMESPACE;
+use lb_tests::fixture::{Fixture, Setup};
+use lb_tests::needs_datapath;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md");
+
+/// What is broken for a section, by its heading.
+const FAULTS: &[(&str, fn(&mut Fixture))] = &[
+    ("Is the daemon well?", |_| {}),
+    ("A connection is refused", refused),
+    ("A connection gets no answer", |_| {}),
+    ("Some connections fail", |_| {}),
+    ("Large transfers stall", |_| {}),
+    ("Which backend, and why?", |_| {}),
+];
+
+fn refused(fixture: &mut Fixture) {
+    for pod in ["web-1", "web-2", "web-3"] {
+        fixture.delete_pod_object(pod).expect("the CLI deletes");
+    }
+    fixture.client().connect(fixture.cluster()[0]).expect_err("nobody is there");
+}
+
+/// A section that has blocks.
+struct Section<'a> {
+    heading: &'a str,
+    blocks: Vec<Block<'a>>,
+}
+
+/// One command and what it prints.
+struct Block<'a> {
+    whole: &'a str,
+    command: &'a str,
+    output: &'a str,
+}
+
+fn sections(text: &str) -> Vec<Section<'_>> {
+    let sections = text.split("\n## ").skip(1).map(|section| {
+        let heading = section.lines().next().unwrap_or_default();
+        let blocks = section.split("```console\n").skip(1).map(|rest| {
+            let whole = rest.split("```").next().unwrap_or_default();
+            let (command, output) = whole.split_once('\n').unwrap_or((whole, ""));
+            let command = command.strip_prefix("$ ").expect("a block begins with a command");
+            assert!(!output.starts_with("$ ") && !output.contains("\n$ "), "{heading}: a block has one command");
+            Block { whole, command, output }
+        });
+        Section { heading, blocks: blocks.collect() }
+    });
+    sections.filter(|section| !section.blocks.is_empty()).collect()
+}
+
+/// A line with what differs from run to run taken out, and the blanks that make it fit.
+fn shape(line: &str) -> String {
+    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn word(word: &str) -> String {
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != ':' && c != '[' && c != ']');
+    if bare.parse::<IpAddr>().is_ok() || bare.parse::<SocketAddr>().is_ok() {
+        return word.replace(bare, "ADDRESS");
+    }
+    let mut shape = String::new();
+    for char in word.chars() {
+        // Runs of digits with their points: 1.5, 10, 2026-11-21T00:00:00.
+        match char {
+            '0'..='9' if shape.ends_with('#') => {}
+            '0'..='9' => shape.push('#'),
+            _ => shape.push(char),
+        }
+    }
+    shape.replace("#.#", "#")
+}
+
+/// Whether `found` is what the document says, lines of three dots standing for any.
+fn fits(expected: &str, found: &str) -> bool {
+    let expected: Vec<String> = expected.lines().map(shape).collect();
+    let found: Vec<String> = found.lines().map(shape).collect();
+    fits_lines(&expected, &found)
+}
+
+fn fits_lines(expected: &[String], found: &[String]) -> bool {
+    match expected.split_first() {
+        None => found.is_empty(),
+        Some((dots, rest)) if dots == "..." => (0..=found.len()).any(|skipped| fits_lines(rest, &found[skipped..])),
+        Some((line, rest)) => {
+            found.split_first().is_some_and(|(first, others)| line == first && fits_lines(rest, others))
+        }
+    }
+}
+
+/// A directory with an `lb-ctl` that talks to the fixture's daemon.
+fn shim(fixture: &Fixture) -> PathBuf {
+    let directory = fixture.directory().join("bin");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let path = directory.join("lb-ctl");
+    let script = format!("#!/bin/sh\nexec {BINARY} --socket {} \"$@\"\n", fixture.socket().display());
+    std::fs::write(&path, script).expect("a script");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    directory
+}
+
+/// What a command prints, standard error last, in the node's namespace.
+fn run(fixture: &Fixture, bin: &Path, command: &str) -> String {
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).env("PATH", path).env("NO_COLOR", "1").current_dir(fixture.directory());
+    let output = fixture.node_space(lb_ctl::playground::topology::Node::One).run(|| shell.output());
+    let output = output.expect("the namespace is there").expect("a shell");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    text(output.stdout) + &text(output.stderr)
+}
+
+#[test]
+fn every_block_is_what_the_command_prints() {
+    needs_datapath!();
+    let document = std::fs::read_to_string(DOCUMENT).expect("the document");
+    let mut updated = document.clone();
+    let mut wrong = String::new();
+    let headings: Vec<&str> = sections(&document).iter().map(|section| section.heading).collect();
+    assert_eq!(headings, FAULTS.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(), "each section has its fault");
+    for (section, (_, break_it)) in sections(&document).iter().zip(FAULTS) {
+        let mut fixture = Fixture::new(BINARY, Setup::DEMO);
+        let bin = shim(&fixture);
+        fixture.client().get(fixture.cluster()[0]).expect("it works before");
+        break_it(&mut fixture);
+        for block in &section.blocks {
+            let found = run(&fixture, &bin, block.command);
+            if !fits(block.output, &found) {
+                updated = updated.replacen(block.whole, &format!("$ {}\n{}", block.command, tidy(&found)), 1);
+                writeln!(wrong, "## {}\n$ {}\n{found}", section.heading, block.command).expect("a string takes it");
+            }
+        }
+    }
+    if std::env::var_os("LB_UPDATE_DOCS").is_some() {
+        std::fs::write(DOCUMENT, updated).expect("the document is written");
+    } else {
+        assert!(wrong.is_empty(), "{wrong}\nLB_UPDATE_DOCS=1 writes what was printed into the document");
+    }
+}
+
+/// Output without blanks at the ends of lines, ending in a newline.
+fn tidy(output: &str) -> String {
+    output.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[test]
+fn lines_are_compared_by_their_words() {
+    assert!(fits("10.0.0.1:80   5s  ok", "10.96.0.7:8080 17s ok"));
+    assert!(fits("[fd00::1]:80 a", "[2001:db8::7]:9 a"));
+    assert!(!fits("10.0.0.1:80 ok", "10.0.0.1:80 lost"));
+    assert!(fits("a\n...\nz", "a\nb\nc\nz") && fits("a\n...\nz", "a\nz") && !fits("a\n...\nz", "a\nb"));
+    assert!(!fits("a", "a\nb"));
+    assert_eq!(shape("took 1.25 ms,  3/5"), "took # ms, #/#");
+    let _ = NAMESPACE;
+}
