@@ -35,10 +35,10 @@ impl Names {
     pub(super) fn follow(&mut self, views: &Views) {
         let before = std::mem::replace(&mut self.seen, views.clone());
         for (_, old, new) in differences(&before, views) {
-            for view in old {
+            if let Some(view) = old {
                 self.change(view, false);
             }
-            for view in new {
+            if let Some(view) = new {
                 self.change(view, true);
             }
         }
