@@ -3,7 +3,6 @@
 use super::control::{FlowSource, Handle};
 use super::engine::Engine;
 use super::flows::lock;
-use crate::monitor::protocol_name;
 use super::report;
 use crate::api::server::Control as _;
 use crate::api::{Failure, MapFill};
@@ -16,6 +15,7 @@ use crate::figures::{
 use crate::health::Scrape;
 use crate::image::Renderer;
 use crate::model::Views;
+use crate::monitor::protocol_name;
 use crate::store;
 use lb_common::{Reason, Settings};
 use std::sync::{Arc, Mutex};
