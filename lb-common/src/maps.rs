@@ -185,8 +185,7 @@ pub const SMALLEST_RING: u32 = 1 << 16;
 
 /// Maps of the datapath that a packet writes as working memory or counters, on its own CPU: a trace has its own of these too, so
 /// that it disturbs neither a packet on the same CPU nor a count.
-pub const PER_PACKET: [&str; 9] =
-    [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGETS, EVENTS, TELLINGS, NEIGHBOUR, SCRATCH4, SCRATCH6];
+pub const PER_PACKET: [&str; 7] = [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGETS, NEIGHBOUR, SCRATCH4, SCRATCH6];
 
 /// Entries (of a ring: bytes) of the map `name` when `max_flows` flows of each family must fit. Zero for a name that is no map of ours.
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {

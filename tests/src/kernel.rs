@@ -66,6 +66,13 @@ impl Default for Tellings {
     }
 }
 
+/// The ring of events, by a descriptor of its own: the map stays where it is.
+fn ring(ebpf: &Ebpf) -> RingBuf<MapData> {
+    let Some(Map::RingBuf(map)) = ebpf.map(maps::EVENTS) else { panic!("a ring of ours") };
+    let fd = map.fd().as_fd().try_clone_to_owned().expect("another descriptor");
+    Map::RingBuf(MapData::from_fd(fd).expect("the same map")).try_into().expect("a ring")
+}
+
 /// Every network with its group.
 fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
     image.networks.iter().flat_map(|(group, all)| all.iter().map(|one| (*group, *one)))
@@ -129,7 +136,7 @@ impl Kernel {
         }
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
-        let events = ebpf.take_map(maps::EVENTS).expect("a map of ours").try_into().expect("a ring");
+        let events = ring(&ebpf);
         let rooms = MAPS.iter().map(|map| (map.name, map.entries_for(max_flows))).collect();
         let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
         kernel.write(image);
@@ -327,6 +334,8 @@ impl Kernel {
         let data = match self.ebpf.map(spec.name).expect("a map of ours") {
             Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) => data,
             Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+            // It has no keys: what is told is taken out of it ([`Kernel::take_events`]).
+            Map::RingBuf(_) => return Vec::new(),
             _ => panic!("{} is of a kind we do not have", spec.name),
         };
         let copies = if spec.kind == MapKind::PerCpuArray { self.cpus } else { 1 };

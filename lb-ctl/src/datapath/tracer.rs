@@ -74,7 +74,6 @@ impl Tracer {
         let own = |spec: &MapSpec| match spec.entries_for(DEFAULT_MAX_FLOWS) {
             _ if is_traced(spec.name) => Some(TRACED),
             _ if !PER_PACKET.contains(&spec.name) => None,
-            _ if spec.kind == MapKind::RingBuf => Some(SMALLEST_RING),
             entries => Some(if entries > 256 { COUNTERS } else { entries }),
         };
         let instance = Instance::new(object, &[("TRACE", 1)], shared, own)?;

@@ -121,7 +121,7 @@ mod tests {
             lost_to: None,
         };
         let json = serde_json::json!({
-            "namespace": "shop", "name": name, "type": "NodePort", "headless": false, "source": "Pods",
+            "namespace": "shop", "name": name, "type": "NodePort", "headless": false, "source": "pods",
             "ports": [{
                 "name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080,
                 "frontends": [

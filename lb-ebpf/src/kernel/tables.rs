@@ -184,16 +184,16 @@ impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     }
 
     #[inline(always)]
-    fn step(&self, kind: StepKind) -> Option<&mut Step> {
-        if TRACE { Some(trace::step(kind)) } else { None }
-    }
-
     fn is_listened(&self) -> bool {
-        LISTENED.get(0).is_some_and(|listened| *listened != 0)
+        !TRACE && LISTENED.get(0).is_some_and(|listened| *listened != 0)
     }
 
     #[inline(always)]
     fn telling(&self) -> Option<&mut Telling> {
+        // What is traced did not happen.
+        if TRACE {
+            return None;
+        }
         // SAFETY: as for the working memory.
         TELLINGS.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
     }
@@ -203,6 +203,11 @@ impl<const TRACE: bool> Tables for KernelTables<TRACE> {
         // SAFETY: a helper without arguments.
         event.time = unsafe { bpf_ktime_get_ns() };
         EVENTS.output::<Event>(&*event, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn step(&self, kind: StepKind) -> Option<&mut Step> {
+        if TRACE { Some(trace::step(kind)) } else { None }
     }
 
     #[inline(always)]
