@@ -305,7 +305,7 @@ fn figures_name_what_is_counted_and_time_what_is_changed() {
             (service.namespace.as_str(), service.service.as_str(), service.port.as_str()),
             ("default", "web", "80")
         );
-        assert_eq!((service.endpoints.used, service.traffic.packets), (1, 1), "by its one address");
+        assert_eq!((service.endpoints.used, service.traffic.packets), (1, 2), "by its ClusterIP and by its node port");
         let [backend] = &figures.backends[..] else { panic!("{:?}", figures.backends) };
         assert_eq!((backend.address.to_string(), backend.pod.as_str()), ("10.244.0.5".to_owned(), "default/a"));
         assert_eq!(figures.changes.count(), 1);
