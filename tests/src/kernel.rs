@@ -60,8 +60,8 @@ fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
 /// Attributes of the commands on many elements (`union bpf_attr`).
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    to: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -185,8 +185,8 @@ impl Kernel {
         let (mut keys, mut next) = (vec![0u32; count], 0u32);
         let mut values = vec![V::default(); count * self.cpus];
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: (&raw mut next) as u64,
+            from: 0,
+            to: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: count as u32,
@@ -309,8 +309,11 @@ impl Kernel {
     /// All bytes of a map: keys and values in the order of the kernel, of a per-CPU map with each CPU's.
     pub fn dump(&self, spec: &MapSpec) -> Vec<u8> {
         let data = match self.ebpf.map(spec.name).expect("a map of ours") {
-            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) => data,
-            Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data) => data,
             _ => panic!("{} is of a kind we do not have", spec.name),
         };
         let copies = if spec.kind == MapKind::PerCpuArray { self.cpus } else { 1 };
@@ -319,8 +322,8 @@ impl Kernel {
         let (mut keys, mut values) = (vec![0u8; room * spec.key], vec![0u8; room * value]);
         let mut next = [0u8; 64];
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: (&raw mut next) as u64,
+            from: 0,
+            to: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: room as u32,
