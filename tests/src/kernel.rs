@@ -308,13 +308,13 @@ impl Kernel {
 
     /// All bytes of a map: keys and values in the order of the kernel, of a per-CPU map with each CPU's.
     pub fn dump(&self, spec: &MapSpec) -> Vec<u8> {
-        let data = match self.ebpf.map(spec.name).expect("a map of ours") {
-            Map::Array(data)
-            | Map::HashMap(data)
-            | Map::LruHashMap(data)
-            | Map::LpmTrie(data)
-            | Map::PerCpuArray(data) => data,
-            _ => panic!("{} is of a kind we do not have", spec.name),
+        let (Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)) = self.ebpf.map(spec.name).expect("a map of ours")
+        else {
+            panic!("{} is of a kind we do not have", spec.name)
         };
         let copies = if spec.kind == MapKind::PerCpuArray { self.cpus } else { 1 };
         let room = self.rooms[spec.name] as usize;
