@@ -81,8 +81,8 @@ fn networks(image: &Image) -> impl Iterator<Item = (u32, IpNet)> {
 /// Attributes of the commands on many elements (`union bpf_attr`).
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    to: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -208,8 +208,8 @@ impl Kernel {
         let (mut keys, mut next) = (vec![0u32; count], 0u32);
         let mut values = vec![V::default(); count * self.cpus];
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: (&raw mut next) as u64,
+            from: 0,
+            to: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: count as u32,
@@ -344,8 +344,8 @@ impl Kernel {
         let (mut keys, mut values) = (vec![0u8; room * spec.key], vec![0u8; room * value]);
         let mut next = [0u8; 64];
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: (&raw mut next) as u64,
+            from: 0,
+            to: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: room as u32,

@@ -567,17 +567,17 @@ impl Differential {
         let Some(tracer) = &mut self.tracer else { return Ok(()) };
         let Passage { hook, ifindex, before: frame, verdict, after, steps } = passage;
         tracer.forget().map_err(|error| error.to_string())?;
-        let traced = tracer.run(kernel::point(*hook), *ifindex, frame).map_err(|error| error.to_string())?;
+        let told = tracer.run(kernel::point(*hook), *ifindex, frame).map_err(|error| error.to_string())?;
         let context = || {
-            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {frame:02x?}\nhost {steps:#?}\nbpf  {:#?}", traced.steps)
+            format!("{hook:?} by {ifindex}: {verdict:?}\nin   {frame:02x?}\nhost {steps:#?}\nbpf  {:#?}", told.steps)
         };
-        equal("the traced return code", &traced.ran.code, &expected_code(*hook, *ifindex, *verdict))
+        equal("the traced return code", &told.ran.code, &expected_code(*hook, *ifindex, *verdict))
             .map_err(|error| error + &context())?;
-        equal("the traced bytes", &traced.ran.frame, after).map_err(|error| error + &context())?;
-        if traced.steps != *steps {
+        equal("the traced bytes", &told.ran.frame, after).map_err(|error| error + &context())?;
+        if told.steps != *steps {
             return Err(format!("the steps differ: {}", context()));
         }
-        let last = traced.steps.last().filter(|step| step.kind == StepKind::Verdict as u8);
+        let last = told.steps.last().filter(|step| step.kind == StepKind::Verdict as u8);
         equal("the reason told", &last.and_then(|step| Reason::from_number(step.reason)), &Some(verdict.reason))?;
         for (name, bytes) in self.dump() {
             if before[name] != bytes {
@@ -742,7 +742,7 @@ fn generated_packets_and_states_host_and_kernel_alike() {
 
 /// Cases of the test of traces: in CI, and where time does not matter. A case is several packets.
 const TRACED_CASES: u32 = 60;
-const FULL_TRACED_CASES: u32 = 10_000;
+const FULL_TRACED_CASES: u32 = 2_500;
 
 #[test]
 fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
@@ -792,9 +792,7 @@ fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
             *told.lock().expect("one thread at a time") = Some(format!("{error}\nLB_SEED={seed}"));
             return;
         }
-        if full {
-            met.check();
-        }
+        assert!(!full || met.packets >= 10_000, "only {} packets", met.packets);
     });
     let failure = failure.lock().expect("one thread at a time").take();
     assert!(failure.is_none(), "{}", failure.unwrap_or_default());

@@ -139,8 +139,8 @@ fn what_is_not_forwarded_says_why() {
     let stranger = SocketAddr::from(([203, 0, 113, 9], 40_000));
     insta::assert_snapshot!("source_range", node.tell(stranger, to(TWIN), TraceProtocol::TCP, UPLINK));
     insta::assert_snapshot!("no_local_backend", node.tell(client(), to(FAR), TraceProtocol::TCP, UPLINK));
-    let none = SocketAddr::new(to(WEB).ip(), 81);
-    insta::assert_snapshot!("no_service_port", node.tell(client(), none, TraceProtocol::UDP, UPLINK));
+    let unserved = SocketAddr::new(to(WEB).ip(), 81);
+    insta::assert_snapshot!("no_service_port", node.tell(client(), unserved, TraceProtocol::UDP, UPLINK));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{DIFFERENT, Failed, SUCCESS, manifests};
 use crate::api::Client;
 use crate::api::trace::{TraceAnswer, TraceProtocol, TraceRequest};
 use crate::daemon::config::Origin;
-use crate::daemon::{Options, offline};
+use crate::daemon::{Config, Options, offline};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,7 +29,12 @@ pub(super) async fn run(client: &Client, trace: &Trace, out: &mut Output) -> Res
 fn without_daemon(request: &TraceRequest, trace: &Trace, directory: &Path) -> Result<TraceAnswer, Failed> {
     let files = Files { filename: vec![directory.to_owned()], recursive: true };
     let flags = Options { node_name: trace.node.clone(), ..Options::default() };
-    let config = Origin { flags, file: None }.load()?;
+    let mut options = Origin { flags, file: None }.options()?;
+    if options.interfaces.is_empty() {
+        // As if every one were named.
+        options.interfaces.extend("*".parse());
+    }
+    let config = Config::resolve(options)?;
     Ok(offline::trace(request, &config, &manifests::read(&files)?)?)
 }
 

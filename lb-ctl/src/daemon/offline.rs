@@ -133,10 +133,10 @@ fn trace_in(request: &TraceRequest, config: &Config, store: &Store, directory: &
 }
 
 /// The interfaces that would be managed: those that the configuration names, and the one that the packet comes in by if that is
-/// named; or, if none is named at all, every one that can be.
+/// named.
 fn attachments(config: &Config, host: &HostView, named: Option<&str>) -> Vec<Attachment> {
     let mode = |name: &str| match pattern::mode_for(&config.interfaces, name) {
-        None if named == Some(name) || config.interfaces.is_empty() => Some(Mode::Auto),
+        None if named == Some(name) => Some(Mode::Auto),
         mode => mode,
     };
     let interfaces = host.interfaces.values().filter(|interface| interface.ethernet && !interface.loopback);

@@ -19,7 +19,7 @@ fn another_instance_has_the_same_programs_and_the_maps_it_is_to_share() {
         }
         let object = lb_ctl::OBJECT.expect("`sandboxed` has looked");
         let own = |spec: &maps::MapSpec| (spec.name == maps::SETTINGS).then_some(1);
-        let load = |logs| {
+        let make = |logs| {
             let mut instance =
                 Instance::new(object, &[("LOG", logs)], &datapath.shared_maps(), own).expect("an instance");
             assert!(instance.find("lb_xdp").is_none());
@@ -27,10 +27,10 @@ fn another_instance_has_the_same_programs_and_the_maps_it_is_to_share() {
             instance.load("lb_xdp").expect("loaded already");
             instance
         };
-        let (silent, loud) = (load(0), load(1));
+        let (quiet, loud) = (make(0), make(1));
         let fd = |instance: &Instance| instance.find("lb_xdp").expect("it is loaded").as_raw_fd();
-        assert_ne!(fd(&silent), fd(&loud));
-        assert_eq!(silent.tag("lb_xdp").expect("a tag"), loud.tag("lb_xdp").expect("a tag"), "a constant is no code");
+        assert_ne!(fd(&quiet), fd(&loud));
+        assert_eq!(quiet.tag("lb_xdp").expect("a tag"), loud.tag("lb_xdp").expect("a tag"), "a constant is no code");
         let Some(map @ Map::HashMap(_)) = loud.map(maps::OWNED4) else { panic!("a hash") };
         let owned: HashMap<_, [u8; 4], u64> = HashMap::try_from(map).expect("a hash of these sizes");
         assert_eq!(owned.get(&[10, 96, 0, 1], 0).expect("the address of the other instance"), 7);
