@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn both_entries_of_a_flow_name_the_same_parties() {
-        let key = FlowKey::new(TCP, [192, 0, 2, 1], [1, 2], [10, 96, 0, 1], [0, 80]);
+        let key = FlowKey::new(TCP, [192_u8, 0, 2, 1], [1, 2], [10, 96, 0, 1], [0, 80]);
         let flow = Flow {
             src: [192, 0, 2, 200],
             dst: [10, 244, 0, 7],

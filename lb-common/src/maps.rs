@@ -206,7 +206,8 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
         b"SETTINGS" | b"BUDGETS" | b"LISTENED" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6"
-        | b"TRACED_CLIENT" => 1,
+        | b"TRACED_CLIENT" | b"CAPTURE_ROOM" => 1,
+        b"CAPTURED" => SMALLEST_RING,
         // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
         b"EVENTS" => 1 << 19,
         b"REASONS" => 256,

@@ -181,7 +181,9 @@ fn the_proxy_tells_whether_it_lives_and_whether_its_node_stays() {
     assert_eq!(ask(fixture.client_space(), outside, "/livez"), None, "it is told to the node alone");
     let node = |with: &str| {
         let name = Node::One.name();
-        format!("{{apiVersion: v1, kind: Node, metadata: {{name: {name}}}, spec: {{taints: [{with}]}}}}")
+        let [v4, v6] = Node::One.pod_networks();
+        let networks = format!("podCIDRs: [\"{v4}\", \"{v6}\"]");
+        format!("{{apiVersion: v1, kind: Node, metadata: {{name: {name}}}, spec: {{{networks}, taints: [{with}]}}}}")
     };
     let taint = |key: &str| format!("{{key: {key}, effect: NoSchedule}}");
     fixture.apply(&node(&taint("ToBeDeletedByClusterAutoscaler"))).expect("the CLI applies");

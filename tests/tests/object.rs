@@ -4,7 +4,7 @@
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramError};
 use aya_obj::{Object, ProgramSection};
-use lb_common::maps::{DEFAULT_MAX_FLOWS, INSTANCE_MAPS, MAPS};
+use lb_common::maps::{DEFAULT_MAX_FLOWS, INSTANCE_MAPS, MAPS, MapKind, SMALLEST_RING};
 use lb_tests::needs_datapath;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -13,6 +13,8 @@ use std::io::Write;
 /// change makes the programs much harder to verify. Extension headers, fragments, three transport protocols, ICMP errors and
 /// answers multiply the paths.
 const BUDGET: u32 = 300_000;
+/// The same for programs that trace, which never are on a hook: what they tell multiplies the paths once more.
+const TRACING_BUDGET: u32 = 500_000;
 
 const PROGRAMS: [&str; 13] = [
     "lb_connect4",
@@ -53,9 +55,13 @@ fn maps_are_those_of_the_contract() {
         assert_eq!(map.key_size() as usize, spec.key, "key of {}", spec.name);
         assert_eq!(map.value_size() as usize, spec.value, "value of {}", spec.name);
         assert_eq!(map.map_flags(), spec.flags, "flags of {}", spec.name);
-        // Those of a trace get their room from who loads it.
-        let is_traced = INSTANCE_MAPS.iter().any(|traced| traced.name == spec.name);
-        let entries = if is_traced { 1 } else { spec.entries_for(DEFAULT_MAX_FLOWS) };
+        // Those of an instance get their room from who loads it.
+        let is_of_an_instance = INSTANCE_MAPS.iter().any(|own| own.name == spec.name);
+        let entries = match spec.kind {
+            MapKind::RingBuf if is_of_an_instance => SMALLEST_RING,
+            _ if is_of_an_instance => 1,
+            _ => spec.entries_for(DEFAULT_MAX_FLOWS),
+        };
         assert_eq!(map.max_entries(), entries, "size of {}", spec.name);
     }
 }
@@ -85,11 +91,11 @@ fn programs_pass_the_verifier_within_their_budget() {
     let (attached, tags) = verified(0);
     let (traced, same_tags) = verified(1);
     assert_eq!(tags, same_tags, "programs that trace are the same instructions");
-    for (what, verified) in [("", attached), (", tracing", traced)] {
+    for (what, budget, verified) in [("", BUDGET, attached), (", tracing", TRACING_BUDGET, traced)] {
         for (name, instructions) in &verified {
             // Past the capture of the test runner: the figures are to be seen. If this fails there is nobody to tell.
-            writeln!(std::io::stderr(), "{name:<16} {instructions:>7} verified instructions of {BUDGET}{what}").ok();
-            assert!(*instructions <= BUDGET, "{name}{what}");
+            writeln!(std::io::stderr(), "{name:<16} {instructions:>7} verified instructions of {budget}{what}").ok();
+            assert!(*instructions <= budget, "{name}{what}");
         }
     }
 }

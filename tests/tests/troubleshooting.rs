@@ -3,32 +3,82 @@
 //! A block is compared word by word; a number, an address or a time is any other of its kind, and a line of three dots any lines.
 //! `LB_UPDATE_DOCS=1` writes what the commands printed in the place of what no longer fits.
 
-use lb_ctl::playground::manifests::NAMESPACE;
-use lb_tests::fixture::{Fixture, Setup};
-use lb_tests::needs_datapath;
+use lb_ctl::playground::manifests;
+use lb_ctl::playground::topology::Node;
+use lb_tests::fixture::{Fixture, Setup, node_port};
+use lb_tests::{iproute, needs_datapath, traffic};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md");
 
-/// What is broken for a section, by its heading.
-const FAULTS: &[(&str, fn(&mut Fixture))] = &[
-    ("Is the daemon well?", |_| {}),
-    ("A connection is refused", refused),
-    ("A connection gets no answer", |_| {}),
-    ("Some connections fail", |_| {}),
-    ("Large transfers stall", |_| {}),
-    ("Which backend, and why?", |_| {}),
+/// What is broken for a section, by its heading, and what goes on while its commands run.
+const FAULTS: &[(&str, fn(&mut Fixture), fn(&Fixture))] = &[
+    ("Is the node fit, and the daemon well?", |_| {}, quiet),
+    ("A connection is refused", nobody_ready, quiet),
+    ("A connection gets no answer", nobody_here, quiet),
+    ("Some connections fail", one_is_gone, busy),
+    ("Large transfers stall", a_narrow_link, large),
+    ("Which backend, and why?", |_| {}, quiet),
+    ("What will this change do?", a_change, quiet),
 ];
 
-fn refused(fixture: &mut Fixture) {
-    for pod in ["web-1", "web-2", "web-3"] {
+fn quiet(_: &Fixture) {}
+
+/// Connections to the Service, some of which may fail.
+fn busy(fixture: &Fixture) {
+    for _ in 0..12 {
+        fixture.client().with_timeout(Duration::from_millis(200)).get(node_port()[0]).ok();
+    }
+}
+
+fn large(fixture: &Fixture) {
+    let mut connection = fixture.client().connect(fixture.cluster()[0]).expect("a connection");
+    connection.upload(50_000).expect("it takes the hint");
+    iproute::ip(fixture.client_space(), "route flush cache");
+}
+
+fn nobody_ready(fixture: &mut Fixture) {
+    for pod in traffic::PODS {
         fixture.delete_pod_object(pod).expect("the CLI deletes");
     }
-    fixture.client().connect(fixture.cluster()[0]).expect_err("nobody is there");
+    fixture.client().connect(node_port()[0]).expect_err("nobody is there");
+}
+
+fn nobody_here(fixture: &mut Fixture) {
+    let local = "type: NodePort\n  externalTrafficPolicy: Local";
+    fixture.apply(&manifests::cluster().replace("type: NodePort", local)).expect("the CLI applies");
+    for pod in ["web-1", "web-2"] {
+        fixture.delete_pod_object(pod).expect("the CLI deletes");
+    }
+    let impatient = fixture.client().with_timeout(Duration::from_millis(500));
+    impatient.connect(node_port()[0]).expect_err("nobody is here");
+}
+
+fn one_is_gone(fixture: &mut Fixture) {
+    let [address, _] = fixture.pod("web-1").expect("a pod").address().addresses();
+    fixture.kill_pod("web-1").expect("the pod goes");
+    // As where a node's aggregate route catches what no pod's route does.
+    iproute::ip(fixture.node_space(Node::One), &format!("route replace blackhole {address}/32"));
+    busy(fixture);
+}
+
+fn a_narrow_link(fixture: &mut Fixture) {
+    for pod in ["web-1", "web-2"] {
+        iproute::ip(fixture.node_space(Node::One), &format!("link set veth-{pod} mtu 1300"));
+    }
+    iproute::ip(fixture.node_space(Node::One), "link set eth1 mtu 1300");
+    large(fixture);
+}
+
+fn a_change(fixture: &mut Fixture) {
+    let without = manifests::cluster().replace("    tier: front\n", "    tier: back\n");
+    std::fs::write(fixture.directory().join("change.yaml"), without).expect("a file");
 }
 
 /// A section that has blocks.
@@ -61,13 +111,21 @@ fn sections(text: &str) -> Vec<Section<'_>> {
 
 /// A line with what differs from run to run taken out, and the blanks that make it fit.
 fn shape(line: &str) -> String {
-    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+    // What is picked from several differs, and is marked.
+    line.trim_start_matches([' ', '>']).split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn word(word: &str) -> String {
     let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != ':' && c != '[' && c != ']');
     if bare.parse::<IpAddr>().is_ok() || bare.parse::<SocketAddr>().is_ok() {
         return word.replace(bare, "ADDRESS");
+    }
+    // A column without an address, and the tag of a program.
+    if word == "-" {
+        return "ADDRESS".to_owned();
+    }
+    if bare.len() == 16 && bare.chars().all(|char| char.is_ascii_hexdigit()) {
+        return word.replace(bare, "TAG");
     }
     let mut shape = String::new();
     for char in word.chars() {
@@ -98,6 +156,22 @@ fn fits_lines(expected: &[String], found: &[String]) -> bool {
     }
 }
 
+/// Does `meanwhile` over and over until `work` is done.
+fn while_it_runs<T>(fixture: &Fixture, meanwhile: fn(&Fixture), work: impl FnOnce() -> T) -> T {
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                meanwhile(fixture);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let done = work();
+        is_done.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
 /// A directory with an `lb-ctl` that talks to the fixture's daemon.
 fn shim(fixture: &Fixture) -> PathBuf {
     let directory = fixture.directory().join("bin");
@@ -112,9 +186,9 @@ fn shim(fixture: &Fixture) -> PathBuf {
 /// What a command prints, standard error last, in the node's namespace.
 fn run(fixture: &Fixture, bin: &Path, command: &str) -> String {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-    let mut shell = Command::new("sh");
-    shell.args(["-c", command]).env("PATH", path).env("NO_COLOR", "1").current_dir(fixture.directory());
-    let output = fixture.node_space(lb_ctl::playground::topology::Node::One).run(|| shell.output());
+    let mut shell = Command::new("timeout");
+    shell.args(["60", "sh", "-c", command]).env("PATH", path).env("NO_COLOR", "1").current_dir(fixture.directory());
+    let output = fixture.node_space(Node::One).run(|| shell.output());
     let output = output.expect("the namespace is there").expect("a shell");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     text(output.stdout) + &text(output.stderr)
@@ -127,16 +201,19 @@ fn every_block_is_what_the_command_prints() {
     let mut updated = document.clone();
     let mut wrong = String::new();
     let headings: Vec<&str> = sections(&document).iter().map(|section| section.heading).collect();
-    assert_eq!(headings, FAULTS.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(), "each section has its fault");
-    for (section, (_, break_it)) in sections(&document).iter().zip(FAULTS) {
+    assert_eq!(headings, FAULTS.iter().map(|(heading, ..)| *heading).collect::<Vec<_>>(), "each section has its fault");
+    for (section, (_, break_it, meanwhile)) in sections(&document).iter().zip(FAULTS) {
         let mut fixture = Fixture::new(BINARY, Setup::DEMO);
         let bin = shim(&fixture);
         fixture.client().get(fixture.cluster()[0]).expect("it works before");
         break_it(&mut fixture);
         for block in &section.blocks {
-            let found = run(&fixture, &bin, block.command);
+            let found = while_it_runs(&fixture, *meanwhile, || run(&fixture, &bin, block.command));
             if !fits(block.output, &found) {
-                updated = updated.replacen(block.whole, &format!("$ {}\n{}", block.command, tidy(&found)), 1);
+                let heading = updated.find(&format!("\n## {}\n", section.heading)).expect("it is there");
+                let (before, rest) = updated.split_at(heading);
+                let printed = format!("```console\n$ {}\n{}", block.command, tidy(&found));
+                updated = before.to_owned() + &rest.replacen(&format!("```console\n{}", block.whole), &printed, 1);
                 writeln!(wrong, "## {}\n$ {}\n{found}", section.heading, block.command).expect("a string takes it");
             }
         }
@@ -161,5 +238,4 @@ fn lines_are_compared_by_their_words() {
     assert!(fits("a\n...\nz", "a\nb\nc\nz") && fits("a\n...\nz", "a\nz") && !fits("a\n...\nz", "a\nb"));
     assert!(!fits("a", "a\nb"));
     assert_eq!(shape("took 1.25 ms,  3/5"), "took # ms, #/#");
-    let _ = NAMESPACE;
 }

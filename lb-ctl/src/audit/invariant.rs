@@ -105,8 +105,9 @@ invariants! {
         "set to nothing spent";
 }
 
-/// Maps of which nothing is promised: they are written before they are read, packet by packet.
-pub const UNPROMISED: [&str; 3] = [maps::NEIGHBOUR, maps::SCRATCH4, maps::SCRATCH6];
+/// Maps of which nothing is promised: they are written before they are read, packet by packet, or tell what has happened.
+pub const UNPROMISED: [&str; 6] =
+    [maps::EVENTS, maps::LISTENED, maps::TELLINGS, maps::NEIGHBOUR, maps::SCRATCH4, maps::SCRATCH6];
 
 #[cfg(test)]
 mod tests {

@@ -129,7 +129,9 @@ impl Position {
 
     /// How long to wait for the next step.
     fn pause(&self) -> Duration {
-        if self.flows.is_at_the_start() && self.clients.is_at_the_start() { REST } else { STEP }
+        let has_been_round = self.flows.is_at_the_start() && self.clients.is_at_the_start();
+        // Where flows come and go it is counted what is evicted.
+        if has_been_round && self.samples.is_empty() { REST } else { STEP }
     }
 }
 

@@ -193,6 +193,13 @@ impl<A> Default for Sample<A> {
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Sample<[u8; 4]>, Sample<[u8; 16]>);
 
+impl Samples {
+    /// Whether there was nothing to take a sample of.
+    pub fn is_empty(&self) -> bool {
+        self.0.keys.is_empty() && self.1.keys.is_empty()
+    }
+}
+
 /// Of so many entries that should be there, so many are not.
 struct Missed {
     looked: usize,

@@ -12,8 +12,8 @@ use crate::maps::pinned;
 use aya::Pod;
 use aya::maps::Array;
 use lb_common::maps::{
-    BACKENDS, BUDGETS, DEFAULT_MAX_FLOWS, MapKind, MapSpec, PER_PACKET, SCRATCH4, SCRATCH6, SLOTS, SMALLEST_RING,
-    TRACED, TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6,
+    BACKENDS, BUDGETS, DEFAULT_MAX_FLOWS, MapSpec, PER_PACKET, SCRATCH4, SCRATCH6, SLOTS, TRACED, TRACED_FLOWS4,
+    TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6,
 };
 use lb_common::trace::STEPS;
 use lb_common::{Backend, BackendSet, Budget, Flow, FlowKey, Scratch, Slot, Step, Steps};
