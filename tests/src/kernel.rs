@@ -332,8 +332,11 @@ impl Kernel {
     /// All bytes of a map: keys and values in the order of the kernel, of a per-CPU map with each CPU's.
     pub fn dump(&self, spec: &MapSpec) -> Vec<u8> {
         let data = match self.ebpf.map(spec.name).expect("a map of ours") {
-            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) => data,
-            Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data) => data,
             // It has no keys: what is told is taken out of it ([`Kernel::take_events`]).
             Map::RingBuf(_) => return Vec::new(),
             _ => panic!("{} is of a kind we do not have", spec.name),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 
 /// How long a capture may take to begin or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What tshark tells of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]

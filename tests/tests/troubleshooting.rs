@@ -17,8 +17,10 @@ use std::time::Duration;
 const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md");
 
-/// What is broken for a section, by its heading, and what goes on while its commands run.
-const FAULTS: &[(&str, fn(&mut Fixture), fn(&Fixture))] = &[
+/// A section's heading, what is broken for it, and what goes on while its commands run.
+type Fault = (&'static str, fn(&mut Fixture), fn(&Fixture));
+
+const FAULTS: &[Fault] = &[
     ("Is the node fit, and the daemon well?", |_| {}, quiet),
     ("A connection is refused", nobody_ready, quiet),
     ("A connection gets no answer", nobody_here, quiet),
@@ -227,7 +229,7 @@ fn every_block_is_what_the_command_prints() {
 
 /// Output without blanks at the ends of lines, ending in a newline.
 fn tidy(output: &str) -> String {
-    output.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    output.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn completed(bytes: &[u8]) -> Option<(usize, u16)> {
             let start = offset_in(header.slice(), segment)?;
             end.checked_sub(start)?
         }
-        _ => return None,
+        LaxNetSlice::Arp(_) => return None,
     };
     let pseudo = sum.add_2bytes([0, protocol]).add_4bytes((length as u32).to_be_bytes());
     let found = *segment.get(field..field + 2)?.first_chunk::<2>()?;
@@ -70,14 +70,12 @@ mod tests {
         let v6 = || PacketBuilder::ethernet2([1; 6], [2; 6]).ipv6([1; 16], [2; 16], 64);
         let mut all = Vec::new();
         for payload in [&b""[..], b"odd", b"even"] {
-            for (builder, at) in [(v4(), 34), (v6(), 54)] {
+            for (builder, at) in [(v4 as fn() -> _, 34), (v6, 54)] {
                 let mut bytes = Vec::new();
-                builder.tcp(1000, 80, 7, 512).write(&mut bytes, payload).unwrap();
+                builder().tcp(1000, 80, 7, 512).write(&mut bytes, payload).unwrap();
                 all.push((bytes, at + 16));
-            }
-            for (builder, at) in [(v4(), 34), (v6(), 54)] {
                 let mut bytes = Vec::new();
-                builder.udp(1000, 53).write(&mut bytes, payload).unwrap();
+                builder().udp(1000, 53).write(&mut bytes, payload).unwrap();
                 all.push((bytes, at + 6));
             }
         }

@@ -56,7 +56,7 @@ fn ends(copy: &Copy) -> Option<Ends> {
     let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
         LaxNetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         LaxNetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-        _ => return None,
+        LaxNetSlice::Arp(_) => return None,
     };
     let (ports, protocol) = match packet.transport.as_ref() {
         Some(TransportSlice::Tcp(tcp)) => ((tcp.source_port(), tcp.destination_port()), Some(Protocol::TCP)),

@@ -53,7 +53,7 @@ mod tests {
         let own = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 3 0 12345 9999 42 18446744073709551615";
         let found = ProcessFigures::parse(own, "cpu 1 2\nbtime 1700000000\n", 100.0, 4096.0).unwrap();
         assert_eq!((found.cpu_seconds, found.resident_bytes), (4.0, 42 * 4096));
-        assert_eq!(found.start_seconds, 1_700_000_123.45);
+        assert!((found.start_seconds - 1_700_000_123.45).abs() < 1e-6);
         assert_eq!(ProcessFigures::parse("7 (a", "", 100.0, 4096.0), None);
     }
 
