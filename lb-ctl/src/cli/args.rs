@@ -435,7 +435,7 @@ pub struct Trace {
     /// Source of the packet; without a port, 40000
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub from: String,
-    /// Destination, and tcp (the default), udp, sctp or icmp
+    /// Destination, and tcp (the default), udp or sctp; ADDRESS/icmp for an echo request
     #[arg(long, value_name = "ADDRESS:PORT[/PROTOCOL]")]
     pub to: String,
     /// Interface that it comes in by [default: the one that routes lead to its source by]

@@ -6,7 +6,10 @@ use crate::api::{CaptureRequest, Client};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
-use tokio::signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Bytes of a file without packets: its section header.
+const EMPTY: usize = 28;
 
 /// Writes what is captured to `path`, `-` for standard output, until interrupted or the wanted packets have come.
 pub(super) async fn run(client: &Client, monitor: &Monitor, path: &Path) -> Result<u8, Failed> {
@@ -22,27 +25,33 @@ pub(super) async fn run(client: &Client, monitor: &Monitor, path: &Path) -> Resu
         let remedy = "name a file, or pipe it: `lb-ctl monitor --pcap - | tshark -r -`";
         return Err(Failed::Usage(format!("packets are not written to a terminal: {remedy}")));
     }
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    eprintln!("preparing: the kernel verifies the programs that copy packets");
     // A capture that cannot begin leaves an earlier file as it was.
-    let mut pieces = client.capture(&request).await?;
+    let mut pieces = tokio::select! {
+        pieces = client.capture(&request) => pieces?,
+        _ = interrupted.recv() => return Ok(SUCCESS),
+    };
     let mut file: Box<dyn Write> = if to_output {
         Box::new(io::stdout())
     } else {
-        let created = File::create(path).map_err(|error| Failed::Usage(format!("{}: {error}", path.display())))?;
-        eprintln!("capturing to {}; Ctrl-C ends", path.display());
-        Box::new(created)
+        Box::new(File::create(path).map_err(|error| Failed::Usage(format!("{}: {error}", path.display())))?)
     };
+    eprintln!("capturing to {}; Ctrl-C ends", path.display());
     let mut written = 0;
     loop {
         let piece = tokio::select! {
             piece = pieces.next() => piece?,
-            _ = signal::ctrl_c() => None,
+            _ = interrupted.recv() => None,
         };
         let Some(piece) = piece else { break };
         written += piece.len();
         file.write_all(&piece)?;
         file.flush()?;
     }
-    if !to_output {
+    if written <= EMPTY {
+        eprintln!("no packet came that was asked for; {written} bytes written to {}", path.display());
+    } else {
         eprintln!("{written} bytes written to {}", path.display());
     }
     Ok(SUCCESS)

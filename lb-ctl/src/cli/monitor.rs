@@ -2,7 +2,7 @@
 
 use super::args::{LineFormat, Monitor};
 use super::output::Output;
-use super::{Failed, SUCCESS};
+use super::{Failed, SUCCESS, query};
 use crate::api::{Client, EventLine, MissingLine, MonitorLine, MonitorQuery};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,6 +14,9 @@ use tokio::sync::oneshot;
 const HEADERS: [&str; 9] = ["TIME", "TYPE", "REASON", "PROTO", "CLIENT", "FRONTEND", "SERVICE", "BACKEND", "DETAILS"];
 
 pub(super) async fn run(client: &Client, monitor: &Monitor, out: &mut Output) -> Result<u8, Failed> {
+    if let Some(key) = &monitor.service {
+        query::service(client, key).await?;
+    }
     let mut lines = client.monitor(&query(monitor)).await?;
     let is_text = monitor.output == LineFormat::Text;
     if is_text && !monitor.no_headers {

@@ -1,8 +1,9 @@
 //! What `get`, `describe` and `delete` are asked for, from what was typed: `svc web api`, `svc,po`, `svc/web po/a`.
 
 use super::Failed;
-use crate::api::Resource;
-use crate::objects::Kind;
+use crate::api::catalogue::Selection;
+use crate::api::{Client, ClientError, Resource};
+use crate::objects::{Key, Kind};
 
 /// A resource and the names asked for; no names: all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,12 @@ pub(super) fn targets(arguments: &[String]) -> Result<Vec<Target>, Failed> {
         first.split(',').map(parse).collect::<Result<_, _>>()?
     };
     Ok(resources.into_iter().map(|resource| Target { resource, names: rest.to_vec() }).collect())
+}
+
+/// That there is this Service; who asks for one that is not would wait for nothing.
+pub(super) async fn service(client: &Client, key: &Key) -> Result<(), ClientError> {
+    let (namespace, name) = (Some(key.namespace.clone()), Some(key.name.clone()));
+    client.list(&Selection { resource: Kind::Service.into(), namespace, name }).await.map(drop)
 }
 
 fn parse(name: &str) -> Result<Resource, Failed> {

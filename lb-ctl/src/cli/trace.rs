@@ -18,6 +18,9 @@ const PORT: u16 = 40_000;
 
 pub(super) async fn run(client: &Client, trace: &Trace, out: &mut Output) -> Result<u8, Failed> {
     let request = request(trace).map_err(Failed::Usage)?;
+    if trace.pcap.as_deref() == Some(Path::new("-")) {
+        return Err(Failed::Usage("--pcap -: standard output has the steps; name a file".to_owned()));
+    }
     let answer = match &trace.manifests {
         Some(directory) => without_daemon(&request, trace, directory)?,
         None => client.trace(&request).await.map_err(Failed::Compared)?,
@@ -67,6 +70,11 @@ pub(super) fn request(trace: &Trace) -> Result<TraceRequest, String> {
         (TraceProtocol::ICMP, None) => 0,
         (TraceProtocol::ICMP, Some(_)) => return Err(format!("--to {to}: ICMP has no ports")),
         (_, Some(port)) => port,
+        (_, None) if address.is_ipv6() && !to.starts_with('[') => {
+            return Err(format!(
+                "--to {to}: an IPv6 address with a port is written [ADDRESS]:PORT, such as [fd00::10]:80"
+            ));
+        }
         (_, None) => return Err(format!("--to {to}: name the port too, such as {}", SocketAddr::new(address, 80))),
     };
     let from = &trace.from;
@@ -150,6 +158,7 @@ mod tests {
         }
         for (from, to, expected) in [
             ("10.244.1.7", "10.96.0.10", "name the port too, such as 10.96.0.10:80"),
+            ("fd00::7", "fd00::10:80", "written [ADDRESS]:PORT"),
             ("10.244.1.7", "web:80", "write ADDRESS:PORT"),
             ("10.244.1.7", "10.96.0.10:80/gre", "`gre` is no protocol"),
             ("10.244.1.7", "10.96.0.10:80/icmp", "ICMP has no ports"),

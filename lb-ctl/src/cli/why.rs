@@ -17,6 +17,12 @@ pub(super) async fn run(client: &Client, why: &Why, out: &mut Output) -> Result<
         client: why.client.map(|network| network.to_string()),
         since: why.since.map(|since| since.as_secs()),
     };
+    // It may have gone since; what was lost on the way to it is remembered all the same.
+    if let Some(key) = &why.service
+        && let Err(error) = super::query::service(client, key).await
+    {
+        eprintln!("Warning: {error}");
+    }
     let answer = client.why(&query).await?;
     match why.output {
         ReportFormat::Json => out.json(&answer)?,

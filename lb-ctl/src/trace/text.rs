@@ -38,6 +38,7 @@ pub fn text(answer: &TraceAnswer) -> String {
         "echo-replied" => "Answered",
         "delivered" => "Delivered",
         _ if answer.forwarded => "Forwarded",
+        "not-ours" => "Left to the host",
         _ => "Not forwarded",
     };
     let _ = writeln!(text, "\n{outcome} ({}): {}", answer.reason, answer.sentence);

@@ -30,11 +30,14 @@ async fn show(
     let mut answers = poll::start(client.clone(), interval);
     let mut events = events();
     let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    // The key is one like others here; this is one that somebody else sends.
+    let mut interrupted = signal(SignalKind::interrupt())?;
     loop {
         terminal.draw(|frame| view::draw(frame, &mut state, theme))?;
         tokio::select! {
             _ = terminated.recv() => return Ok(()),
             _ = hung_up.recv() => return Ok(()),
+            _ = interrupted.recv() => return Ok(()),
             Some(answer) = answers.recv() => state.took(answer),
             event = events.recv() => match event {
                 // The terminal is gone.
