@@ -3,7 +3,7 @@
 
 use lb_common::{
     Affinity, AffinityKey, BackendSet, Budget, Device, Event, Flow, Fragment, FragmentKey, HostPair, Reason,
-    ReasonCount, Service, Settings, StepKind, Telling, Traffic, maps,
+    ReasonCount, Service, Settings, Step, StepKind, Telling, Traffic, maps,
 };
 use lb_ctl::datapath::SharedMaps;
 use lb_ctl::datapath::test_run::HookPoint;
@@ -549,6 +549,17 @@ struct Differential {
 /// Maps that no program writes, and that are large.
 const LARGE: [&str; 3] = [maps::GATE, maps::SLOTS, maps::BACKENDS];
 
+/// The steps without those that tell whether the gate is closed. It is never closed again, so the kernel's may be open for what an earlier
+/// case knew: then it is found that the packet belongs to no flow, and its destination to nobody.
+fn behind_the_gate(steps: &[Step]) -> Vec<Step> {
+    let at_the_gate = |step: &&Step| {
+        let kinds = [StepKind::GateClosed, StepKind::FlowUnknown];
+        kinds.iter().any(|kind| step.kind == *kind as u8) || (step.kind == StepKind::Owned as u8 && step.detail == 0)
+    };
+    let is_left_alone = steps.last().is_some_and(|last| last.reason == Reason::NotOurs as u8);
+    steps.iter().filter(|step| !is_left_alone || !at_the_gate(step)).copied().collect()
+}
+
 impl Differential {
     fn new(interfaces: Interfaces, kernel: Kernel, image: Image) -> Self {
         Self { kernel, interfaces, image, tables: Tables::default(), met: Met::default(), tracer: None }
@@ -574,7 +585,7 @@ impl Differential {
         equal("the traced return code", &told.ran.code, &expected_code(*hook, *ifindex, *verdict))
             .map_err(|error| error + &context())?;
         equal("the traced bytes", &told.ran.frame, after).map_err(|error| error + &context())?;
-        if told.steps != *steps {
+        if behind_the_gate(&told.steps) != behind_the_gate(steps) {
             return Err(format!("the steps differ: {}", context()));
         }
         let last = told.steps.last().filter(|step| step.kind == StepKind::Verdict as u8);
@@ -742,7 +753,7 @@ fn generated_packets_and_states_host_and_kernel_alike() {
 
 /// Cases of the test of traces: in CI, and where time does not matter. A case is several packets.
 const TRACED_CASES: u32 = 60;
-const FULL_TRACED_CASES: u32 = 2_500;
+const FULL_TRACED_CASES: u32 = 3700;
 
 #[test]
 fn a_trace_agrees_with_the_packets_fate_and_changes_nothing() {
