@@ -7,6 +7,7 @@
 //! expired, does its partner still stand, which way out does the kernel's routing table give now. Nothing that user
 //! space must keep fresh is trusted for longer, so forwarding stays right when the daemon is gone.
 
+use crate::table::{Entry, Key};
 use crate::{AffinityKey, Service, record};
 
 /// Nanoseconds in a tick, as a shift: 2^30 ns, about 1.07 s.
@@ -175,9 +176,10 @@ pub struct Flow<A> {
     pub service: u32,
     /// Where the rewritten packet leaves.
     pub hop: NextHop,
-    /// Padding; zero. With it and the 48 bytes that the kernel puts before a key, an entry of IPv4 is two cache lines: the first
-    /// is the key's and the second the flow's. Of many flows each line more costs a packet a look into memory.
-    pub zero: [u8; 8],
+    /// Not zero: met again since it was entered or since the table last looked for an entry to evict. Of new flows only.
+    pub met: u8,
+    /// Padding; zero. With it an entry of IPv4 with its key never lies across more than two cache lines.
+    pub zero: [u8; 7],
 }
 
 impl<A: Copy> Flow<A> {
@@ -251,6 +253,8 @@ pub struct Scratch<A> {
     pub mirror: Flow<A>,
     /// The key of that entry.
     pub mirror_key: FlowKey<A>,
+    /// The key of the other entry of a flow that is being forgotten.
+    pub forgotten_key: FlowKey<A>,
     /// The last tick in which XDP left a new flow to the kernel, so that it looks after its neighbours.
     pub revalidated: u32,
     /// The place among the members of the Service that the client of the flow being opened is to keep; [`crate::Affinity::NO_PLACE`] if it keeps
@@ -396,6 +400,11 @@ pub const fn state(flags: u16, protocol: u8) -> State {
     }
 }
 
+// SAFETY: whole words without padding (asserted below), which say nothing but the tuple.
+unsafe impl Key for FlowKey<[u8; 4]> {}
+// SAFETY: as above.
+unsafe impl Key for FlowKey<[u8; 16]> {}
+
 record!(
     FlowKey<[u8; 4]> = 16,
     FlowKey<[u8; 16]> = 40,
@@ -403,11 +412,13 @@ record!(
     Neighbour = 20,
     Flow<[u8; 4]> = 64,
     Flow<[u8; 16]> = 88,
-    Scratch<[u8; 4]> = 216,
-    Scratch<[u8; 16]> = 288,
+    Scratch<[u8; 4]> = 232,
+    Scratch<[u8; 16]> = 328,
 );
 
 const _: () = {
+    assert!(size_of::<Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>() == 80);
+    assert!(size_of::<Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>() == 128);
     assert!(core::mem::offset_of!(NextHop, mtu) == 16);
     assert!(core::mem::offset_of!(NextHop, flags) == 18);
     assert!(core::mem::offset_of!(NextHop, came_to) == 20);
@@ -439,7 +450,8 @@ mod tests {
             backend: 0,
             service: 0,
             hop: NextHop::default(),
-            zero: [0; 8],
+            met: 0,
+            zero: [0; 7],
         };
         let reply_key = forward.partner(crate::TCP);
         assert_eq!(reply_key, FlowKey::new(crate::TCP, backend.0, backend.1, key.src, key.src_port));

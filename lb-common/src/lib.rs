@@ -7,11 +7,14 @@
 //! Byte order: addresses and ports are byte arrays in network order, as they stand in a packet; every other number is
 //! in host order.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
 
 #[cfg(test)]
 extern crate std;
 
 pub mod affinity;
+mod atomic;
 pub mod backend;
 pub mod budget;
 pub mod capture;
@@ -27,6 +30,7 @@ pub mod service;
 pub mod settings;
 pub mod socket;
 pub mod stats;
+pub mod table;
 pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};

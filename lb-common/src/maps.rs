@@ -3,6 +3,7 @@
 //! One knob sizes them all: the number of flows ([`MapSpec::entries_for`]). The sizes compiled into the BPF object are those
 //! for [`DEFAULT_MAX_FLOWS`]; the loader overrides them.
 
+use crate::table::{Entry, Hashing, WAYS};
 use crate::{
     Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
     NetworkKey, Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
@@ -30,14 +31,24 @@ pub const NETWORKS6: &str = "NETWORKS6";
 pub const SLOTS: &str = "SLOTS";
 /// Backends by id.
 pub const BACKENDS: &str = "BACKENDS";
-/// Confirmed IPv4 flows. A plain hash: nothing evicts a confirmed flow.
+/// Confirmed IPv4 flows: entries of a [`crate::table`]. Nothing evicts a confirmed flow.
 pub const FLOWS4: &str = "FLOWS4";
 /// Confirmed IPv6 flows.
 pub const FLOWS6: &str = "FLOWS6";
-/// IPv4 flows not yet confirmed. An LRU of its own, so that a flood evicts nothing but its like.
+/// IPv4 flows not yet confirmed. A table of their own, so that a flood evicts nothing but its like.
 pub const NEW4: &str = "NEW4";
 /// IPv6 flows not yet confirmed.
 pub const NEW6: &str = "NEW6";
+/// The words of [`FLOWS4`].
+pub const FLOWS4_SETS: &str = "FLOWS4_SETS";
+/// The words of [`FLOWS6`].
+pub const FLOWS6_SETS: &str = "FLOWS6_SETS";
+/// The words of [`NEW4`].
+pub const NEW4_SETS: &str = "NEW4_SETS";
+/// The words of [`NEW6`].
+pub const NEW6_SETS: &str = "NEW6_SETS";
+/// How all four are hashed.
+pub const HASHING: &str = "HASHING";
 /// What first fragments of IPv4 datagrams said. An LRU: only a datagram of a flow gets in.
 pub const FRAGMENTS4: &str = "FRAGMENTS4";
 /// What first fragments of IPv6 datagrams said.
@@ -110,6 +121,9 @@ pub enum MapKind {
 /// `BPF_F_NO_PREALLOC`: for hashes that only the daemon writes, so that memory is used as entries come.
 pub const NO_PREALLOC: u32 = 1;
 
+/// `BPF_F_MMAPABLE`: for words that the daemon changes as the datapath does, in one step.
+pub const MMAPABLE: u32 = 1 << 10;
+
 /// What one map is.
 #[derive(Clone, Copy, Debug)]
 pub struct MapSpec {
@@ -141,10 +155,15 @@ pub const MAPS: &[MapSpec] = &[
     spec::<NetworkKey<[u8; 16]>, u32>(NETWORKS6, MapKind::LpmTrie, NO_PREALLOC, false),
     spec::<u32, Slot>(SLOTS, MapKind::Array, 0, false),
     spec::<u32, Backend>(BACKENDS, MapKind::Array, 0, false),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(FLOWS4, MapKind::Hash, 0, true),
-    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(FLOWS6, MapKind::Hash, 0, true),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(NEW4, MapKind::LruHash, 0, true),
-    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(NEW6, MapKind::LruHash, 0, true),
+    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(FLOWS4, MapKind::Array, 0, true),
+    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(FLOWS6, MapKind::Array, 0, true),
+    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(NEW4, MapKind::Array, 0, true),
+    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(NEW6, MapKind::Array, 0, true),
+    spec::<u32, u64>(FLOWS4_SETS, MapKind::Array, MMAPABLE, true),
+    spec::<u32, u64>(FLOWS6_SETS, MapKind::Array, MMAPABLE, true),
+    spec::<u32, u64>(NEW4_SETS, MapKind::Array, MMAPABLE, true),
+    spec::<u32, u64>(NEW6_SETS, MapKind::Array, MMAPABLE, true),
+    spec::<u32, Hashing>(HASHING, MapKind::Array, 0, true),
     spec::<FragmentKey<[u8; 4]>, Fragment>(FRAGMENTS4, MapKind::LruHash, 0, false),
     spec::<FragmentKey<[u8; 16]>, Fragment>(FRAGMENTS6, MapKind::LruHash, 0, false),
     spec::<ServiceKey, Peer>(NODE_PORTS, MapKind::Hash, NO_PREALLOC, false),
@@ -191,9 +210,10 @@ pub const PER_PACKET: [&str; 7] = [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGET
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     let control = at_least(max_flows / 2, 4096);
     match name.as_bytes() {
-        // Two entries for each flow, one a direction.
-        b"FLOWS4" | b"FLOWS6" => max_flows * 2,
-        b"NEW4" | b"NEW6" => at_least(max_flows / 2, 4096),
+        b"FLOWS4" | b"FLOWS6" => confirmed_sets(max_flows) * WAYS,
+        b"NEW4" | b"NEW6" => new_sets(max_flows) * WAYS,
+        b"FLOWS4_SETS" | b"FLOWS6_SETS" => confirmed_sets(max_flows),
+        b"NEW4_SETS" | b"NEW6_SETS" => new_sets(max_flows),
         // Datagrams whose fragments are under way at one time; the LRU wants room for its batches on every CPU.
         b"FRAGMENTS4" | b"FRAGMENTS6" => at_least(max_flows / 8, 4096),
         b"SOCKETS" | b"AFFINITY" => at_least(max_flows, 4096),
@@ -205,8 +225,8 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"SLOTS" => at_least(control * 16, 300_000),
         b"GATE" => crate::gate::WORDS,
         b"DEVICES" => 4096,
-        b"SETTINGS" | b"BUDGETS" | b"LISTENED" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4" | b"SCRATCH6"
-        | b"TRACED_CLIENT" | b"CAPTURE_ROOM" => 1,
+        b"HASHING" | b"SETTINGS" | b"BUDGETS" | b"LISTENED" | b"TELLINGS" | b"NEIGHBOUR" | b"SCRATCH4"
+        | b"SCRATCH6" | b"TRACED_CLIENT" | b"CAPTURE_ROOM" => 1,
         b"CAPTURED" => SMALLEST_RING,
         // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
         b"EVENTS" => 1 << 19,
@@ -214,6 +234,22 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         b"TRACED_FLOWS4" | b"TRACED_FLOWS6" | b"TRACED_NEW4" | b"TRACED_NEW6" => TRACED,
         _ => 0,
     }
+}
+
+/// Sets of a table of confirmed flows. Two entries for each flow, one a direction, and half as much again: of a table that is two
+/// thirds full, both sets of a key are full for one in a hundred thousand.
+const fn confirmed_sets(max_flows: u32) -> u32 {
+    (max_flows * 3).div_ceil(WAYS)
+}
+
+/// Sets of a table of new flows.
+const fn new_sets(max_flows: u32) -> u32 {
+    at_least(max_flows / 2, 4096).div_ceil(WAYS)
+}
+
+/// How the tables of flows are hashed when `max_flows` flows of each family must fit, with these random numbers.
+pub const fn hashing(seeds: [u64; 10], max_flows: u32) -> Hashing {
+    Hashing { seeds, confirmed: confirmed_sets(max_flows), new: new_sets(max_flows) }
 }
 
 const fn at_least(value: u32, minimum: u32) -> u32 {

@@ -24,23 +24,43 @@ use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, ServiceKey, UDP};
 
-/// Finds the entry of a wire tuple; confirmed flows first, since they are the many.
+/// Finds the entry of a packet's own tuple; confirmed flows first, since they are the many.
+#[inline(always)]
+pub fn known<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
+    if let Some(flow) = tables.confirmed(key) {
+        return Some((Table::Confirmed, flow));
+    }
+    find_new(tables, key)
+}
+
+#[inline(always)]
+fn find_new<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
+    let flow = tables.flow(Table::New, key)?;
+    flow.met = 1;
+    Some((Table::New, flow))
+}
+
+/// Finds the entry of another tuple.
 #[inline(always)]
 pub fn find<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
     if let Some(flow) = tables.flow(Table::Confirmed, key) {
         return Some((Table::Confirmed, flow));
     }
-    tables.flow(Table::New, key).map(|flow| (Table::New, flow))
+    find_new(tables, key)
 }
 
 /// Forgets both entries of a flow, given one of them. A partner that has meanwhile been given to another flow stays.
 #[inline(never)]
 pub fn forget<A: Address, T: AddressTables<A>>(tables: &T, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
-    let partner_key = flow.partner(key.protocol);
-    if let Some((partner_table, partner)) = find(tables, &partner_key)
-        && partner.is_partner(key)
-    {
-        tables.delete(partner_table, &partner_key);
+    if let Some(scratch) = tables.scratch() {
+        // Not on the stack, which has no room for it here.
+        let partner_key = &mut scratch.forgotten_key;
+        write_partner(key.protocol, flow, partner_key);
+        if let Some((partner_table, partner)) = find(tables, partner_key)
+            && partner.is_partner(key)
+        {
+            tables.delete(partner_table, partner_key);
+        }
     }
     tables.delete(table, key);
 }
@@ -64,6 +84,7 @@ pub fn mirror<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, scratch: &mut Scratc
     mirror.generation = flow.generation;
     mirror.backend = flow.backend;
     mirror.service = flow.service;
+    mirror.met = 0;
     mirror.hop.renew(flow.hop.flags & NextHop::FIXED, [0; 4]);
 }
 

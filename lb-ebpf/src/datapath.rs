@@ -225,7 +225,7 @@ where
         return Verdict::pass(Reason::NotOurs);
     }
     if fragment::resolve(tables, wire, || env.tick())
-        && let Some((table, flow)) = conntrack::find(tables, &wire.key)
+        && let Some((table, flow)) = conntrack::known(tables, &wire.key)
     {
         trace::found(tables, table, wire.key.protocol, flow);
         if !is_translated_here::<A, E>(flow) {

@@ -37,6 +37,13 @@ pub trait AddressTables<A: Address> {
     #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
 
+    /// The same in the table of confirmed flows, in place: what nearly every packet asks first.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "as above")]
+    fn confirmed(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
+        self.flow(Table::Confirmed, key)
+    }
+
     /// Inserts an entry whose key must be new.
     fn insert(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
 

@@ -2,6 +2,7 @@
 
 use crate::fixture::Fixture;
 use lb_common::maps;
+use lb_common::table::Key;
 use lb_common::{
     Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Flow, FlowKey, Fragment, FragmentKey, NetworkKey,
     NextHop, Owned, Peer, ReasonCount, Service, ServiceKey, Settings, Slot, SocketKey, TCP, Traffic, UDP, gate,
@@ -9,6 +10,7 @@ use lb_common::{
 };
 use lb_ctl::audit::Invariant;
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// A tick that is long to come.
@@ -89,11 +91,11 @@ fn backend(fixture: &Fixture, chance: &mut Chance) -> u32 {
 /// An entry of an idle confirmed connection, by chance.
 fn flow<A>(fixture: &Fixture, map: &str, chance: &mut Chance) -> (FlowKey<A>, Flow<A>)
 where
-    A: Copy + 'static,
-    FlowKey<A>: aya::Pod,
+    A: Copy + Debug + 'static,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
-    let all = fixture.entries::<FlowKey<A>, Flow<A>>(map);
+    let all = fixture.flows::<A>(map);
     // Those that are over belong to nobody's connection, and may expire meanwhile.
     let live = all
         .into_iter()
@@ -103,31 +105,31 @@ where
 
 fn spoil_flow<A>(fixture: &Fixture, map: &str, chance: &mut Chance, spoil: fn(&mut Flow<A>)) -> String
 where
-    A: Copy + Into<IpAddr> + 'static,
-    FlowKey<A>: aya::Pod,
+    A: Copy + Debug + Into<IpAddr> + 'static,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
     let (key, mut flow) = flow::<A>(fixture, map, chance);
     spoil(&mut flow);
-    fixture.put(map, key, flow);
+    fixture.flow_table(map).set(&key, &flow).expect("room for a flow");
     key.src.into().to_string()
 }
 
 fn lose_half<A>(fixture: &Fixture, map: &str, chance: &mut Chance) -> String
 where
-    A: Copy + Into<IpAddr> + 'static,
-    FlowKey<A>: aya::Pod,
+    A: Copy + Debug + Into<IpAddr> + 'static,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
     let (key, flow) = flow::<A>(fixture, map, chance);
-    fixture.delete::<_, Flow<A>>(map, &key);
+    assert!(fixture.flow_table::<A>(map).delete(&key).expect("a table"), "it was there");
     flow.partner(key.protocol).src.into().to_string()
 }
 
 /// A first packet that nobody sent, of a service port that never was.
-fn stray<A: Copy>(fixture: &Fixture, map: &str, src: A, dst: A, to: A)
+fn stray<A: Copy + Debug + 'static>(fixture: &Fixture, map: &str, src: A, dst: A, to: A)
 where
-    FlowKey<A>: aya::Pod,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
     let key = FlowKey::new(UDP, src, [200, 1], dst, [0, 53]);
@@ -144,11 +146,12 @@ where
         backend: NOBODY,
         service: NOBODY,
         hop: NextHop::default(),
-        zero: [0; 8],
+        met: 0,
+        zero: [0; 7],
     };
     // Long enough ago for nobody to be using it, and too short for it to expire.
     settled.tick -= 5;
-    fixture.put(map, key, settled);
+    fixture.flow_table(map).set(&key, &settled).expect("room for a flow");
 }
 
 fn now() -> u32 {

@@ -108,12 +108,17 @@ impl Fixture {
     /// Empties the tables of flows, as if the node had been rebooted with the same Services.
     pub fn lose_flows(&self) {
         use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
-        for name in [FLOWS4, NEW4] {
-            empty::<lb_common::FlowKey<[u8; 4]>, lb_common::Flow<[u8; 4]>>(&self.playground.name().bpffs(), name);
+        macro_rules! empty {
+            ($address:ty, $names:expr) => {
+                for name in $names {
+                    let table = self.flow_table::<$address>(name);
+                    // One that is gone meanwhile is as good.
+                    table.iter().flatten().for_each(|(key, _)| drop(table.delete(&key)));
+                }
+            };
         }
-        for name in [FLOWS6, NEW6] {
-            empty::<lb_common::FlowKey<[u8; 16]>, lb_common::Flow<[u8; 16]>>(&self.playground.name().bpffs(), name);
-        }
+        empty!([u8; 4], [FLOWS4, NEW4]);
+        empty!([u8; 16], [FLOWS6, NEW6]);
     }
 
     /// Packets that got this verdict.
@@ -185,18 +190,6 @@ pub fn interfaces(setup: Setup) -> [&'static str; 3] {
         other => panic!("no mode {other}"),
     };
     [wire, "eth1=tcx", "veth*"]
-}
-
-/// Deletes every entry of a hash map that is pinned below `directory`.
-fn empty<K: aya::Pod, V: aya::Pod>(directory: &Path, name: &str) {
-    let pin = find(directory, name).expect("the map is pinned");
-    let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin).expect("the map"));
-    let mut map: aya::maps::HashMap<_, K, V> = map.try_into().expect("a hash");
-    // While keys are walked an entry that is deleted sends the walk back to the start.
-    while let Some(key) = map.keys().next() {
-        // One that was evicted meanwhile is gone as well.
-        let _ = map.remove(&key.expect("a key"));
-    }
 }
 
 /// The file called `name` below `directory`.

@@ -1,7 +1,7 @@
 //! The built BPF object in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 
 use crate::memory::admitted;
-use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -9,14 +9,17 @@ use aya_obj::generated::bpf_cmd;
 use ipnet::IpNet;
 use lb_common::gate::Place;
 use lb_common::maps::{self, MAPS, MapKind, MapSpec};
+use lb_common::table::{Hashing, Key};
 use lb_common::{
-    Backend, Budget, Device, Event, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Record, Service, ServiceKey,
+    Backend, Budget, Device, Event, Flow, FlowKey, NetworkKey, Owned, Reason, ReasonCount, Service, ServiceKey,
     Settings, Slot, Telling, Traffic,
 };
+use lb_ctl::datapath::flow_table::FlowTable;
 use lb_ctl::datapath::test_run::{self, HookPoint};
 use lb_ebpf::Hook;
 use lb_memory::{Image, memory};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -109,6 +112,15 @@ pub struct Kernel {
     rooms: BTreeMap<&'static str, u32>,
 }
 
+/// Chooses how flows are hashed, always the same way.
+fn choose_seeds(ebpf: &mut Ebpf, max_flows: u32) {
+    let map = ebpf.map_mut(maps::HASHING).expect("a map of ours");
+    let mut map: Array<_, Hashing> = map.try_into().expect("an array");
+    let seed = |n: u64| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let seeds = std::array::from_fn(|n| seed(n as u64));
+    map.set(0, maps::hashing(seeds, max_flows), 0).expect("the kernel takes the entry");
+}
+
 impl Kernel {
     /// Loads the object with maps for `max_flows` flows that hold `image`.
     pub fn load(image: &Image, max_flows: u32) -> Self {
@@ -137,6 +149,7 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
         let events = ring(&ebpf);
+        choose_seeds(&mut ebpf, max_flows);
         let rooms = MAPS.iter().map(|map| (map.name, map.entries_for(max_flows))).collect();
         let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
         kernel.write(image);
@@ -255,7 +268,7 @@ impl Kernel {
     {
         let map = self.ebpf.map_mut(name).expect(name);
         let mut map = LpmTrie::<_, Network<A>, u32>::try_from(map).expect("a trie of these types");
-        let network = Key::new(key.prefix, Network { group: key.group, address: key.address });
+        let network = lpm_trie::Key::new(key.prefix, Network { group: key.group, address: key.address });
         let done = if is_there { map.insert(&network, 1, 0) } else { map.remove(&network) };
         done.expect("the kernel changes the entry");
     }
@@ -428,13 +441,48 @@ impl Kernel {
         self.hash::<K, V>(name).iter().map(|entry| entry.expect("an entry")).collect()
     }
 
-    /// The entries of a flow map.
-    pub fn flows<A>(&mut self, name: &str) -> Flows<A>
+    /// The entries of a flow table.
+    pub fn flows<A>(&self, name: &str) -> Flows<A>
     where
-        A: Ord,
-        FlowKey<A>: aya::Pod + Record,
-        Flow<A>: aya::Pod + Record,
+        A: Ord + Copy + Debug + 'static,
+        FlowKey<A>: aya::Pod + Key,
+        Flow<A>: aya::Pod,
     {
-        self.entries(name)
+        self.flow_table(name).iter().map(|entry| entry.expect("an entry")).collect()
+    }
+
+    /// Changes a flow table from what `old` says to what `new` says.
+    pub fn rewrite_flows<A>(&mut self, name: &str, old: &Flows<A>, new: &Flows<A>)
+    where
+        A: Ord + Copy + Debug + 'static,
+        FlowKey<A>: aya::Pod + Key,
+        Flow<A>: aya::Pod,
+    {
+        if old == new {
+            return;
+        }
+        let table = self.flow_table::<A>(name);
+        for key in old.keys().filter(|key| !new.contains_key(key)) {
+            assert!(table.delete(key).expect("a table"), "the flow was there");
+        }
+        for (key, flow) in new.iter().filter(|(key, flow)| old.get(key) != Some(flow)) {
+            table.set(key, flow).expect("room for a flow");
+        }
+    }
+
+    /// A flow table.
+    pub fn flow_table<A>(&self, name: &str) -> FlowTable<A>
+    where
+        A: Copy + Debug + 'static,
+        FlowKey<A>: aya::Pod + Key,
+        Flow<A>: aya::Pod,
+    {
+        let fd = |name: &str| {
+            let Some(Map::Array(map)) = self.ebpf.map(name) else { panic!("{name} is an array") };
+            map.fd().as_fd().try_clone_to_owned().expect("a descriptor")
+        };
+        let hashing: Array<_, Hashing> = self.ebpf.map(maps::HASHING).expect("a map").try_into().expect("an array");
+        let hashing = hashing.get(&0, 0).expect("how flows are hashed");
+        FlowTable::new(&fd(&format!("{name}_SETS")), fd(name), hashing).expect("a flow table")
     }
 }

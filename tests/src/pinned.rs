@@ -3,7 +3,10 @@
 use crate::fixture::{Fixture, find};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie};
-use lb_common::NetworkKey;
+use lb_common::table::{Hashing, Key};
+use lb_common::{Flow, FlowKey, NetworkKey, maps};
+use lb_ctl::datapath::flow_table::FlowTable;
+use std::fmt::Debug;
 use std::os::fd::{AsFd, AsRawFd};
 
 impl Fixture {
@@ -39,6 +42,28 @@ impl Fixture {
     /// Deletes an entry of a hash.
     pub fn delete<K: Pod, V: Pod>(&self, name: &str, key: &K) {
         self.hash::<K, V>(name).remove(key).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// A flow table.
+    pub fn flow_table<A>(&self, name: &str) -> FlowTable<A>
+    where
+        A: Copy + Debug + 'static,
+        FlowKey<A>: Pod + Key,
+        Flow<A>: Pod,
+    {
+        let fd = |name: &str| self.map(name).fd().as_fd().try_clone_to_owned().expect("a descriptor");
+        let hashing = self.array::<Hashing>(maps::HASHING).get(&0, 0).expect("how flows are hashed");
+        FlowTable::new(&fd(&format!("{name}_SETS")), fd(name), hashing).expect("a flow table")
+    }
+
+    /// The flows of a table.
+    pub fn flows<A>(&self, name: &str) -> Vec<(FlowKey<A>, Flow<A>)>
+    where
+        A: Copy + Debug + 'static,
+        FlowKey<A>: Pod + Key,
+        Flow<A>: Pod,
+    {
+        self.flow_table(name).iter().filter_map(Result::ok).collect()
     }
 
     /// An array.

@@ -92,18 +92,15 @@ fn a_lost_half_of_a_connection_is_made_again() {
     needs_datapath!();
     let fixture = Fixture::with(BINARY, Setup::DEMO, &["--audit-interval=0"]);
     let mut connections = idle(&fixture);
-    let replies: Vec<_> = fixture
-        .entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4)
-        .into_iter()
-        .filter(|(_, flow)| flow.is_reply())
-        .collect();
+    let replies: Vec<_> =
+        fixture.flows::<[u8; 4]>(maps::FLOWS4).into_iter().filter(|(_, flow)| flow.is_reply()).collect();
     assert!(replies.len() >= 2, "{replies:?}");
     for (key, _) in &replies {
-        fixture.delete::<_, Flow<[u8; 4]>>(maps::FLOWS4, key);
+        assert!(fixture.flow_table::<[u8; 4]>(maps::FLOWS4).delete(key).expect("a table"));
     }
     let (code, answer) = audit(&fixture, true);
     assert_eq!((code, answer.findings.len()), (1, replies.len()), "{answer:#?}");
-    let now = fixture.entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4);
+    let now = fixture.flows::<[u8; 4]>(maps::FLOWS4);
     for (key, lost) in &replies {
         let (_, made) = now.iter().find(|(other, _)| other == key).expect("it is there again");
         assert_eq!(
@@ -266,16 +263,16 @@ fn nothing_is_found_while_services_endpoints_and_connections_come_and_go() {
 
 /// Confirmed connections of a client with so many ports, made of one that there is.
 fn multiply(fixture: &Fixture, count: u16) {
-    let all = fixture.entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4);
+    let all = fixture.flows::<[u8; 4]>(maps::FLOWS4);
     let (key, flow) =
         all.iter().find(|(_, flow)| !flow.is_reply() && flow.flags & Flow::<[u8; 4]>::SNAT == 0).expect("a flow");
     let (_, reply) = all.iter().find(|(other, _)| *other == flow.partner(TCP)).expect("its other direction");
-    let mut flows = fixture.hash::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(maps::FLOWS4);
+    let flows = fixture.flow_table::<[u8; 4]>(maps::FLOWS4);
     for port in 1..=count {
         let port = port.to_be_bytes();
         let (key, flow) = (FlowKey { src_port: port, ..*key }, Flow { src_port: port, ..*flow });
-        flows.insert(key, flow, 0).expect("room for a flow");
-        flows.insert(flow.partner(TCP), Flow { dst_port: port, ..*reply }, 0).expect("room for a flow");
+        flows.set(&key, &flow).expect("room for a flow");
+        flows.set(&flow.partner(TCP), &Flow { dst_port: port, ..*reply }).expect("room for a flow");
     }
 }
 

@@ -2,13 +2,13 @@
 //! and flow tables.
 
 use lb_common::{
-    Affinity, AffinityKey, BackendSet, Budget, Device, Event, Flow, Fragment, FragmentKey, HostPair, Reason,
-    ReasonCount, Service, Settings, Step, StepKind, Telling, Traffic, maps,
+    Affinity, AffinityKey, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, HostPair, Reason,
+    ReasonCount, Service, Settings, Step, StepKind, TCP, Telling, Traffic, maps,
 };
 use lb_ctl::datapath::SharedMaps;
 use lb_ctl::datapath::test_run::HookPoint;
 use lb_ctl::datapath::tracer::Tracer;
-use lb_ebpf::{Action, Hook, Table, Verdict, process};
+use lb_ebpf::{Action, AddressTables as _, Hook, Table, Verdict, process};
 use lb_memory::Image;
 use lb_memory::generator::{self, Case, World};
 use lb_memory::trial::{Interfaces, Met, Passage, Trial};
@@ -405,27 +405,47 @@ fn icmp_and_answers_host_and_kernel_alike() {
     });
 }
 
+/// Fills the table of confirmed flows, on both sides, with flows that nobody has.
+fn fill_confirmed(both: &mut Both) {
+    /// A table that has refused so many keys one after the other refuses the next too.
+    const REFUSALS: u32 = 4096;
+    let table = both.kernel.flow_table::<[u8; 4]>(maps::FLOWS4);
+    let flow = Flow { tick: lb_ctl::datapath::conntrack::now(), ..lb_memory::memory::scratch([0u8; 4], 0).flow };
+    let mut refusals = 0;
+    for number in 0u32.. {
+        let key = FlowKey::new(TCP, number.to_be_bytes(), [0, 1], [203, 0, 113, 1], [0, 2]);
+        match table.set(&key, &flow) {
+            Ok(()) => {
+                refusals = 0;
+                both.tables.insert(Table::Confirmed, &key, &flow).expect("no limit yet");
+            }
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => refusals += 1,
+            Err(error) => panic!("{error}"),
+        }
+        if refusals == REFUSALS {
+            break;
+        }
+    }
+    let filled = both.tables.flows4.contents(Table::Confirmed).len();
+    let room = maps::entries_for(maps::FLOWS4, MAX_FLOWS) as usize;
+    assert!(filled <= room && filled * 100 > room * 99, "{filled} of {room}");
+    both.tables.flows4.limit(Table::Confirmed, filled);
+}
+
 #[test]
 fn a_full_table_breaks_no_connection_and_is_counted() {
     needs_datapath!();
     on_both(|both| {
         let uplink = both.uplink;
-        both.tables.flows4.limit(Table::Confirmed, maps::entries_for(maps::FLOWS4, MAX_FLOWS) as usize);
         let service = Family::V4.cluster(WEB, 80);
-        let flows = MAX_FLOWS as u16;
-        for port in 1..=flows + 1 {
-            let client = SocketAddr::new(Family::V4.client(), port);
-            let syn = frames::tcp(client, service, Flags::Syn, b"");
-            let (verdict, seen) = both.run(Hook::Ingress, uplink, &syn);
-            let (source, backend, _) = frames::checked(&seen);
-            both.run(Hook::Ingress, verdict.ifindex, &frames::tcp(backend, source, Flags::SynAck, b""));
-            let ack = frames::tcp(client, service, Flags::Ack, b"");
-            let (verdict, _) = both.run(Hook::Ingress, uplink, &ack);
-            let expected = if port > flows { Reason::ForwardedTableFull } else { Reason::Forwarded };
-            assert_eq!(verdict.reason, expected, "connection {port}");
-        }
-        let last = SocketAddr::new(Family::V4.client(), flows + 1);
-        let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(last, service, Flags::Ack, b"goes on"));
+        fill_confirmed(both);
+        let client = SocketAddr::new(Family::V4.client(), 4711);
+        let (verdict, seen) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""));
+        let (source, backend, _) = frames::checked(&seen);
+        both.run(Hook::Ingress, verdict.ifindex, &frames::tcp(backend, source, Flags::SynAck, b""));
+        let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b""));
+        assert_eq!(verdict.reason, Reason::ForwardedTableFull);
+        let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b"goes on"));
         assert_eq!(verdict.action, Action::Redirect, "it lives on among the new flows");
         both.compare_flows();
     });
@@ -514,11 +534,11 @@ impl Tables {
 
     /// Writes into the kernel, which holds `self`, what `new` says.
     fn rewrite(&self, kernel: &mut Kernel, new: &Self) {
-        kernel.rewrite_entries(maps::FLOWS4, &self.confirmed4, &new.confirmed4);
-        kernel.rewrite_entries(maps::NEW4, &self.new4, &new.new4);
+        kernel.rewrite_flows(maps::FLOWS4, &self.confirmed4, &new.confirmed4);
+        kernel.rewrite_flows(maps::NEW4, &self.new4, &new.new4);
         kernel.rewrite_entries(maps::FRAGMENTS4, &self.fragments4, &new.fragments4);
-        kernel.rewrite_entries(maps::FLOWS6, &self.confirmed6, &new.confirmed6);
-        kernel.rewrite_entries(maps::NEW6, &self.new6, &new.new6);
+        kernel.rewrite_flows(maps::FLOWS6, &self.confirmed6, &new.confirmed6);
+        kernel.rewrite_flows(maps::NEW6, &self.new6, &new.new6);
         kernel.rewrite_entries(maps::FRAGMENTS6, &self.fragments6, &new.fragments6);
     }
 

@@ -6,10 +6,12 @@ pub(crate) mod audit;
 
 use super::bpf::{Map, map::Put};
 use super::census::{Census, Round};
+use super::flow_table::FlowTable;
 use crate::image::Withdrawn;
 use crate::maps::{MapError, pinned::open};
 use lb_common::flow::{State, TICK_SHIFT, state};
-use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
+use lb_common::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, HASHING, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
+use lb_common::table::{Hashing, Key};
 use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,8 +31,8 @@ pub fn now() -> u32 {
 /// The flow tables of one family.
 #[derive(Clone, Debug)]
 pub(crate) struct FamilyTables<A> {
-    confirmed: Map<FlowKey<A>, Flow<A>>,
-    new: Map<FlowKey<A>, Flow<A>>,
+    confirmed: FlowTable<A>,
+    new: FlowTable<A>,
     names: [&'static str; 2],
 }
 
@@ -223,8 +225,8 @@ pub(crate) struct Carried {
 impl FlowTables {
     pub(crate) fn open(directory: &Path) -> Result<Self, MapError> {
         Ok(Self {
-            v4: FamilyTables::open(directory, [FLOWS4, NEW4])?,
-            v6: FamilyTables::open(directory, [FLOWS6, NEW6])?,
+            v4: FamilyTables::open(directory, [FLOWS4, NEW4], [FLOWS4_SETS, NEW4_SETS])?,
+            v6: FamilyTables::open(directory, [FLOWS6, NEW6], [FLOWS6_SETS, NEW6_SETS])?,
         })
     }
 
@@ -308,7 +310,7 @@ impl FlowTables {
 }
 
 /// A table with its name.
-type Named<'a, A> = (Table, &'static str, &'a Map<FlowKey<A>, Flow<A>>);
+type Named<'a, A> = (Table, &'static str, &'a FlowTable<A>);
 
 struct Step {
     seen: usize,
@@ -326,11 +328,17 @@ const SAMPLE_REST: u32 = 5;
 impl<A> FamilyTables<A>
 where
     A: Copy + Debug + Into<IpAddr> + 'static,
-    FlowKey<A>: aya::Pod,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
-    fn open(directory: &Path, names: [&'static str; 2]) -> Result<Self, MapError> {
-        Ok(Self { confirmed: open(directory, names[0], Map::new)?, new: open(directory, names[1], Map::new)?, names })
+    fn open(directory: &Path, names: [&'static str; 2], sets: [&'static str; 2]) -> Result<Self, MapError> {
+        let hashing = open(directory, HASHING, Map::<u32, Hashing>::new)?.get(&0);
+        let hashing = hashing.map_err(failed(HASHING, "read"))?.unwrap_or_default();
+        let table = |name, sets| {
+            let sets = open(directory, sets, Ok)?;
+            open(directory, name, |entries| FlowTable::new(&sets, entries, hashing))
+        };
+        Ok(Self { confirmed: table(names[0], sets[0])?, new: table(names[1], sets[1])?, names })
     }
 
     fn tables(&self) -> [Named<'_, A>; 2] {
@@ -338,7 +346,7 @@ where
     }
 
     fn capacity(&self, map: &str) -> Option<u32> {
-        self.tables().into_iter().find(|(_, name, _)| *name == map).map(|(_, _, table)| table.entries())
+        self.tables().into_iter().find(|(_, name, _)| *name == map).map(|(_, _, table)| table.capacity())
     }
 
     fn iter(&self) -> impl Iterator<Item = Result<FlowEntry, MapError>> {
@@ -360,7 +368,7 @@ where
                     lent.count(key, flow, now);
                 }
             }
-            Ok(Fill { map: name, entries, capacity: map.entries() })
+            Ok(Fill { map: name, entries, capacity: map.capacity() })
         };
         self.tables().into_iter().map(count).collect()
     }
@@ -373,7 +381,7 @@ where
         gone: &mut dyn FnMut(&FlowEntry),
     ) -> Result<Step, MapError> {
         let (kind, name, map) = self.tables()[sweep.table % 2];
-        let mut step = Step { seen: 0, swept: 0, capacity: map.entries(), is_end: false };
+        let mut step = Step { seen: 0, swept: 0, capacity: map.capacity(), is_end: false };
         let mut batches = map.batches().resume(sweep.position);
         while step.seen < limit {
             let Some(batch) = batches.next() else { break };

@@ -4,10 +4,14 @@
 //! them and leaves the old alone until no attached program uses them any more.
 
 use super::Error;
+use super::bpf::map::{Map, Put};
 use super::bpf::{self, map::MapInfo};
 use super::bpffs::{make_directory, remove_directory};
-use lb_common::maps::{MAPS, MapSpec};
+use lb_common::maps::{HASHING, MAPS, MapSpec, hashing};
+use lb_common::table::Hashing;
+use std::array;
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -116,7 +120,23 @@ pub(super) fn open_or_create(directory: &Path, half: Half, max_flows: u32) -> Re
             Err(error) => return Err(failed("opened", error)),
         }
     }
-    Ok(())
+    if half == Half::Flows { choose_seeds(&directory.join(HASHING), max_flows) } else { Ok(()) }
+}
+
+/// Chooses how the tables of flows are hashed, unless that was done: the numbers hold as long as the tables.
+fn choose_seeds(path: &Path, max_flows: u32) -> Result<(), Error> {
+    let failed = |action| move |source| Error::Map { map: HASHING, action, entries: 1, source };
+    let map: Map<u32, Hashing> = bpf::open(path).and_then(Map::new).map_err(failed("opened"))?;
+    let chosen = map.get(&0).map_err(failed("read"))?.unwrap_or_default();
+    if chosen != Hashing::default() {
+        return Ok(());
+    }
+    map.put(&0, &hashing(array::from_fn(|_| random()), max_flows), Put::Any).map_err(failed("written"))
+}
+
+/// A number that nobody outside can guess: the standard library seeds its hashers from the kernel's random numbers.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn info(spec: &MapSpec, max_flows: u32) -> MapInfo {

@@ -21,6 +21,7 @@ pub mod conntrack;
 mod error;
 mod events;
 mod filters;
+pub mod flow_table;
 mod handover;
 mod instance;
 mod layout;

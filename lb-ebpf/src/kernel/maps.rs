@@ -3,7 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use lb_common::maps::{self, DEFAULT_MAX_FLOWS, NO_PREALLOC, entries_for};
+use lb_common::maps::{self, DEFAULT_MAX_FLOWS, MMAPABLE, NO_PREALLOC, entries_for};
+use lb_common::table::{Entry, Hashing};
 use lb_common::{
     Affinity, AffinityKey, Backend, Budget, CaptureRoom, Device, Flow, FlowKey, Fragment, FragmentKey, Neighbour,
     Owned, Peer, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, SocketKey, Telling, Traffic,
@@ -16,6 +17,9 @@ pub(super) struct Network<A> {
     pub(super) group: u32,
     pub(super) address: A,
 }
+
+type Entry4 = Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
+type Entry6 = Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>;
 
 const fn size(name: &str) -> u32 {
     entries_for(name, DEFAULT_MAX_FLOWS)
@@ -38,14 +42,23 @@ pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(size(maps::SLOTS)
 #[map]
 pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size(maps::BACKENDS), 0);
 #[map]
-pub(super) static FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(size(maps::FLOWS4), 0);
+pub(super) static FLOWS4: Array<Entry4> = Array::with_max_entries(size(maps::FLOWS4), 0);
 #[map]
-pub(super) static FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(size(maps::FLOWS6), 0);
+pub(super) static FLOWS6: Array<Entry6> = Array::with_max_entries(size(maps::FLOWS6), 0);
 #[map]
-pub(super) static NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = LruHashMap::with_max_entries(size(maps::NEW4), 0);
+pub(super) static NEW4: Array<Entry4> = Array::with_max_entries(size(maps::NEW4), 0);
 #[map]
-pub(super) static NEW6: LruHashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> =
-    LruHashMap::with_max_entries(size(maps::NEW6), 0);
+pub(super) static NEW6: Array<Entry6> = Array::with_max_entries(size(maps::NEW6), 0);
+#[map]
+pub(super) static FLOWS4_SETS: Array<u64> = Array::with_max_entries(size(maps::FLOWS4_SETS), MMAPABLE);
+#[map]
+pub(super) static FLOWS6_SETS: Array<u64> = Array::with_max_entries(size(maps::FLOWS6_SETS), MMAPABLE);
+#[map]
+pub(super) static NEW4_SETS: Array<u64> = Array::with_max_entries(size(maps::NEW4_SETS), MMAPABLE);
+#[map]
+pub(super) static NEW6_SETS: Array<u64> = Array::with_max_entries(size(maps::NEW6_SETS), MMAPABLE);
+#[map]
+pub(super) static HASHING: Array<Hashing> = Array::with_max_entries(size(maps::HASHING), 0);
 #[map]
 pub(super) static FRAGMENTS4: LruHashMap<FragmentKey<[u8; 4]>, Fragment> =
     LruHashMap::with_max_entries(size(maps::FRAGMENTS4), 0);

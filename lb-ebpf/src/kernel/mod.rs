@@ -5,6 +5,7 @@
 
 mod capture;
 mod fib;
+mod flows;
 mod linear;
 mod maps;
 mod socket;

@@ -1,12 +1,12 @@
 //! The core's tables over the kernel's maps.
 
+use super::flows::{confirmed4, confirmed6, new4, new6};
 use super::maps::{
-    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FLOWS4, FLOWS6, FRAGMENTS4, FRAGMENTS6, GATE,
-    LISTENED, NETWORKS4, NETWORKS6, NEW4, NEW6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS,
-    SERVICES, SETTINGS, SLOTS, TELLINGS,
+    AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
+    NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
+    TELLINGS,
 };
 use super::trace;
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
@@ -62,12 +62,21 @@ macro_rules! address_tables {
                     return trace::$traced::find(table, key);
                 }
                 let entry = match table {
-                    Table::Confirmed => $confirmed.get_ptr_mut(key),
-                    Table::New => $new.get_ptr_mut(key),
+                    Table::Confirmed => $confirmed::find(key),
+                    Table::New => $new::find(key),
                 };
                 // SAFETY: the kernel keeps the element's memory while the program runs. Other CPUs may write it at the
                 // same time; every field is a plain integer, and what a race can lose is documented at the trait.
                 entry.map(|flow| unsafe { &mut *flow })
+            }
+
+            #[inline(always)]
+            fn confirmed(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                if TRACE {
+                    return trace::$traced::find(Table::Confirmed, key);
+                }
+                // SAFETY: as above.
+                $confirmed::find_in_place(key).map(|flow| unsafe { &mut *flow })
             }
 
             #[inline(always)]
@@ -76,10 +85,9 @@ macro_rules! address_tables {
                     return tell::inserted(self, table, key, trace::$traced::insert(table, key, flow));
                 }
                 match table {
-                    Table::Confirmed => $confirmed.insert(key, flow, u64::from(BPF_NOEXIST)),
-                    Table::New => $new.insert(key, flow, u64::from(BPF_NOEXIST)),
+                    Table::Confirmed => $confirmed::insert(key, flow),
+                    Table::New => $new::insert(key, flow),
                 }
-                .map_err(insert_error)
             }
 
             #[inline(always)]
@@ -98,8 +106,8 @@ macro_rules! address_tables {
                 }
                 // An entry that is not there needs no deleting.
                 let _ = match table {
-                    Table::Confirmed => $confirmed.remove(key),
-                    Table::New => $new.remove(key),
+                    Table::Confirmed => $confirmed::delete(key),
+                    Table::New => $new::delete(key),
                 };
             }
 
@@ -122,8 +130,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, FLOWS4, NEW4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, FLOWS6, NEW6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, new4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, new6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]

@@ -3,9 +3,8 @@
 //! An entry that is found is copied first, and from then on the copy counts; what would be inserted stands beside the copies, and
 //! what would be deleted is marked there. So the packet meets what it has changed itself, as it would, and nobody else does.
 
-use super::maps::{
-    AFFINITY, FLOWS4, FLOWS6, NEW4, NEW6, TRACED_CLIENT, TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6,
-};
+use super::flows::{confirmed4, confirmed6, new4, new6};
+use super::maps::{AFFINITY, TRACED_CLIENT, TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6};
 use lb_common::trace::MAX_STEPS;
 use lb_common::{Affinity, AffinityKey, Flow, FlowKey, Step, StepKind, Steps};
 use lb_ebpf::{InsertError, Table};
@@ -67,7 +66,7 @@ macro_rules! flows {
                                                             if let Some(copy) = $traced.get_ptr_mut($key) {
                                                                 copy
                                                             } else {
-                                                                let live = $live.get_ptr($key)?;
+                                                                let live = $live::find($key)?;
                                                                 // SAFETY: as for an entry that is changed in place: it may be torn by another CPU that writes it.
                                                                 let _ = $traced.insert($key, unsafe { &*live }, 0);
                                                                 $traced.get_ptr_mut($key)?
@@ -115,5 +114,5 @@ macro_rules! flows {
     };
 }
 
-flows!(four, [u8; 4], FLOWS4, NEW4, TRACED_FLOWS4, TRACED_NEW4);
-flows!(six, [u8; 16], FLOWS6, NEW6, TRACED_FLOWS6, TRACED_NEW6);
+flows!(four, [u8; 4], confirmed4, new4, TRACED_FLOWS4, TRACED_NEW4);
+flows!(six, [u8; 16], confirmed6, new6, TRACED_FLOWS6, TRACED_NEW6);

@@ -148,7 +148,8 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         backend: 0,
         service: 0,
         hop: lb_common::NextHop::default(),
-        zero: [0; 8],
+        met: 0,
+        zero: [0; 7],
     };
     let service = Service {
         backends: BackendSet::EMPTY,
@@ -164,6 +165,7 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
         flow,
         mirror: flow,
         mirror_key: key,
+        forgotten_key: key,
         revalidated: tick,
         place: 0,
         client,

@@ -3,6 +3,7 @@
 use super::{command, command_fd, info};
 use aya::Pod;
 use aya_obj::generated::{bpf_cmd, bpf_map_info};
+use lb_common::maps::{MMAPABLE, NO_PREALLOC};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -95,7 +96,7 @@ pub(crate) fn describe(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
         value: info.value_size,
         entries: info.max_entries,
         // The kernel adds flags of its own to those a map was made with.
-        flags: info.map_flags & 1,
+        flags: info.map_flags & (NO_PREALLOC | MMAPABLE),
     })
 }
 
@@ -299,12 +300,6 @@ impl<K, V> Batches<'_, K, V> {
     /// Goes on where an earlier walk stood.
     pub(crate) fn resume(mut self, position: Option<u32>) -> Self {
         self.position = position;
-        self
-    }
-
-    /// Reads about so many entries by each call, in place of some thousand.
-    pub(crate) fn of_size(mut self, size: usize) -> Self {
-        self.size = size;
         self
     }
 }

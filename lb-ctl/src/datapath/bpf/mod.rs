@@ -6,6 +6,7 @@
 pub(crate) mod link;
 pub(crate) mod map;
 pub(crate) mod program;
+pub(crate) mod words;
 
 pub(crate) use link::{Hook, Link, SocketHook};
 pub(crate) use map::{Map, PerCpuArray};

@@ -10,6 +10,7 @@ use crate::image::{Given, Use};
 use crate::maps::MapError;
 use lb_common::flow::TICK_SHIFT;
 use lb_common::gate::Place;
+use lb_common::table::Key;
 use lb_common::{Flow, FlowKey, NextHop, SCTP, TCP, UDP};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -120,7 +121,7 @@ fn admitted(entry: &FlowEntry) -> IpAddr {
 impl<A> FamilyTables<A>
 where
     A: Copy + Debug + PartialEq + Into<IpAddr> + 'static,
-    FlowKey<A>: aya::Pod,
+    FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
     fn suspects(
@@ -133,13 +134,13 @@ where
         suspects: &mut Vec<Suspect>,
     ) -> Result<usize, MapError> {
         let (kind, name, map) = self.tables()[table];
-        let mut batches = map.batches().of(limit).resume(*position);
+        let mut batches = map.batches().of_size(limit).resume(*position);
         let Some(batch) = batches.next() else {
             *position = None;
             return Ok(0);
         };
         let batch = batch.map_err(failed(name, "read"))?;
-        *position = batches.goes_on();
+        *position = batches.position();
         for (key, flow) in &batch {
             suspects.extend(self.judge(kind, key, flow, facts, id)?);
         }
@@ -174,7 +175,7 @@ where
         if let Some(wrong) = wrong_sum(&entry, flow.address_delta, flow.port_delta) {
             violations.push((Invariant::FlowChecksum, wrong));
         }
-        if flow.zero != [0; 8] || key.zero != [0; 3] {
+        if flow.zero != [0; 7] || key.zero != [0; 3] {
             violations.push((Invariant::FlowRecord, "its padding is not zero".to_owned()));
         }
         // An unconfirmed flow may lose one of its entries to the flood.
@@ -353,7 +354,8 @@ mod tests {
             backend: 0,
             service: 1,
             hop: NextHop { ifindex: 7, mtu: 1500, flags: NextHop::XDP | NextHop::HOST, ..NextHop::default() },
-            zero: [0; 8],
+            met: 0,
+            zero: [0; 7],
         };
         lb_ebpf::conntrack::note_deltas(&key, &mut flow);
         (key, flow)
