@@ -3,8 +3,8 @@
 use crate::fixture::{Fixture, find};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie};
-use lb_common::table::{Hashing, Key};
-use lb_common::{Flow, FlowKey, NetworkKey, maps};
+use lb_common::table::Key;
+use lb_common::{Flow, FlowKey, NetworkKey};
 use lb_ctl::datapath::flow_table::FlowTable;
 use std::fmt::Debug;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,9 +51,9 @@ impl Fixture {
         FlowKey<A>: Pod + Key,
         Flow<A>: Pod,
     {
-        let fd = |name: &str| self.map(name).fd().as_fd().try_clone_to_owned().expect("a descriptor");
-        let hashing = self.array::<Hashing>(maps::HASHING).get(&0, 0).expect("how flows are hashed");
-        FlowTable::new(&fd(&format!("{name}_SETS")), fd(name), hashing).expect("a flow table")
+        let pin = find(&self.name().bpffs(), name).unwrap_or_else(|| panic!("{name} is pinned"));
+        let directory = pin.parent().expect("a pin is in a directory");
+        FlowTable::open(directory, name).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// The flows of a table.

@@ -4,14 +4,14 @@
 
 pub(crate) mod audit;
 
-use super::bpf::{Map, map::Put};
+use super::bpf::map::Put;
 use super::census::{Census, Round};
 use super::flow_table::FlowTable;
 use crate::image::Withdrawn;
-use crate::maps::{MapError, pinned::open};
+use crate::maps::MapError;
 use lb_common::flow::{State, TICK_SHIFT, state};
-use lb_common::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, HASHING, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
-use lb_common::table::{Hashing, Key};
+use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
+use lb_common::table::Key;
 use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -225,8 +225,8 @@ pub(crate) struct Carried {
 impl FlowTables {
     pub(crate) fn open(directory: &Path) -> Result<Self, MapError> {
         Ok(Self {
-            v4: FamilyTables::open(directory, [FLOWS4, NEW4], [FLOWS4_SETS, NEW4_SETS])?,
-            v6: FamilyTables::open(directory, [FLOWS6, NEW6], [FLOWS6_SETS, NEW6_SETS])?,
+            v4: FamilyTables::open(directory, [FLOWS4, NEW4])?,
+            v6: FamilyTables::open(directory, [FLOWS6, NEW6])?,
         })
     }
 
@@ -331,14 +331,9 @@ where
     FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
-    fn open(directory: &Path, names: [&'static str; 2], sets: [&'static str; 2]) -> Result<Self, MapError> {
-        let hashing = open(directory, HASHING, Map::<u32, Hashing>::new)?.get(&0);
-        let hashing = hashing.map_err(failed(HASHING, "read"))?.unwrap_or_default();
-        let table = |name, sets| {
-            let sets = open(directory, sets, Ok)?;
-            open(directory, name, |entries| FlowTable::new(&sets, entries, hashing))
-        };
-        Ok(Self { confirmed: table(names[0], sets[0])?, new: table(names[1], sets[1])?, names })
+    fn open(directory: &Path, names: [&'static str; 2]) -> Result<Self, MapError> {
+        let table = |name| FlowTable::open(directory, name).map_err(failed(name, "open"));
+        Ok(Self { confirmed: table(names[0])?, new: table(names[1])?, names })
     }
 
     fn tables(&self) -> [Named<'_, A>; 2] {

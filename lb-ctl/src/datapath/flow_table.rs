@@ -3,14 +3,19 @@
 //! Its words are mapped into the process; its entries are read and written by calls, so that a table of a hundred megabytes is
 //! not part of the daemon's memory.
 
-use super::bpf::map::{Map, Put};
 use super::bpf::words::Words;
+use super::bpf::{
+    self,
+    map::{Map, Put},
+};
 use aya::Pod;
+use lb_common::maps::HASHING;
 use lb_common::table::{self, Entry, Hashing, Key, Memory, Place, Refused, WAYS};
 use lb_common::{Flow, FlowKey};
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +40,14 @@ where
     FlowKey<A>: Pod + Key,
     Flow<A>: Pod,
 {
+    /// The table whose entries are pinned by this name in a directory, beside its words and how it is hashed.
+    pub fn open(directory: &Path, name: &str) -> io::Result<Self> {
+        let open = |name: &str| bpf::open(&directory.join(name));
+        let hashing: Map<u32, Hashing> = Map::new(open(HASHING)?)?;
+        let hashing = hashing.get(&0)?.ok_or(io::ErrorKind::InvalidData)?;
+        Self::new(&open(&format!("{name}_SETS"))?, open(name)?, hashing)
+    }
+
     /// The table of these words and entries.
     pub fn new(words: &OwnedFd, entries: OwnedFd, hashing: Hashing) -> io::Result<Self> {
         let (words, entries) = (Words::map(words)?, Map::new(entries)?);

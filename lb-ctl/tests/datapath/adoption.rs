@@ -4,7 +4,6 @@ use crate::sandbox::{MAX_FLOWS, Sandbox, interface, names, run, sandboxed, veth}
 use aya::maps::{Array, Map, MapData};
 use lb_common::gate::Place;
 use lb_common::maps::{MAPS, entries_for};
-use lb_common::table::Hashing;
 use lb_common::{Backend, Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
 use lb_ctl::datapath::census::Census;
 use lb_ctl::datapath::flow_table::FlowTable;
@@ -13,7 +12,6 @@ use lb_ctl::image::Withdrawn;
 use lb_ctl::maps::{LbMaps, MapOp};
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -212,15 +210,7 @@ fn entry(tick: u32) -> Entry {
 
 /// A flow table, opened behind the datapath's back.
 fn flows(sandbox: &Sandbox, table: &str) -> FlowTable<[u8; 4]> {
-    let directory = sandbox.maps("one", "flows-");
-    let fd = |name: &str| {
-        let map = MapData::from_pin(directory.join(name)).expect("the map");
-        map.fd().as_fd().try_clone_to_owned().expect("a descriptor")
-    };
-    let hashing = Map::Array(MapData::from_pin(directory.join("HASHING")).expect("the map"));
-    let hashing: Array<_, Hashing> = hashing.try_into().expect("an array");
-    let hashing = hashing.get(&0, 0).expect("how flows are hashed");
-    FlowTable::new(&fd(&format!("{table}_SETS")), fd(table), hashing).expect("a flow table")
+    FlowTable::open(&sandbox.maps("one", "flows-"), table).expect("a flow table")
 }
 
 /// Writes a flow as the datapath would.

@@ -19,8 +19,8 @@ const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 
 /// What the tables are made for, at any number of flows, since their size shows in the figures: the table of confirmed flows
-/// has 2.5 entries for each of the most flows.
-const MAX_FLOWS: u32 = 5 << 17;
+/// has three entries for each of the most flows.
+const MAX_FLOWS: u32 = 1 << 19;
 
 /// Measures all numbers of flows.
 pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {

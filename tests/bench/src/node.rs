@@ -259,7 +259,7 @@ impl Node {
         found
     }
 
-    fn find(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
         self.pins().remove(name)
     }
 

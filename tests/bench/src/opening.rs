@@ -3,13 +3,15 @@
 //! The bound is a yardstick that does what nobody who translates both ways can leave out, with entries of the product's size in
 //! tables of its size: neither tuple is known yet, whom the Service has, the way out, the two entries.
 
-use anyhow::bail;
+use anyhow::Context;
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::maps::{self, DEFAULT_MAX_FLOWS};
 use lb_common::{Flow, FlowKey, Reason};
+use lb_ctl::datapath::flow_table::FlowTable;
 use lb_tests::frames::Flags;
 
 use crate::measure::{self, Expected, Measured, Member};
+use crate::node::Node;
 use crate::packets::{Bench, FRESH, Kind, Stage, row};
 use crate::report::{Report, Row};
 use crate::say;
@@ -72,8 +74,8 @@ fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: 
     for _ in 0..bench.extent.rounds {
         for (member, all) in members.iter_mut().zip(&mut all) {
             if has_room {
-                clear(node.map(maps::NEW4)?)?;
-                clear(Map::LruHashMap(wrapper.map("BORN")?))?;
+                forget(node)?;
+                clear(wrapper.map("BORN")?)?;
             }
             for round in measure::rounds(wrapper, std::slice::from_mut(member), 1)? {
                 all.extend(round);
@@ -94,13 +96,22 @@ const LEAST: [&str; 2] = ["the least for a new flow, with room", "the least for 
 const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 
-/// Removes every entry of a table of new flows.
-fn clear(map: Map) -> anyhow::Result<()> {
-    let Map::LruHashMap(data) = map else { bail!("a table of new flows is no LRU hash") };
-    let mut map: HashMap<MapData, FlowKey<[u8; 4]>, Flow<[u8; 4]>> = Map::LruHashMap(data).try_into()?;
+/// Removes every new flow of the product.
+fn forget(node: &Node) -> anyhow::Result<()> {
+    let pin = node.find(maps::NEW4).context("the new flows are not pinned")?;
+    let table = FlowTable::<[u8; 4]>::open(pin.parent().unwrap_or(&pin), maps::NEW4)?;
+    for entry in table.iter() {
+        // One that is gone already is as good.
+        table.delete(&entry?.0)?;
+    }
+    Ok(())
+}
+
+/// Removes every entry of a yardstick's table.
+fn clear(map: MapData) -> anyhow::Result<()> {
+    let mut map: HashMap<_, FlowKey<[u8; 4]>, Flow<[u8; 4]>> = Map::LruHashMap(map).try_into()?;
     let keys: Vec<_> = map.keys().flatten().collect();
     for key in keys {
-        // One that is gone already is as good.
         map.remove(&key).ok();
     }
     Ok(())
