@@ -236,10 +236,10 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     }
 }
 
-/// Sets of a table of confirmed flows. Two entries for each flow, one a direction, and half as much again: of a table that is two
-/// thirds full, both sets of a key are full for one in a hundred thousand.
+/// Sets of a table of confirmed flows: twice as many entries as two for each flow, one a direction. In a table that is half full
+/// nobody finds both of his sets full; at six tenths it is one of some hundred thousand.
 const fn confirmed_sets(max_flows: u32) -> u32 {
-    (max_flows * 3).div_ceil(WAYS)
+    (max_flows * 4).div_ceil(WAYS)
 }
 
 /// Sets of a table of new flows.

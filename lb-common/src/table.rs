@@ -10,9 +10,9 @@
 //! entries  ... |  key, value   |  key, value   |  key, value   | ...                                 seven of them
 //! ```
 //!
-//! A key may stand in two sets that its hash names. It comes into the first, its *home*, as long as that has [`EASY`] entries or
-//! fewer, and otherwise into that of the two which has more room: so the table takes nine tenths of its size before a key finds no
-//! room, and a look at the second set is rare.
+//! A key may stand in two sets that its hash names. It comes into the first, its *home*, as long as that has fewer than [`EASY`]
+//! entries, and otherwise into that of the two which has more room. So few keys stand in their second set, and nobody finds
+//! both full before the table is more than half full.
 //!
 //! Readers take no lock, and may see an entry that is given to another key at this moment, as in the kernel's own preallocated
 //! hashes. Who inserts or deletes a key in the datapath locks its home, by one bit and for some hundred nanoseconds; there nothing can

@@ -19,7 +19,7 @@ const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 
 /// What the tables are made for, at any number of flows, since their size shows in the figures: the table of confirmed flows
-/// has three entries for each of the most flows.
+/// has four entries for each of the most flows.
 const MAX_FLOWS: u32 = 1 << 19;
 
 /// Measures all numbers of flows.
