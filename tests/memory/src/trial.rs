@@ -352,7 +352,7 @@ impl Trial {
         let fate = match verdict.action {
             Action::Pass | Action::Defer => Fate::Passed,
             Action::Drop => Fate::Dropped,
-            Action::Redirect => Fate::Sent(verdict.ifindex),
+            Action::Redirect | Action::RedirectPeer => Fate::Sent(verdict.ifindex),
             Action::RedirectNeighbour => Fate::SentByKernel(verdict.ifindex),
             Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
                 return Err(Fault("the core kept the packet to itself".to_owned()));
