@@ -7,11 +7,10 @@ use lb_ctl::playground::netns::NetNs;
 use lb_ctl::playground::topology::{Dual, NODE2, Node, SERVICE_PORT};
 use lb_ctl::playground::{Client, Error};
 use lb_tests::fixture::{self, Fixture, Setup};
-use lb_tests::iproute::{ip, ip_both};
+use lb_tests::iproute::{ip, ip_both, sent_by};
 use lb_tests::matrix::stage::{HOST, HOST_PORT, REMOTE, Target, WITH_NAPI};
 use lb_tests::{needs_datapath, traffic};
 use nix::sys::signal::Signal;
-use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -74,14 +73,6 @@ fn await_answer(client: Client<'_>, to: SocketAddr) -> Result<(), Error> {
             Ok(_) => return Ok(()),
         }
     }
-}
-
-/// Packets that a namespace has sent by a link.
-fn sent_by(space: &NetNs, link: &str) -> u64 {
-    let text = space.run(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("a namespace").expect("procfs");
-    let counters = text.lines().find_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'));
-    let packets = counters.and_then(|line| line.split_whitespace().nth(9)?.parse().ok());
-    packets.unwrap_or_else(|| panic!("{link} is not in {text}"))
 }
 
 fn nft(space: &NetNs, rules: &str) {

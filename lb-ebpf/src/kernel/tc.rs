@@ -174,7 +174,7 @@ fn redirect_neighbour(ifindex: u32) -> i32 {
 }
 
 /// Hands the packet to the other end of a veth. There it counts as what it counted as here, and no MAC is looked at any more: a
-/// frame to the MAC of a bridge that this interface is a port of must become one for the pod.
+/// frame to the MAC of a bridge that this interface is a port of must become one for the pod (Linux 6.16 sees to that itself).
 #[inline(always)]
 fn redirect_peer(ctx: &TcContext, ifindex: u32) -> i32 {
     // SAFETY: a field of the context, which the verifier lets us read; helpers on the context of this program and on numbers.

@@ -52,6 +52,10 @@ impl World {
         if self.policies {
             small::set_policies(image);
         }
+        if self.peers {
+            let inside = image.devices.values_mut().find(|device| device.flags & Device::LOCAL_CLIENTS != 0);
+            inside.expect("pods are behind it").flags |= Device::PEER;
+        }
         if self.without_ports {
             image.services.retain(|key, _| key.protocol != UDP);
         }
