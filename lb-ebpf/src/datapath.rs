@@ -640,13 +640,14 @@ where
 /// not to be overtaken by what comes behind it: all of a flow takes that way, or none.
 #[inline(always)]
 pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
-    let to_peer = E::HOOK == Hook::Ingress && hop.flags & NextHop::PEER != 0;
-    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked && !to_peer {
+    // Asked twice, since the stack has no room to keep the answer.
+    let to_peer = || E::HOOK == Hook::Ingress && hop.flags & NextHop::PEER != 0;
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked && !to_peer() {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    let action = if to_peer { Action::RedirectPeer } else { Action::Redirect };
+    let action = if to_peer() { Action::RedirectPeer } else { Action::Redirect };
     Verdict { ifindex: hop.ifindex, action, reason }
 }

@@ -20,7 +20,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lb-ctl-under-test");
 
 /// The demo's node with a second cable to the second node: `eth2` to `eth1`, 203.0.113.0/24 (TEST-NET-3, RFC 5737).
 fn two_gateways(wire: &str) -> Fixture {
-    let playground = fixture::bare(BINARY, Setup::DEMO);
+    let mut playground = fixture::bare(BINARY, Setup::DEMO);
+    // The second cable leads to nobody whom the daemon knows for another node, so that it takes it for a pod's; what leaves by it is counted.
+    playground.add_daemon_argument("--to-pods=interface");
     let (near, far) = (playground.node_space(Node::One), playground.node_space(Node::Two));
     Links::open(near).and_then(|links| links.veth("eth2", far, "eth1")).expect("a cable");
     ip_both(near, "address add {203.0.113.1/24|2001:db8:3::1/64} dev eth2");
