@@ -133,11 +133,11 @@ fn who_shapes_or_filters_a_pod_sees_its_packets() {
     tc(node, &format!("qdisc add dev {link} root tbf rate 1gbit burst 1mb latency 50ms"));
     await_passed_by(&fixture, link, false);
     let status = fixture.status().expect("the daemon answers");
-    let line = status.interfaces.iter().find(|line| line.name == *link).expect("it is managed");
+    let told = status.interfaces.iter().find(|told| told.name == *link).expect("it is managed");
     assert!(
-        line.note.contains("packets are not handed straight to the pod: its queueing discipline `tbf`"),
+        told.note.contains("packets are not handed straight to the pod: its queueing discipline `tbf`"),
         "{}",
-        line.note
+        told.note
     );
     assert!(moved() >= PACKETS / 2, "connections that were there too");
     let shaped = tc(node, &format!("-s qdisc show dev {link}"));
