@@ -26,6 +26,11 @@ impl Device {
     pub const OWN_MAC: u32 = 8;
     /// The outer end of the daemon's own veth pair: its clients are processes of this node, with the node's own addresses.
     pub const HOST: u32 = 16;
+    /// A veth that leads to a pod: its other end is in another network namespace, and nobody shapes or filters what this end sends.
+    /// TCX ingress may hand packets straight to the other end (`bpf_redirect_peer`).
+    pub const PEER: u32 = 32;
+    /// XDP runs on it, in either mode.
+    pub const XDP: u32 = 64;
 
     /// An interface with these flags.
     pub const fn new(flags: u32) -> Self {

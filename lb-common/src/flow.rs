@@ -104,6 +104,8 @@ impl NextHop {
     pub const HOST: u16 = 8;
     /// Into the daemon's veth pair: the MACs are known for good, and the kernel has no say in it.
     pub const PAIR: u16 = 16;
+    /// TCX ingress hands packets straight to the other end of the interface, in a pod of this node.
+    pub const PEER: u16 = 32;
     /// What is decided once, when the flow is created, and holds for both of its entries.
     pub const FIXED: u16 = Self::LOCAL | Self::STACK | Self::HOST;
 

@@ -169,6 +169,8 @@ impl Step {
     pub const SEND_TO_NEIGHBOUR: u8 = 3;
     /// XDP leaves it untouched to TCX ingress.
     pub const DEFER: u8 = 4;
+    /// It is handed to the other end of the interface, in a pod.
+    pub const SEND_TO_PEER: u8 = 5;
 
     /// The tuple in its words, to be written. `A` is `[u8; 4]` or `[u8; 16]`.
     #[inline(always)]

@@ -544,13 +544,23 @@ where
         Route::NotForwarded => return Reason::NoRoute,
         Route::Failed(reason) => return reason,
     }
-    // Also when TCX asks: XDP may see the next packet of the same tick.
-    let is_target = || tables.device(flow.hop.ifindex).flags & Device::XDP_TARGET != 0;
-    let is_generic = || tables.device(env.ifindex()).flags & Device::XDP_GENERIC != 0;
-    if flow.hop.has_neighbour() && (is_target() || is_generic()) {
-        flow.hop.flags |= NextHop::XDP;
+    if flow.hop.has_neighbour() {
+        flow.hop.flags |= ways_on(tables, env, flow.hop.ifindex);
     }
     Reason::Forwarded
+}
+
+/// Which hooks can finish packets that leave by an interface to a known neighbour.
+#[inline(always)]
+fn ways_on<T: Tables, E: Env>(tables: &T, env: &E, leaves_by: u32) -> u16 {
+    let leads = |flag| tables.device(leaves_by).flags & flag != 0;
+    let comes = |flag| tables.device(env.ifindex()).flags & flag != 0;
+    // Also when TCX asks: XDP may see the next packet of the same tick.
+    let by_xdp = leads(Device::XDP_TARGET) || comes(Device::XDP_GENERIC);
+    // What XDP could finish and leaves to TCX, the kernel is to send.
+    let is_left = || by_xdp && (E::HOOK == Hook::Xdp || comes(Device::XDP));
+    let by_peer = leads(Device::PEER) && !is_left();
+    (if by_xdp { NextHop::XDP } else { 0 }) | (if by_peer { NextHop::PEER } else { 0 })
 }
 
 /// Whether XDP can finish a packet by this hop. What the stack is to forward is left to TCX, which alone can tell whether a
@@ -626,14 +636,18 @@ where
 }
 
 /// Sends a rewritten packet on by `hop`. Where the kernel was asked for the way, it also sends the packet: that keeps its
-/// neighbour entry honest, which our own frames would never do.
+/// neighbour entry honest, which our own frames would never do. What is handed to a pod meets nobody who compares its MAC, and is
+/// not to be overtaken by what comes behind it: all of a flow takes that way, or none.
 #[inline(always)]
 pub(crate) fn send<P: Packet, E: Env>(packet: &mut P, hop: &NextHop, has_asked: bool, reason: Reason) -> Verdict {
-    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked {
+    // Asked twice, since the stack has no room to keep the answer.
+    let to_peer = || E::HOOK == Hook::Ingress && hop.flags & NextHop::PEER != 0;
+    if E::HOOK != Hook::Xdp && hop.flags & NextHop::PAIR == 0 && has_asked && !to_peer() {
         return Verdict { ifindex: hop.ifindex, action: Action::RedirectNeighbour, reason };
     }
     if rewrite::macs(packet, hop).is_none() {
         return Verdict::drop(Reason::StoreFailed);
     }
-    Verdict { ifindex: hop.ifindex, action: Action::Redirect, reason }
+    let action = if to_peer() { Action::RedirectPeer } else { Action::Redirect };
+    Verdict { ifindex: hop.ifindex, action, reason }
 }

@@ -253,6 +253,7 @@ pub fn verdict<T: Tables>(tables: &T, verdict: Verdict) {
         Action::Drop => Step::DROP,
         Action::Redirect => Step::SEND,
         Action::RedirectNeighbour => Step::SEND_TO_NEIGHBOUR,
+        Action::RedirectPeer => Step::SEND_TO_PEER,
         Action::Defer => Step::DEFER,
         _ => Step::PASS,
     };

@@ -15,6 +15,9 @@ pub enum Action {
     /// Send it out by [`Verdict::ifindex`]; the kernel finds the MAC of the neighbour that it named for
     /// this packet ([`crate::Env::route`]). Never at XDP.
     RedirectNeighbour,
+    /// Hand it to the other end of [`Verdict::ifindex`], in another network namespace, as if it had come in there; its
+    /// link-layer header is complete. At TCX ingress alone.
+    RedirectPeer,
     /// At XDP: hand it on untouched and uncounted, since only TCX ingress can finish it.
     Defer,
     /// Within the core: a flow must be opened. No hook ever sees it.

@@ -1,7 +1,7 @@
 //! Whole flows on the core, with tables in memory and a clock of the test's own.
 
 use lb_common::flow::State;
-use lb_common::{Backend, BackendSet, Flow, NextHop, Reason, TCP};
+use lb_common::{Backend, BackendSet, Device, Flow, NextHop, Reason, TCP};
 use lb_ebpf::{Action, Route, Table, Verdict, process};
 use lb_tests::frames::{self, Flags, checked};
 use lb_tests::memory::{At, Frame, Memory};
@@ -519,6 +519,56 @@ fn the_kernel_sends_often_enough_to_keep_its_neighbours_honest() {
     });
     let deferred: u32 = opened.sum();
     assert!((8..40).contains(&deferred), "of 320 new flows about 20 are left to the kernel: {deferred}");
+}
+
+#[test]
+fn what_is_for_a_pods_own_end_is_handed_over_from_the_first_packet_on() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        node.tables.image.devices.insert(INSIDE, Device::new(Device::LOCAL_CLIENTS | Device::PEER));
+        let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
+        let syn = frames::tcp(client, service, Flags::Syn, b"");
+        assert_eq!(node.xdp(&syn), (Verdict::DEFER, syn.clone()), "XDP cannot");
+        for _ in 0..3 {
+            let (verdict, seen) = node.ingress(UPLINK, &syn);
+            assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectPeer, INSIDE));
+            assert_eq!(seen[..12], small::hop(INSIDE).macs, "the pod's MAC");
+            node.around.tick += 1;
+        }
+        let pod = SocketAddr::new(family.backend(LOCAL_1), 8080);
+        let (verdict, _) = node.ingress(INSIDE, &frames::tcp(pod, client, Flags::SynAck, b""));
+        assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectNeighbour, UPLINK), "not out of the node");
+        // Who has no MAC is looked for, and who is not to be passed by is not.
+        let unresolved = Route::Via(NextHop { macs: [0; 12], ..small::hop(INSIDE) });
+        node.around.routes.insert(family.backend(LOCAL_1), unresolved);
+        node.around.tick += 1;
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour);
+        node.around.routes.insert(family.backend(LOCAL_1), Route::Via(small::hop(INSIDE)));
+        node.tables.image.devices.insert(INSIDE, Device::new(Device::LOCAL_CLIENTS));
+        node.around.tick += 1;
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour);
+        assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::Redirect);
+    }
+}
+
+#[test]
+fn what_xdp_leaves_to_the_kernel_is_not_handed_over() {
+    let mut node = Node::new();
+    let flags = Device::XDP_TARGET | Device::LOCAL_CLIENTS | Device::PEER;
+    node.tables.image.devices.insert(INSIDE, Device::new(flags));
+    let (client, service) = (client(Family::V4, 1), Family::V4.cluster(SINGLE, 80));
+    let syn = frames::tcp(client, service, Flags::Syn, b"");
+    // Nobody meets XDP here, and then everybody does.
+    assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectPeer);
+    node.tables.image.devices.insert(UPLINK, Device::new(Device::XDP));
+    node.around.tick += 1;
+    assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour);
+    node.around.tick = (node.around.tick / 4 + 1) * 4;
+    assert_eq!(node.xdp(&syn).0, Verdict::DEFER);
+    assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::RedirectNeighbour);
+    assert_eq!(node.xdp(&syn).0.action, Action::Redirect);
+    // XDP asked last, and what is too large for it comes behind.
+    assert_eq!(node.ingress(UPLINK, &syn).0.action, Action::Redirect);
 }
 
 #[test]

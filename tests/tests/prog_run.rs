@@ -160,7 +160,7 @@ fn expected_code(hook: Hook, ifindex: u32, verdict: Verdict) -> u32 {
         (Hook::Xdp, _) => kernel::XDP_REDIRECT,
         (_, Action::Pass | Action::Defer) => kernel::TCX_NEXT,
         (_, Action::Drop) => kernel::TCX_DROP,
-        (_, Action::Redirect | Action::RedirectNeighbour) => kernel::TCX_REDIRECT,
+        (_, Action::Redirect | Action::RedirectNeighbour | Action::RedirectPeer) => kernel::TCX_REDIRECT,
     }
 }
 

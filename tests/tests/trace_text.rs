@@ -109,6 +109,9 @@ fn scene() -> Scene {
         leads_to_nodes: false,
         hardware: false,
         wire: false,
+        ends_elsewhere: false,
+        qdisc: "noqueue".to_owned(),
+        egress_filters: Vec::new(),
         ethernet: true,
         loopback: false,
     };

@@ -588,7 +588,7 @@ mod tests {
         let line = "lb-ctl daemon --interface eth0=xdp --interface veth* --manifests /m --config /c --check-config \
                     --socket /s --instance i --node-name n --service-cidr 10.0.0.0/16 --service-cidr fd00::/112 \
                     --node-port-range 30000-30010 --snat-address 192.0.2.1 --bpffs /b --max-flows 4096 --state-dir /d --log-level debug \
-                    --log-format json --path stack --tc clsact --host-clients=false";
+                    --log-format json --path stack --to-pods interface --tc clsact --host-clients=false";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         assert_eq!(args.target.socket, Some(PathBuf::from("/s")));
         let Command::Daemon(daemon) = args.command else { panic!() };

@@ -2,7 +2,7 @@
 
 use super::name_server::NameServer;
 use super::options::{
-    DetectLocal, HealthzAddress, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange,
+    DetectLocal, HealthzAddress, LogFormat, LogLevel, NodePortAddresses, Options, PathMode, PortRange, ToPods,
 };
 use super::pattern::InterfaceSpec;
 use crate::datapath::TcMode;
@@ -80,6 +80,8 @@ pub struct Config {
     pub maglev_seed: u64,
     /// The way of new flows.
     pub path: PathMode,
+    /// How packets get to pods of this node.
+    pub to_pods: ToPods,
     /// How programs come to the TC hooks.
     pub tc: TcMode,
     /// Whether processes of this node are clients.
@@ -228,6 +230,7 @@ impl Config {
             balancing: balancing(options.algorithm, options.maglev_table_size)?,
             maglev_seed: options.maglev_seed.unwrap_or(Settings::SHARED_SEED),
             path: options.path.unwrap_or_default(),
+            to_pods: options.to_pods.unwrap_or_default(),
             tc: options.tc.unwrap_or_default(),
             host_clients: options.host_clients.unwrap_or(true),
             healthz_address: options.healthz_address.unwrap_or_default(),
@@ -270,6 +273,7 @@ impl Config {
             ("snatAddresses", self.snat_addresses != new.snat_addresses),
             ("nodePortRange", self.node_port_range != new.node_port_range),
             ("path", self.path != new.path),
+            ("toPods", self.to_pods != new.to_pods),
             ("tc", self.tc != new.tc),
             ("hostClients", self.host_clients != new.host_clients),
             ("metricsDetail", self.metrics_detail != new.metrics_detail),
@@ -314,6 +318,7 @@ impl fmt::Display for Config {
         writeln!(f, "algorithm:     {}", self.balancing.algorithm)?;
         writeln!(f, "maglev table:  {}", self.balancing.maglev_table_size)?;
         writeln!(f, "path:          {}", self.path.name())?;
+        writeln!(f, "toPods:        {}", self.to_pods.name())?;
         writeln!(f, "tc:            {}", self.tc.name())?;
         writeln!(f, "hostClients:   {}", self.host_clients)?;
         if !self.snat_addresses.is_empty() {
@@ -569,7 +574,7 @@ mod tests {
     fn every_setting_can_stand_in_the_file() {
         let options = file(
             "interfaces: [eth0]\nsocketLB: /c\nmanifests: /m\nsocket: /s\ninstance: i\nnodeName: n\nserviceCIDRs: [10.0.0.0/16]\n\
-             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nmetrics: '[::]:2'\nmetricsDetail: service\nmetricsLimit: 7\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
+             nodePortRange: 1-2\nsnatAddresses: [192.0.2.1, '2001:db8::1']\npath: stack\ntoPods: interface\ntc: clsact\nhostClients: false\nhealthzAddress: '[::]:1'\nmetrics: '[::]:2'\nmetricsDetail: service\nmetricsLimit: 7\ndns: 10.0.0.1\nclusterDomain: k8s.example\ndnsUpstream: ['192.0.2.1:5353', 'fd00::1']\nbpffs: /b\nmaxFlows: 2048\n\
              stateDir: /d\nlogLevel: debug\nlogFormat: json\nloadBalancerPools: [{name: a, addresses: [192.0.2.0/28, '2001:db8::1'], \
              loadBalancerClass: example.net/a}]\n",
         )
@@ -590,7 +595,8 @@ mod tests {
         assert_eq!(config.healthz_address.to_string(), "[::]:1");
         assert_eq!(config.metrics.to_string(), "[::]:2");
         assert_eq!((config.metrics_detail, config.metrics_limit), (Detail::Service, 7));
-        assert_eq!((config.path, config.tc, config.host_clients), (PathMode::Stack, TcMode::Clsact, false));
+        assert_eq!((config.path, config.to_pods), (PathMode::Stack, ToPods::Interface));
+        assert_eq!((config.tc, config.host_clients), (TcMode::Clsact, false));
     }
 
     #[test]

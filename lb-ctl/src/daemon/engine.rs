@@ -370,7 +370,7 @@ impl Engine {
 
     /// What the maps would follow from, were these the objects and this the network.
     pub(super) fn inputs(&self, objects: &Objects, host: Arc<HostView>) -> Inputs {
-        let mut attached = interfaces::devices(self.hooks.as_ref());
+        let mut attached = interfaces::devices(self.hooks.attachments(), self.config.to_pods);
         self.host_clients.mark(&mut attached);
         Inputs {
             objects: Arc::new(self.readiness.judged(objects)),

@@ -1,7 +1,7 @@
 //! Stand-ins for the kernel: interfaces that exist nowhere, hooks that attach nothing, maps in memory.
 
 use super::interfaces::Hooks;
-use crate::datapath::{AttachError, Attachment, Error, Mode, Ring, Role, Settled, XdpState, XdpTarget};
+use crate::datapath::{AttachError, Attachment, Error, Mode, PeerTarget, Ring, Role, Settled, XdpState, XdpTarget};
 use crate::host::{HostView, Interface};
 use crate::maps::{FakeMaps, Image, LbMaps, MapError, MapOp};
 use lb_common::{ReasonCount, Traffic};
@@ -23,6 +23,9 @@ pub(super) fn interface(index: u32, name: &str) -> Interface {
         has_default_route: false,
         hardware: false,
         wire: false,
+        ends_elsewhere: false,
+        qdisc: "noqueue".to_owned(),
+        egress_filters: Vec::new(),
         ethernet: name != "lo",
         leads_to_nodes: false,
         loopback: name == "lo",
@@ -86,6 +89,7 @@ impl Hooks for FakeHooks {
                 clsact: false,
                 role: Role::LocalClients,
                 target: XdpTarget::Yes,
+                peer: PeerTarget::no(""),
                 own_mac: None,
                 adopted: false,
                 notes: Vec::new(),

@@ -3,10 +3,13 @@
 //! An interface that comes is attached, one that is no longer meant is detached, one that refuses is tried again when
 //! it changes and every now and then. What the kernel holds is asked of [`Hooks`], never remembered twice.
 
+use super::options::ToPods;
 use super::pattern::{self, InterfaceSpec};
 use crate::api::{InterfaceStatus, Problem};
 use crate::datapath::test_run::HookPoint;
-use crate::datapath::{AttachError, Attachment, Datapath, Error, Mode, Ring, Role, Settled, XdpState, XdpTarget};
+use crate::datapath::{
+    AttachError, Attachment, Datapath, Error, Mode, PeerTarget, Ring, Role, Settled, XdpState, XdpTarget,
+};
 use crate::host::{HostView, Interface};
 use lb_common::Device;
 use std::collections::BTreeMap;
@@ -292,6 +295,11 @@ fn attached_line(attachment: &Attachment) -> InterfaceStatus {
         let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!(" ({remedy})"));
         notes.push(format!("XDP cannot send to it: {why}{remedy}"));
     }
+    if let PeerTarget::No { why } = &attachment.peer
+        && !why.is_empty()
+    {
+        notes.push(format!("packets are not handed straight to the pod: {why}"));
+    }
     notes.extend(attachment.notes.iter().cloned());
     InterfaceStatus {
         name: attachment.name.clone(),
@@ -307,6 +315,14 @@ fn attached_line(attachment: &Attachment) -> InterfaceStatus {
 }
 
 /// What the datapath is told of the managed interfaces.
-pub(super) fn devices(hooks: &dyn Hooks) -> BTreeMap<u32, Device> {
-    hooks.attachments().into_iter().map(|attachment| (attachment.ifindex, attachment.device())).collect()
+pub(super) fn devices<'a>(
+    attachments: impl IntoIterator<Item = &'a Attachment>,
+    to_pods: ToPods,
+) -> BTreeMap<u32, Device> {
+    let unwanted = if to_pods == ToPods::Peer { 0 } else { Device::PEER };
+    let device = |attachment: &Attachment| {
+        let device = attachment.device();
+        (attachment.ifindex, Device { flags: device.flags & !unwanted, ..device })
+    };
+    attachments.into_iter().map(device).collect()
 }

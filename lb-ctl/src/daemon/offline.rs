@@ -6,7 +6,7 @@
 use super::balancer::{Balancer, Inputs};
 use super::config::Config;
 use super::packet_trace::{self, Walked};
-use super::pattern;
+use super::{interfaces, pattern};
 use crate::api::ManifestText;
 use crate::api::trace::{TraceAnswer, TraceRequest};
 use crate::datapath::{self, Attachment, Mode};
@@ -108,7 +108,7 @@ fn trace_in(request: &TraceRequest, config: &Config, store: &Store, directory: &
     let mut balancer = Balancer::adopt(&maps, name, lent, Instant::now()).map_err(|error| failed(&error))?;
     let (host, _) = balancer.survey(&host::snapshot()?, &objects, &route_to);
     let attachments = attachments(config, &host, request.interface.as_deref());
-    let devices = attachments.iter().map(|attachment| (attachment.ifindex, attachment.device())).collect();
+    let devices = interfaces::devices(&attachments, config.to_pods);
     let inputs = Inputs {
         objects: Arc::clone(&objects),
         host: Arc::clone(&host),

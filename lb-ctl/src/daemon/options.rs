@@ -93,6 +93,10 @@ pub struct Options {
     /// Way of new connections: straight on by redirect, or through the host's stack with its firewall [default: direct]
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathMode>,
+    /// How packets get to pods of this node: straight to the pod's end of its veth, wherever nobody shapes or filters what the node's
+    /// end sends, or always by the node's end [default: peer]
+    #[arg(long, value_name = "WAY")]
+    pub to_pods: Option<ToPods>,
     /// How programs come to the TC hooks: TCX where the kernel has it (Linux 6.6), else filters on a clsact qdisc
     /// [default: auto]
     #[arg(long, value_name = "KIND")]
@@ -187,6 +191,7 @@ impl Options {
             maglev_table_size: self.maglev_table_size.or(weaker.maglev_table_size),
             maglev_seed: self.maglev_seed.or(weaker.maglev_seed),
             path: self.path.or(weaker.path),
+            to_pods: self.to_pods.or(weaker.to_pods),
             tc: self.tc.or(weaker.tc),
             host_clients: self.host_clients.or(weaker.host_clients),
             healthz_address: self.healthz_address.or(weaker.healthz_address),
@@ -308,6 +313,27 @@ impl PathMode {
         match self {
             PathMode::Direct => "direct",
             PathMode::Stack => "stack",
+        }
+    }
+}
+
+/// How packets get to pods of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToPods {
+    /// Straight to the pod's end of its veth, past the node's end, wherever nothing there would miss them.
+    #[default]
+    Peer,
+    /// By the node's end.
+    Interface,
+}
+
+impl ToPods {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ToPods::Peer => "peer",
+            ToPods::Interface => "interface",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::bpf::Hook;
 use super::links::{Links, PlaceError, Placed};
 use super::programs::Programs;
 use super::refusal::{self, Refusal};
-use super::require;
+use super::{peer, require};
 use crate::host::Interface;
 use tracing::{info, warn};
 
@@ -103,6 +103,7 @@ impl Attacher<'_> {
             mode,
             role: role(interface, mode),
             target: XdpTarget::no("not looked at yet"),
+            peer: peer::judge(interface, role(interface, mode)),
             own_mac: own_mac(interface),
             xdp,
             tcx,
@@ -204,6 +205,7 @@ pub(super) fn as_if(interface: &Interface, mode: Mode) -> Attachment {
         mode,
         role: role(interface, mode),
         target: XdpTarget::no("it is not attached"),
+        peer: peer::judge(interface, role(interface, mode)),
         own_mac: own_mac(interface),
         xdp,
         tcx: true,

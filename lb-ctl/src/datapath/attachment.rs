@@ -146,6 +146,25 @@ impl XdpTarget {
     }
 }
 
+/// Whether TCX may hand packets straight to the other end of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "takes", rename_all = "kebab-case")]
+pub enum PeerTarget {
+    /// It may: that end is a pod's, and nothing at this end is passed by.
+    Yes,
+    /// It may not.
+    No {
+        /// What would be passed by; empty where this is no pod's veth at all.
+        why: String,
+    },
+}
+
+impl PeerTarget {
+    pub(crate) fn no(why: impl Into<String>) -> Self {
+        Self::No { why: why.into() }
+    }
+}
+
 /// A managed interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -165,6 +184,8 @@ pub struct Attachment {
     pub role: Role,
     /// Whether XDP can send to it.
     pub target: XdpTarget,
+    /// Whether TCX can hand packets to its other end.
+    pub peer: PeerTarget,
     /// The MAC that frames for this node carry; none for a member of a bridge or bond, which also gets its master's.
     pub own_mac: Option<[u8; 6]>,
     /// Whether the programs of an earlier daemon were replaced in place.
@@ -180,7 +201,9 @@ impl Attachment {
         let local = if self.role == Role::LocalClients { Device::LOCAL_CLIENTS } else { 0 };
         let generic = if matches!(self.xdp, XdpState::Generic { .. }) { Device::XDP_GENERIC } else { 0 };
         let own = if self.own_mac.is_some() { Device::OWN_MAC } else { 0 };
-        Device { mac: self.own_mac.unwrap_or_default(), ..Device::new(target | local | generic | own) }
+        let xdp = if matches!(self.xdp, XdpState::Off { .. }) { 0 } else { Device::XDP };
+        let peer = if self.peer == PeerTarget::Yes { Device::PEER } else { 0 };
+        Device { mac: self.own_mac.unwrap_or_default(), ..Device::new(target | local | generic | own | xdp | peer) }
     }
 }
 

@@ -5,35 +5,28 @@
 //! stands before those of a higher preference, and leaves to them what it does not decide.
 
 use super::bpf::Hook;
-use crate::host::netlink::{Connection, Message, Refused, Request, attributes, push_attribute, text, u32_at};
+use crate::host::netlink::{Connection, Message, Refused, Request, push_attribute, u32_at};
+use crate::host::traffic_control::{BPF_NAME, EGRESS, INGRESS, KIND, OPTIONS, clsact, filters, header, program_name};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// `RTM_NEWQDISC`, `RTM_DELQDISC`, `RTM_GETQDISC`, `RTM_NEWTFILTER`, `RTM_DELTFILTER`, `RTM_GETTFILTER`
+/// `RTM_NEWQDISC`, `RTM_DELQDISC`, `RTM_NEWTFILTER`, `RTM_DELTFILTER`
 const NEW_QDISC: u16 = 36;
 const DELETE_QDISC: u16 = 37;
-const GET_QDISC: u16 = 38;
 const NEW_FILTER: u16 = 44;
 const DELETE_FILTER: u16 = 45;
-const GET_FILTER: u16 = 46;
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLA_F_NESTED`
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 const NESTED: u16 = 0x8000;
-/// `struct tcmsg`; `TCA_KIND`, `TCA_OPTIONS`; `TCA_BPF_FD`, `TCA_BPF_NAME`, `TCA_BPF_FLAGS`
-const HEADER: usize = 20;
-const KIND: u16 = 1;
-const OPTIONS: u16 = 2;
+/// `TCA_BPF_FD`, `TCA_BPF_FLAGS`
 const BPF_FD: u16 = 6;
-const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
 /// `TCA_BPF_FLAG_ACT_DIRECT`: what the program returns is the verdict.
 const DIRECT_ACTION: u32 = 1;
-/// `TC_H_CLSACT`, the handle `ffff:`, and the two hooks of the qdisc.
+/// `TC_H_CLSACT`, and the handle `ffff:`.
 const CLSACT: u32 = 0xffff_fff1;
 const QDISC: u32 = 0xffff_0000;
-const INGRESS: u32 = 0xffff_fff2;
-const EGRESS: u32 = 0xffff_fff3;
 /// `ETH_P_ALL`
 const ALL_PROTOCOLS: u16 = 3;
 /// The first preferences are tried one after the other: one may be taken by filters of another kind.
@@ -47,9 +40,12 @@ struct Filter {
     info: u32,
 }
 
+/// What the names of all our filters begin with.
+pub(super) const OWNER: &str = "lb-ctl/";
+
 /// The name of this instance's filters.
 pub(super) fn owner(instance: &str) -> String {
-    format!("lb-ctl/{instance}")
+    format!("{OWNER}{instance}")
 }
 
 /// Puts a program on a hook, in place of the one that a filter of this owner holds.
@@ -86,7 +82,7 @@ pub(super) fn remove(owner: &str, ifindex: u32, hook: Hook) -> io::Result<bool> 
     connection.request(request).map_err(in_words)?;
     let mut is_empty = true;
     for parent in [INGRESS, EGRESS] {
-        is_empty &= dump(&mut connection, ifindex, parent)?.is_empty();
+        is_empty &= filters(&mut connection, ifindex, parent).map_err(in_words)?.is_empty();
     }
     if is_empty {
         // Somebody may be quicker: then it is theirs.
@@ -98,10 +94,7 @@ pub(super) fn remove(owner: &str, ifindex: u32, hook: Hook) -> io::Result<bool> 
 /// The hooks that filters of this owner are on, in the calling thread's namespace.
 pub(super) fn scan(owner: &str) -> io::Result<Vec<(u32, Hook)>> {
     let mut connection = Connection::route()?;
-    let qdiscs = connection.dump(|| Request::new(GET_QDISC, &[0; HEADER])).map_err(in_words)?;
-    let is_clsact = |message: &&Message| attribute(message, KIND).is_some_and(|kind| text(kind) == "clsact");
-    let interfaces: Vec<u32> =
-        qdiscs.iter().filter(is_clsact).filter_map(|message| u32_at(&message.payload, 4)).collect();
+    let interfaces = clsact(&mut connection).map_err(in_words)?;
     let mut found = Vec::new();
     for ifindex in interfaces {
         for hook in [Hook::Ingress, Hook::Egress] {
@@ -114,35 +107,15 @@ pub(super) fn scan(owner: &str) -> io::Result<Vec<(u32, Hook)>> {
 }
 
 fn find(connection: &mut Connection, owner: &str, ifindex: u32, hook: Hook) -> io::Result<Option<Filter>> {
-    let filters = dump(connection, ifindex, parent(hook))?;
-    let is_ours = |message: &&Message| {
-        let name = attribute(message, OPTIONS)
-            .and_then(|options| attributes(options).find(|(kind, _)| *kind == BPF_NAME))
-            .map(|(_, name)| text(name));
-        attribute(message, KIND).is_some_and(|kind| text(kind) == "bpf") && name.as_deref() == Some(owner)
-    };
+    let filters = filters(connection, ifindex, parent(hook)).map_err(in_words)?;
+    let is_ours = |message: &&Message| program_name(message).as_deref() == Some(owner);
     Ok(filters
         .iter()
         .find(is_ours)
         .and_then(|message| Some(Filter { handle: u32_at(&message.payload, 8)?, info: u32_at(&message.payload, 16)? })))
 }
 
-/// Everybody's filters on one of the two hooks. The kernel lists a chain's head, too, which has no options.
-fn dump(connection: &mut Connection, ifindex: u32, parent: u32) -> io::Result<Vec<Message>> {
-    let answers = connection.dump(|| Request::new(GET_FILTER, &header(ifindex, 0, parent, 0)));
-    let answers = match answers {
-        Err(refused) if refused.error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
-        other => other.map_err(in_words)?,
-    };
-    Ok(answers.into_iter().filter(|message| attribute(message, OPTIONS).is_some()).collect())
-}
-
-fn attribute(message: &Message, wanted: u16) -> Option<&[u8]> {
-    let found = attributes(message.payload.get(HEADER..)?).find(|(kind, _)| *kind == wanted);
-    found.map(|(_, value)| value)
-}
-
-fn filter(owner: &str, header: [u8; HEADER], program: BorrowedFd<'_>) -> Request {
+fn filter(owner: &str, header: [u8; 20], program: BorrowedFd<'_>) -> Request {
     let mut options = Vec::new();
     push_attribute(&mut options, BPF_FD, &program.as_raw_fd().to_ne_bytes());
     push_attribute(&mut options, BPF_NAME, &[owner.as_bytes(), &[0]].concat());
@@ -152,15 +125,6 @@ fn filter(owner: &str, header: [u8; HEADER], program: BorrowedFd<'_>) -> Request
 
 const fn parent(hook: Hook) -> u32 {
     if matches!(hook, Hook::Egress) { EGRESS } else { INGRESS }
-}
-
-fn header(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    header[8..12].copy_from_slice(&handle.to_ne_bytes());
-    header[12..16].copy_from_slice(&parent.to_ne_bytes());
-    header[16..20].copy_from_slice(&info.to_ne_bytes());
-    header
 }
 
 /// The kernel's words, and its number where it has no words.

@@ -28,6 +28,7 @@ mod layout;
 mod links;
 mod lock;
 mod meta;
+mod peer;
 mod programs;
 mod refusal;
 mod require;
@@ -38,7 +39,7 @@ pub mod test_run;
 pub mod tracer;
 
 pub(crate) use attach::wants_xdp;
-pub use attachment::{AttachError, Attachment, Mode, Role, TcMode, UnknownMode, XdpState, XdpTarget};
+pub use attachment::{AttachError, Attachment, Mode, PeerTarget, Role, TcMode, UnknownMode, XdpState, XdpTarget};
 pub use bpffs::DEFAULT_BPFFS;
 pub(crate) use bpffs::is_bpffs;
 pub use capture::Ring;
@@ -48,7 +49,7 @@ pub use events::{Events, Untold};
 pub use handover::Settled;
 pub use instance::{Instance, SharedMaps};
 pub use programs::{Clock, PacketLog};
-pub(crate) use refusal::occupants as programs_on;
+pub(crate) use refusal::others_on;
 pub(crate) use require::{kernel_is_at_least, privilege};
 pub use sockets::Cgroup;
 
@@ -236,7 +237,7 @@ impl Datapath {
         self.attachments.values()
     }
 
-    /// Looks at the managed interfaces again: names, roles, whether XDP can send by them. Forgets those that have gone.
+    /// Looks at the managed interfaces again: names, roles, whether XDP can send by them and TCX to their other ends. Forgets those that have gone.
     /// Says whether anything changed. To be called when the network changed, and every now and then: a pod's NAPI is
     /// switched on without a word to us.
     pub fn refresh(&mut self, view: &HostView) -> bool {
@@ -251,8 +252,10 @@ impl Datapath {
             let target = prober.again(interface, &attachment.xdp, &attachment.target);
             let role = attach::role(interface, attachment.mode);
             let own_mac = attach::own_mac(interface);
+            let peer = peer::judge(interface, role);
             changed |= attachment.target != target || attachment.role != role || attachment.name != interface.name;
-            changed |= attachment.own_mac != own_mac;
+            changed |= attachment.own_mac != own_mac || attachment.peer != peer;
+            attachment.peer = peer;
             attachment.own_mac = own_mac;
             attachment.name.clone_from(&interface.name);
             attachment.target = target;

@@ -88,7 +88,7 @@ fn remedy(name: &str, hook: Hook, words: &str, errno: Option<i32>, occupied: boo
 }
 
 /// The programs that are on the hook already, by name and id.
-pub(crate) fn occupants(ifindex: u32, hook: Hook) -> Vec<String> {
+fn occupants(ifindex: u32, hook: Hook) -> Vec<String> {
     let ids = if hook.is_xdp() {
         xdp_program(ifindex).into_iter().collect()
     } else {
@@ -100,6 +100,12 @@ pub(crate) fn occupants(ifindex: u32, hook: Hook) -> Vec<String> {
             _ => format!("program id {id}"),
         })
         .collect()
+}
+
+/// Those of them that are not ours.
+pub(crate) fn others_on(ifindex: u32, hook: Hook) -> Vec<String> {
+    let is_ours = |program: &String| program.contains("`lb_xdp") || program.contains("`lb_tcx");
+    occupants(ifindex, hook).into_iter().filter(|program| !is_ours(program)).collect()
 }
 
 /// The id of the XDP program on an interface.

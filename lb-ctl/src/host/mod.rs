@@ -10,6 +10,7 @@ pub(crate) mod nftables;
 pub mod pair;
 mod route;
 mod snapshot;
+pub(crate) mod traffic_control;
 mod watch;
 pub(crate) mod xdp_features;
 
@@ -73,6 +74,12 @@ pub struct Interface {
     /// Whether other nodes are reached by it. The kernel does not know: the daemon, which knows the nodes, marks it
     /// ([`HostView::with_ways_to_nodes`]).
     pub leads_to_nodes: bool,
+    /// Whether its other end, of a veth, is in another network namespace.
+    pub ends_elsewhere: bool,
+    /// The queueing discipline of what it sends; `noqueue`: nobody shapes it.
+    pub qdisc: String,
+    /// The TC filters on what it sends, anybody's: programs by their names, others by their kinds.
+    pub egress_filters: Vec<String>,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
     /// Whether it is a loopback device.

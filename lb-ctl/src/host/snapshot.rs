@@ -1,7 +1,7 @@
 //! Reads a whole [`HostView`] from the kernel.
 
 use super::netlink::{Connection, Message, Refused, Request, attributes, text, u16_at, u32_at};
-use super::{Error, HostView, Interface};
+use super::{Error, HostView, Interface, traffic_control};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
@@ -27,6 +27,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
@@ -70,9 +71,11 @@ pub(super) fn read(connection: &mut Connection) -> Result<HostView, Error> {
         let routes = connection.dump(|| Request::new(GET_ROUTE, &header)).map_err(list("routes"))?;
         default_routes.extend(routes.iter().flat_map(default_route_interfaces));
     }
+    let mut filters = traffic_control::egress_filters(connection).map_err(list("filters"))?;
     let mut view = HostView::default();
     for mut interface in links.iter().filter_map(interface) {
         interface.has_default_route = default_routes.contains(&interface.index);
+        interface.egress_filters = filters.remove(&interface.index).unwrap_or_default();
         view.interfaces.insert(interface.index, interface);
     }
     let wires: Vec<_> =
@@ -123,6 +126,9 @@ fn interface(message: &Message) -> Option<Interface> {
         has_default_route: false,
         hardware: false,
         wire: false,
+        ends_elsewhere: false,
+        qdisc: String::new(),
+        egress_filters: Vec::new(),
         ethernet: u16_at(payload, 2)? == ETHERNET,
         leads_to_nodes: false,
         loopback: flags & LOOPBACK != 0,
@@ -134,6 +140,7 @@ fn interface(message: &Message) -> Option<Interface> {
             IFLA_IFNAME => interface.name = text(value),
             IFLA_MTU => interface.mtu = u32_at(value, 0)?,
             IFLA_LINK => interface.lower = u32_at(value, 0).filter(|index| *index != 0 && *index != interface.index),
+            IFLA_QDISC => interface.qdisc = text(value),
             IFLA_MASTER => interface.master = u32_at(value, 0).filter(|index| *index != 0),
             IFLA_LINK_NETNSID => lower_is_elsewhere = true,
             IFLA_PARENT_DEV_NAME => interface.hardware = true,
@@ -146,6 +153,7 @@ fn interface(message: &Message) -> Option<Interface> {
     }
     if lower_is_elsewhere {
         interface.lower = None;
+        interface.ends_elsewhere = interface.kind == "veth";
     }
     Some(interface)
 }

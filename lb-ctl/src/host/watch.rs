@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tracing::warn;
 
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_IPV6_ROUTE`,
+/// `RTNLGRP_LINK`, `RTNLGRP_TC`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_IPV6_ROUTE`,
 /// `RTNLGRP_IPV6_RULE`, `RTNLGRP_NEXTHOP`
-const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
+const GROUPS: [u32; 9] = [1, 4, 5, 7, 8, 9, 11, 19, 32];
 /// `RTM_NEWROUTE`, `RTM_DELROUTE`
 const ROUTE_MESSAGES: [u16; 2] = [24, 25];
 /// What else routes follow from: `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`. It is in no view.

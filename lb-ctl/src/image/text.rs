@@ -87,7 +87,7 @@ fn lent(addresses: [impl Into<IpAddr>; Settings::SNAT_ADDRESSES]) -> String {
 }
 
 fn device(index: u32, device: Device) -> String {
-    let names = [(Device::XDP_TARGET, "xdp-target"), (Device::LOCAL_CLIENTS, "local-clients")];
+    let names = [(Device::XDP_TARGET, "xdp-target"), (Device::LOCAL_CLIENTS, "local-clients"), (Device::PEER, "peer")];
     format!("device {index}{}", flags(device.flags, &names))
 }
 

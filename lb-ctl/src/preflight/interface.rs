@@ -3,7 +3,7 @@
 use super::{Line, Lines, Verdict, Wanted, quoted, sysctl};
 use crate::daemon::options::PathMode;
 use crate::datapath::bpf::Hook;
-use crate::datapath::{Mode, programs_on, wants_xdp};
+use crate::datapath::{Mode, others_on, wants_xdp};
 use crate::host::{HostView, Interface, XdpFeatures, ethtool, xdp_features};
 use std::collections::BTreeMap;
 
@@ -186,10 +186,7 @@ fn queues(lines: &mut Lines<'_>, interface: &Interface, facts: &Facts) {
 }
 
 fn programs(lines: &mut Lines<'_>, interface: &Interface, mode: Mode, facts: &Facts) {
-    let others = |hook| -> Vec<String> {
-        let is_ours = |program: &String| program.contains("`lb_xdp") || program.contains("`lb_tcx");
-        programs_on(interface.index, hook).into_iter().filter(|program| !is_ours(program)).collect()
-    };
+    let others = |hook| others_on(interface.index, hook);
     let (xdp, tc) = (others(Hook::XdpNative), [others(Hook::Ingress), others(Hook::Egress)].concat());
     if let Some(other) = xdp.first() {
         let verdict = match mode {

@@ -335,6 +335,7 @@ impl Told<'_> {
                 format!("answered, by {}", self.interface(step.number))
             }
             Step::SEND | Step::SEND_TO_NEIGHBOUR => format!("sent by {}", self.interface(step.number)),
+            Step::SEND_TO_PEER => format!("handed to the pod's end of {}", self.interface(step.number)),
             Step::DEFER => return "left untouched to TCX ingress, which finishes what XDP cannot".to_owned(),
             _ if reason == Reason::NotOurs => "left as it came".to_owned(),
             _ => "handed to the host".to_owned(),

@@ -1,7 +1,9 @@
-//! What interfaces take, what they refuse and in which words, and whether XDP can send by them.
+//! What interfaces take, what they refuse and in which words, and whether XDP can send by them, and TCX to their other
+//! ends.
 
 use crate::sandbox::{Pod, interface, names, run, sandboxed, veth};
-use lb_ctl::datapath::{AttachError, Datapath, Mode, Role, XdpState, XdpTarget};
+use lb_common::Device;
+use lb_ctl::datapath::{AttachError, Datapath, Mode, Options, PeerTarget, Role, TcMode, XdpState, XdpTarget};
 use lb_ctl::host::{Interface, snapshot};
 
 #[test]
@@ -80,7 +82,7 @@ fn a_veth_is_a_target_of_xdp_exactly_while_its_peer_polls() {
         let XdpTarget::No { why, remedy } = &attachment.target else { panic!("{attachment:?}") };
         assert!(why.contains("NAPI"), "{why}");
         assert!(remedy.as_ref().is_some_and(|remedy| remedy.contains("ethtool -K eth0 gro on")));
-        let expected = lb_common::Device::LOCAL_CLIENTS | lb_common::Device::OWN_MAC;
+        let expected = Device::LOCAL_CLIENTS | Device::OWN_MAC | Device::PEER;
         assert_eq!(attachment.device().flags, expected);
         assert_eq!(Some(attachment.device().mac), interface("lbe0").mac);
 
@@ -88,12 +90,72 @@ fn a_veth_is_a_target_of_xdp_exactly_while_its_peer_polls() {
         assert!(datapath.refresh(&snapshot().expect("a view")), "it changed");
         let attachment = datapath.attachments().next().expect("an attachment").clone();
         assert_eq!(attachment.target, XdpTarget::Yes);
-        assert!(attachment.device().flags & lb_common::Device::XDP_TARGET != 0);
+        assert!(attachment.device().flags & Device::XDP_TARGET != 0);
         assert!(!datapath.refresh(&snapshot().expect("a view")), "it did not change");
 
         pod.run("ethtool -K lbe1 gro off");
         assert!(datapath.refresh(&snapshot().expect("a view")), "it changed");
         assert_ne!(datapath.attachments().next().expect("an attachment").target, XdpTarget::Yes);
+    });
+}
+
+#[test]
+fn a_pods_veth_is_passed_by_exactly_while_nothing_on_it_misses_a_packet() {
+    sandboxed(|sandbox| {
+        let pod = Pod::new();
+        veth("lbe0", "lbe1");
+        let mut datapath = sandbox.open("one");
+        let attachment = datapath.attach(&interface("lbe0"), Mode::Tcx).expect("attached");
+        assert_eq!(attachment.peer, PeerTarget::No { why: String::new() }, "its other end is no pod's");
+        assert_eq!(attachment.device().flags & Device::PEER, 0);
+
+        pod.take("lbe1");
+        let mut after = |line: &str| {
+            run(line);
+            datapath.refresh(&snapshot().expect("a view"));
+            datapath.attachments().next().expect("an attachment").clone()
+        };
+        let given = after("ip link set lbe0 up");
+        assert_eq!(given.peer, PeerTarget::Yes);
+        assert_eq!(given.device().flags & Device::PEER, Device::PEER);
+        for (line, seen, undo) in [
+            (
+                "tc qdisc add dev lbe0 root tbf rate 1mbit burst 10kb latency 50ms",
+                "`tbf`",
+                "tc qdisc del dev lbe0 root",
+            ),
+            ("ip link set lbe0 down", "", "ip link set lbe0 up"),
+        ] {
+            let PeerTarget::No { why } = after(line).peer else { panic!("after {line}") };
+            assert!(why.contains(seen) && why.is_empty() == seen.is_empty(), "{line}: {why}");
+            assert_eq!(after(undo).peer, PeerTarget::Yes, "{undo}");
+        }
+        // A place for filters is no filter, and what comes in is seen as ever.
+        assert_eq!(after("tc qdisc add dev lbe0 clsact").peer, PeerTarget::Yes);
+        let program = sandbox.directory().join("takes-nothing");
+        std::fs::write(&program, "1,6 0 0 0,").expect("a file");
+        let program = program.display();
+        let filter = |hook| format!("tc filter add dev lbe0 {hook} bpf bytecode-file {program} flowid 1:1");
+        assert_eq!(after(&filter("ingress")).peer, PeerTarget::Yes);
+        let PeerTarget::No { why } = after(&filter("egress")).peer else { panic!("a filter") };
+        assert!(why.contains("TC filter"), "{why}");
+        assert_eq!(after("tc filter del dev lbe0 egress").peer, PeerTarget::Yes);
+    });
+}
+
+#[test]
+fn our_own_filters_are_not_in_the_way() {
+    sandboxed(|sandbox| {
+        let pod = Pod::new();
+        veth("lbe0", "lbe1");
+        pod.take("lbe1");
+        let options = Options { tc: TcMode::Clsact, ..sandbox.options("one") };
+        let mut datapath = Datapath::open(&options).expect("a datapath");
+        assert!(datapath.attach(&interface("lbe0"), Mode::Tcx).expect("attached").clsact);
+        let view = snapshot().expect("a view");
+        assert_eq!(view.interface("lbe0").expect("it is there").egress_filters, ["lb-ctl/one"]);
+        datapath.refresh(&view);
+        assert_eq!(datapath.attachments().next().expect("an attachment").peer, PeerTarget::Yes);
     });
 }
 

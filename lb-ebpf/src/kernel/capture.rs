@@ -41,7 +41,7 @@ pub(super) fn left<P: Whole>(packet: &P, hook: u8, ifindex: u32, verdict: Verdic
     let Some(room) = CAPTURE_ROOM.get_ptr_mut(0) else { return };
     // SAFETY: as above.
     let room = unsafe { &mut *room };
-    let is_sent = matches!(verdict.action, Action::Redirect | Action::RedirectNeighbour);
+    let is_sent = matches!(verdict.action, Action::Redirect | Action::RedirectNeighbour | Action::RedirectPeer);
     let sent_to = if is_sent { verdict.ifindex } else { 0 };
     room.head = Captured {
         // SAFETY: helpers without arguments.

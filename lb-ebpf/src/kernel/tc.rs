@@ -6,8 +6,8 @@ use super::maps::NEIGHBOUR;
 use super::tables::KernelTables;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -173,6 +173,19 @@ fn redirect_neighbour(ifindex: u32) -> i32 {
     unsafe { bpf_redirect_neigh(ifindex, neighbour.cast(), size_of::<Neighbour>() as i32, 0) as i32 }
 }
 
+/// Hands the packet to the other end of a veth. There it counts as what it counted as here, and no MAC is looked at any more: a
+/// frame to the MAC of a bridge that this interface is a port of must become one for the pod (Linux 6.16 sees to that itself).
+#[inline(always)]
+fn redirect_peer(ctx: &TcContext, ifindex: u32) -> i32 {
+    // SAFETY: a field of the context, which the verifier lets us read; helpers on the context of this program and on numbers.
+    unsafe {
+        if (*ctx.skb.skb).pkt_type != PACKET_HOST {
+            bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+        }
+        bpf_redirect_peer(ifindex, 0) as i32
+    }
+}
+
 impl Whole for TcContext {
     #[inline(always)]
     fn length(&self) -> u32 {
@@ -220,6 +233,7 @@ fn act(ctx: &TcContext, verdict: Verdict) -> i32 {
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as i32 },
         Action::RedirectNeighbour => redirect_neighbour(verdict.ifindex),
+        Action::RedirectPeer => redirect_peer(ctx, verdict.ifindex),
         Action::Drop => {
             if super::logs() {
                 aya_log_ebpf::debug!(ctx, "dropped at TCX, reason {}", verdict.reason as u8);

@@ -158,7 +158,7 @@ fn act(ctx: &XdpContext, env: &XdpEnv<'_>, verdict: Verdict) -> u32 {
         Action::Redirect if verdict.ifindex == env.ifindex() => xdp_action::XDP_TX,
         // SAFETY: a helper that takes plain numbers.
         Action::Redirect => unsafe { bpf_redirect(verdict.ifindex, 0) as u32 },
-        Action::Drop | Action::RedirectNeighbour => {
+        Action::Drop | Action::RedirectNeighbour | Action::RedirectPeer => {
             if super::logs() {
                 aya_log_ebpf::debug!(ctx, "dropped at XDP, reason {}", verdict.reason as u8);
             }

@@ -52,6 +52,8 @@ pub struct World {
     pub draining: bool,
     /// No Service has a UDP port.
     pub without_ports: bool,
+    /// Packets can be handed to the pods' own ends.
+    pub peers: bool,
 }
 
 /// The pod that takes the place of [`LOCAL_2`].
@@ -500,8 +502,19 @@ fn recipe() -> impl Strategy<Value = Recipe> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    let odd = any::<[bool; 9]>().prop_map(
-        |[without_first, without_second, replaced, few_ports, no_lent, stack, policies, draining, without_ports]| {
+    let odd = any::<[bool; 10]>().prop_map(
+        |[
+            without_first,
+            without_second,
+            replaced,
+            few_ports,
+            no_lent,
+            stack,
+            policies,
+            draining,
+            without_ports,
+            peers,
+        ]| {
             World {
                 without_first,
                 without_second,
@@ -512,6 +525,7 @@ fn world() -> impl Strategy<Value = World> {
                 policies,
                 draining,
                 without_ports,
+                peers,
             }
         },
     );
@@ -524,12 +538,14 @@ fn world() -> impl Strategy<Value = World> {
         ..World::default()
     });
     let stack = World { stack: true, ..World::default() };
+    let peers = World { peers: true, ..World::default() };
     let crowded = World { few_ports: true, ..World::default() };
     let policies = World { policies: true, ..World::default() };
     prop_oneof![
         6 => Just(World::default()),
         2 => Just(stack),
         2 => Just(policies),
+        2 => Just(peers),
         1 => Just(crowded),
         1 => odd,
         1 => withdrawn,

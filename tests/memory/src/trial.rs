@@ -52,6 +52,10 @@ impl World {
         if self.policies {
             small::set_policies(image);
         }
+        if self.peers {
+            let inside = image.devices.values_mut().find(|device| device.flags & Device::LOCAL_CLIENTS != 0);
+            inside.expect("pods are behind it").flags |= Device::PEER;
+        }
         if self.without_ports {
             image.services.retain(|key, _| key.protocol != UDP);
         }
@@ -352,7 +356,7 @@ impl Trial {
         let fate = match verdict.action {
             Action::Pass | Action::Defer => Fate::Passed,
             Action::Drop => Fate::Dropped,
-            Action::Redirect => Fate::Sent(verdict.ifindex),
+            Action::Redirect | Action::RedirectPeer => Fate::Sent(verdict.ifindex),
             Action::RedirectNeighbour => Fate::SentByKernel(verdict.ifindex),
             Action::Open | Action::Choose | Action::Lend | Action::Enter | Action::Icmp | Action::Answer => {
                 return Err(Fault("the core kept the packet to itself".to_owned()));
