@@ -12,7 +12,7 @@ use std::io::Write;
 /// Instructions the verifier may process for one program. The kernel's own limit is a million; this one tells when a
 /// change makes the programs much harder to verify. Extension headers, fragments, three transport protocols, ICMP errors and
 /// answers multiply the paths.
-const BUDGET: u32 = 300_000;
+const BUDGET: u32 = 400_000;
 /// The same for programs that trace, which never are on a hook: what they tell multiplies the paths once more.
 const TRACING_BUDGET: u32 = 500_000;
 
