@@ -220,7 +220,8 @@ mod tests {
             backend: 5,
             service: 6,
             hop: NextHop::default(),
-            zero: [0; 8],
+            met: 0,
+            zero: [0; 7],
         };
         let reply = Flow {
             src: key.dst,

@@ -42,7 +42,7 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x0080_8080_8080_8080;
 /// The set is locked.
 const LOCKED: u64 = 1 << 63;
-/// One more change: seven bits, which overflow into the lock's place only where they are masked.
+/// One more change, of seven bits.
 const CHANGE: u64 = 1 << 56;
 const CHANGES: u64 = 0x7f << 56;
 /// How often a lock is tried before a table counts as contended.
@@ -378,10 +378,12 @@ const fn with_tag(word: u64, way: u32, tag: u64) -> u64 {
     changed(word) & !(0xff << (8 * way)) | tag << (8 * way)
 }
 
-/// The word with one more change: who has seen it before cannot take it for what he has seen.
+/// The word with one more change: who has seen it before cannot take it for what he has seen. So many times around the places that
+/// the hand of the clock jumps over none when the changes begin anew.
 #[inline(always)]
 const fn changed(word: u64) -> u64 {
-    word & !CHANGES | word.wrapping_add(CHANGE) & CHANGES
+    const LAST: u64 = (0x80 / WAYS as u64 * WAYS as u64 - 1) << 56;
+    if word & CHANGES >= LAST { word & !CHANGES } else { word + CHANGE }
 }
 
 /// The highest bit of each place that has this tag. Of several the lowest is right; those above it may be wrong, and their keys tell.
@@ -428,3 +430,6 @@ pub unsafe fn is_same<K: Key>(stored: *const K, key: &K) -> bool {
 pub fn held(word: u64) -> impl Iterator<Item = (u32, u8)> {
     (0..WAYS).map(move |way| (way, (word >> (8 * way)) as u8)).filter(|(_, tag)| u64::from(*tag) >= FIRST_TAG)
 }
+
+#[cfg(test)]
+mod tests;
