@@ -249,7 +249,16 @@ const fn new_sets(max_flows: u32) -> u32 {
 
 /// How the tables of flows are hashed when `max_flows` flows of each family must fit, with these random numbers.
 pub const fn hashing(seeds: [u64; 10], max_flows: u32) -> Hashing {
-    Hashing { seeds, confirmed: confirmed_sets(max_flows), new: new_sets(max_flows) }
+    Hashing { seeds, confirmed: confirmed_sets(max_flows), new: new_sets(max_flows), max_flows, zero: 0 }
+}
+
+/// How many entries are sure to find room in a flow table. It is larger than that: see [`crate::table`].
+pub const fn room_for(name: &str, max_flows: u32) -> u32 {
+    match name.as_bytes() {
+        // Two for each flow, one a direction.
+        b"FLOWS4" | b"FLOWS6" => max_flows * 2,
+        _ => at_least(max_flows / 2, 4096),
+    }
 }
 
 const fn at_least(value: u32, minimum: u32) -> u32 {

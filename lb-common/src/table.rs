@@ -63,9 +63,13 @@ pub struct Hashing {
     pub confirmed: u32,
     /// Sets of a table of new flows.
     pub new: u32,
+    /// Flows of each family that the tables were made for.
+    pub max_flows: u32,
+    /// Padding; zero.
+    pub zero: u32,
 }
 
-record!(Hashing = 88);
+record!(Hashing = 96);
 
 impl Hashing {
     /// Where `key` may stand in a table of so many sets.

@@ -202,12 +202,14 @@ fn of_many_who_enter_a_key_one_succeeds() {
             let table = &table;
             scope.spawn(move || {
                 (0..KEYS)
-                    .filter(|number| loop {
-                        match table.insert(&tuple(*number), thread) {
-                            Ok(()) => break true,
-                            Err(Refused::Exists) => break false,
-                            // A thread that holds the lock may be interrupted here, as a CPU in the datapath is not.
-                            Err(Refused::Full) => thread::yield_now(),
+                    .filter(|number| {
+                        loop {
+                            match table.insert(&tuple(*number), thread) {
+                                Ok(()) => break true,
+                                Err(Refused::Exists) => break false,
+                                // A thread that holds the lock may be interrupted here, as a CPU in the datapath is not.
+                                Err(Refused::Full) => thread::yield_now(),
+                            }
                         }
                     })
                     .collect()

@@ -9,7 +9,7 @@ use super::bpf::{
     map::{Map, Put},
 };
 use aya::Pod;
-use lb_common::maps::HASHING;
+use lb_common::maps::{HASHING, room_for};
 use lb_common::table::{self, Entry, Hashing, Key, Memory, Place, Refused, WAYS};
 use lb_common::{Flow, FlowKey};
 use std::fmt::Debug;
@@ -32,6 +32,7 @@ pub struct FlowTable<A> {
     words: Arc<Words>,
     entries: Map<u32, Record<A>>,
     hashing: Hashing,
+    room: u32,
 }
 
 impl<A> FlowTable<A>
@@ -45,21 +46,21 @@ where
         let open = |name: &str| bpf::open(&directory.join(name));
         let hashing: Map<u32, Hashing> = Map::new(open(HASHING)?)?;
         let hashing = hashing.get(&0)?.ok_or(io::ErrorKind::InvalidData)?;
-        Self::new(&open(&format!("{name}_SETS"))?, open(name)?, hashing)
+        Self::new(name, &open(&format!("{name}_SETS"))?, open(name)?, hashing)
     }
 
-    /// The table of these words and entries.
-    pub fn new(words: &OwnedFd, entries: OwnedFd, hashing: Hashing) -> io::Result<Self> {
+    /// The table of this name, with these words and entries.
+    pub fn new(name: &str, words: &OwnedFd, entries: OwnedFd, hashing: Hashing) -> io::Result<Self> {
         let (words, entries) = (Words::map(words)?, Map::new(entries)?);
         if words.get().len() as u64 * u64::from(WAYS) != u64::from(entries.entries()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its sets and its entries do not belong together"));
         }
-        Ok(Self { words: Arc::new(words), entries, hashing })
+        Ok(Self { words: Arc::new(words), entries, hashing, room: room_for(name, hashing.max_flows) })
     }
 
-    /// How many entries it has room for.
+    /// How many entries are sure to find room.
     pub fn capacity(&self) -> u32 {
-        self.entries.entries()
+        self.room
     }
 
     /// The flow of a tuple.
