@@ -110,7 +110,7 @@ metrics! {
     MapMax Gauge "lbctl_map_max_entries" ["map"]
         "Entries that fit into a map.";
     MapEvictions Counter "lbctl_map_evictions_total" ["map"]
-        "Entries that were pushed out of an LRU map before their time: an estimate, made from a sample each second.";
+        "Entries that were pushed out of a full table before their time: an estimate, made from a sample each second.";
     InsertFailures Counter "lbctl_flow_insert_failures_total" ["table"]
         "Packets whose flow found no room: among the confirmed ones (it stays among the new ones), or at all (the packet was dropped).";
     NatPorts Gauge "lbctl_nat_ports" ["address"]
