@@ -178,7 +178,8 @@ pub struct Flow<A> {
     pub service: u32,
     /// Where the rewritten packet leaves.
     pub hop: NextHop,
-    /// Not zero: met again since it was entered or since the table last looked for an entry to evict. Of new flows only.
+    /// Not zero: a packet of its own has met it since it was entered, or since the table last looked for an entry to evict. Of new
+    /// flows only.
     pub met: u8,
     /// Padding; zero. With it an entry of IPv4 with its key never lies across more than two cache lines.
     pub zero: [u8; 7],

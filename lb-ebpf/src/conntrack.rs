@@ -30,23 +30,18 @@ pub fn known<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A
     if let Some(flow) = tables.confirmed(key) {
         return Some((Table::Confirmed, flow));
     }
-    find_new(tables, key)
-}
-
-#[inline(always)]
-fn find_new<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
     let flow = tables.flow(Table::New, key)?;
     flow.met = 1;
     Some((Table::New, flow))
 }
 
-/// Finds the entry of another tuple.
+/// Finds the entry of another tuple, which does not count as met by that.
 #[inline(always)]
 pub fn find<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
     if let Some(flow) = tables.flow(Table::Confirmed, key) {
         return Some((Table::Confirmed, flow));
     }
-    find_new(tables, key)
+    tables.flow(Table::New, key).map(|flow| (Table::New, flow))
 }
 
 /// Forgets both entries of a flow, given one of them. A partner that has meanwhile been given to another flow stays.
