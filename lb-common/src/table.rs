@@ -188,24 +188,26 @@ pub fn first(home: &AtomicU64, place: Place) -> u32 {
 /// What is found of a key.
 #[inline(always)]
 pub fn find<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> Option<M::Found> {
-    memory.get(index(memory, place, key)?, key)
+    let (_, found) = look(memory, place.home(), place, key).or_else(|| look(memory, place.other(), place, key))?;
+    Some(found)
 }
 
 /// The index of the entry of a key.
 pub fn index<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> Option<u32> {
-    look(memory, place.home(), place, key).or_else(|| look(memory, place.other(), place, key))
+    let (index, _) = look(memory, place.home(), place, key).or_else(|| look(memory, place.other(), place, key))?;
+    Some(index)
 }
 
-/// The index of the entry of a key in one of its sets.
+/// The index of the entry of a key in one of its sets, and what is found there.
 #[inline(always)]
-pub fn look<K: Key, V, M: Memory<K, V>>(memory: &M, set: u32, place: Place, key: &K) -> Option<u32> {
+pub fn look<K: Key, V, M: Memory<K, V>>(memory: &M, set: u32, place: Place, key: &K) -> Option<(u32, M::Found)> {
     let mut hits = places_of(load(memory.word(set)?), place.tag());
     // Some may be false, but no more than there are places.
     let mut left = WAYS;
     while hits != 0 && left > 0 {
         let index = set * WAYS + lowest(hits);
-        if memory.get(index, key).is_some() {
-            return Some(index);
+        if let Some(found) = memory.get(index, key) {
+            return Some((index, found));
         }
         hits &= hits - 1;
         left -= 1;

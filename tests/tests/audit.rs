@@ -254,7 +254,15 @@ fn nothing_is_found_while_services_endpoints_and_connections_come_and_go() {
         assert_eq!(clean.0, 0, "after {audits} audits: {:#?}", clean.1);
         assert!(audits > 3, "only {audits} audits");
     });
-    let audited = fixture.status().expect("the daemon answers").audit;
+    // In the background a round over so many entries takes its time.
+    let deadline = Instant::now() + 3 * CHURN;
+    let audited = loop {
+        let audited = fixture.status().expect("the daemon answers").audit;
+        if audited.rounds > 0 || Instant::now() > deadline {
+            break audited;
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
     let (asked, applied) = (asked.into_inner(), applied.into_inner());
     println!("{asked} connections, {applied} changes, {} rounds in the background", audited.rounds);
     assert!(asked > 500 && applied > 20 && audited.rounds > 0, "{asked} {applied} {audited:?}");

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Entries that are read at a time.
 const BATCH: usize = 4096;
 /// Entries that nobody asked for are read too where a call more would cost as much.
-const GAP: u32 = 8;
+const GAP: u32 = 3;
 
 type Record<A> = Entry<FlowKey<A>, Flow<A>>;
 
@@ -120,7 +120,11 @@ where
         let mut flows = Vec::with_capacity(held.len());
         for near in held.chunk_by(|(one, _), (next, _)| next - one <= GAP) {
             let (first, last) = (near[0].0, near[near.len() - 1].0);
-            let records = self.entries.range(first, last - first + 1)?;
+            let records = if first == last {
+                self.entries.get(&first)?.map(|record| (first, record)).into_iter().collect()
+            } else {
+                self.entries.range(first, last - first + 1)?
+            };
             for (index, tag) in near {
                 let Some((_, Entry { key, value })) = records.get((index - first) as usize) else { continue };
                 // Its place was given to another while it was read: it is neither's.

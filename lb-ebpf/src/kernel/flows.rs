@@ -28,8 +28,8 @@ macro_rules! table {
             struct Maps;
 
             impl Memory<FlowKey<$address>, Flow<$address>> for Maps {
-                /// The index.
-                type Found = u32;
+                /// That it is there.
+                type Found = ();
 
                 #[inline(always)]
                 fn word(&self, set: u32) -> Option<&AtomicU64> {
@@ -38,11 +38,11 @@ macro_rules! table {
                 }
 
                 #[inline(always)]
-                fn get(&self, index: u32, key: &FlowKey<$address>) -> Option<u32> {
+                fn get(&self, index: u32, key: &FlowKey<$address>) -> Option<()> {
                     let entry = $entries.get_ptr(index)?;
                     // SAFETY: an entry of the map. Other CPUs may write it at the same time: the words that are compared may be of
                     // two keys, and then they are as a rule none's.
-                    unsafe { is_same(&raw const (*entry).key, key) }.then_some(index)
+                    unsafe { is_same(&raw const (*entry).key, key) }.then_some(())
                 }
 
                 #[inline(always)]
@@ -74,25 +74,6 @@ macro_rules! table {
                 $entries.get_ptr_mut(index(key)).map(|entry| unsafe { &raw mut (*entry).value })
             }
 
-            /// The same, looked for in place first.
-            #[inline(always)]
-            pub(in super::super) fn find_in_place(key: &FlowKey<$address>) -> Option<*mut Flow<$address>> {
-                let hashing = HASHING.get(0)?;
-                let place = hashing.place(hashing.$sets, key);
-                let set = $words.get_ptr_mut(place.home())?;
-                // SAFETY: an aligned word of a map.
-                let first = table::first(unsafe { AtomicU64::from_ptr(set) }, place);
-                if first != table::NOWHERE {
-                    let entry = $entries.get_ptr_mut(first)?;
-                    // SAFETY: as above.
-                    if unsafe { is_same(&raw const (*entry).key, key) } {
-                        // SAFETY: as above.
-                        return Some(unsafe { &raw mut (*entry).value });
-                    }
-                }
-                find(key)
-            }
-
             /// The index of the entry of a tuple; [`NOWHERE`] if there is none.
             #[inline(always)]
             fn index(key: &FlowKey<$address>) -> u32 {
@@ -107,7 +88,7 @@ macro_rules! table {
                 // SAFETY: the verifier knows that it leads to a key, or nowhere.
                 let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
                 let place = hashing.place(hashing.$sets, key);
-                table::look(&Maps, place.home(), place, key).unwrap_or(NOWHERE)
+                table::look(&Maps, place.home(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
             /// [`index`] in its other set.
@@ -117,7 +98,7 @@ macro_rules! table {
                 // SAFETY: as above.
                 let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
                 let place = hashing.place(hashing.$sets, key);
-                table::look(&Maps, place.other(), place, key).unwrap_or(NOWHERE)
+                table::look(&Maps, place.other(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
             impl Steps<FlowKey<$address>, Flow<$address>> for Maps {
@@ -313,3 +294,30 @@ table!(
     enter_new6,
     erase_new6
 );
+
+macro_rules! first_look {
+    ($name:ident, $address:ty, $entries:ident, $words:ident, $module:ident) => {
+        /// The confirmed flow of a tuple, looked for in place first: what nearly every packet asks.
+        #[inline(always)]
+        pub(super) fn $name(key: &FlowKey<$address>) -> Option<*mut Flow<$address>> {
+            let hashing = HASHING.get(0)?;
+            let place = hashing.place(hashing.confirmed, key);
+            let home = $words.get_ptr_mut(place.home())?;
+            // SAFETY: an aligned word of a map, which nobody changes but in one step.
+            let first = table::first(unsafe { AtomicU64::from_ptr(home) }, place);
+            if first != NOWHERE {
+                let entry = $entries.get_ptr_mut(first)?;
+                // SAFETY: an entry of the map, as in `Memory::get`.
+                unsafe {
+                    if is_same(&raw const (*entry).key, key) {
+                        return Some(&raw mut (*entry).value);
+                    }
+                }
+            }
+            $module::find(key)
+        }
+    };
+}
+
+first_look!(first_look4, [u8; 4], FLOWS4, FLOWS4_SETS, confirmed4);
+first_look!(first_look6, [u8; 16], FLOWS6, FLOWS6_SETS, confirmed6);
