@@ -75,7 +75,7 @@ impl Hashing {
     /// Where `key` may stand in a table of so many sets.
     #[inline(always)]
     pub fn place<K: Key>(&self, sets: u32, key: &K) -> Place {
-        const { assert!(size_of::<K>() % 8 == 0 && size_of::<K>() / 8 <= LONGEST && align_of::<K>() == 8) };
+        const { assert!(size_of::<K>().is_multiple_of(8) && size_of::<K>() / 8 <= LONGEST && align_of::<K>() == 8) };
         let words = core::ptr::from_ref(key).cast::<u64>();
         let (mut sum, mut word) = (0u64, 0);
         while word < size_of::<K>() / 8 {
@@ -121,13 +121,13 @@ impl Place {
     /// The set that is looked at first.
     #[inline(always)]
     pub fn home(self) -> u32 {
-        ((self.sum >> 32) * u64::from(self.sets) >> 32) as u32
+        (((self.sum >> 32) * u64::from(self.sets)) >> 32) as u32
     }
 
     /// The other set; of few keys the same.
     #[inline(always)]
     pub fn other(self) -> u32 {
-        ((self.mixed() & 0xffff_ffff) * u64::from(self.sets) >> 32) as u32
+        (((self.mixed() & 0xffff_ffff) * u64::from(self.sets)) >> 32) as u32
     }
 
     /// Whether a key with this place may stand in a set with a tag.
@@ -142,7 +142,7 @@ impl Place {
         if tag < FIRST_TAG { tag + FIRST_TAG } else { tag }
     }
 
-    /// The same number with each bit dependent on all below it (a step of SplitMix64).
+    /// The same number with each bit dependent on all below it (a step of `SplitMix64`).
     #[inline(always)]
     fn mixed(self) -> u64 {
         (self.sum ^ self.sum >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
@@ -395,7 +395,7 @@ const fn changed(word: u64) -> u64 {
 /// The highest bit of each place that has this tag. Of several the lowest is right; those above it may be wrong, and their keys tell.
 #[inline(always)]
 const fn places_of(word: u64, tag: u64) -> u64 {
-    let zero = word ^ tag * ONES;
+    let zero = word ^ (tag * ONES);
     zero.wrapping_sub(ONES) & !zero & HIGH
 }
 
@@ -403,7 +403,7 @@ const fn places_of(word: u64, tag: u64) -> u64 {
 #[inline(always)]
 const fn free_of(word: u64) -> u64 {
     // Exact, unlike the above: no borrow reaches the next place.
-    !((word & 0x7f * ONES).wrapping_add(0x7f * ONES) | word) & HIGH
+    !((word & (0x7f * ONES)).wrapping_add(0x7f * ONES) | word) & HIGH
 }
 
 /// The lowest place that is marked by its highest bit.

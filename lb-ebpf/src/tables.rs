@@ -39,7 +39,6 @@ pub trait AddressTables<A: Address> {
 
     /// The same in the table of confirmed flows, in place: what nearly every packet asks first.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "as above")]
     fn confirmed(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
         self.flow(Table::Confirmed, key)
     }

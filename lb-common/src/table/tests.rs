@@ -122,7 +122,7 @@ impl Steps<Tuple, u64> for Plain {
 
 fn tuple(number: u64) -> Tuple {
     // Neighbours, as an attacker would choose them.
-    Tuple([0x0a00_0001_0b00_0000 + number, 6 << 32 | 80])
+    Tuple([0x0a00_0001_0b00_0000 + number, 6 << 32 | 0x50])
 }
 
 /// A generator good enough to choose what is done (Marsaglia's xorshift).
