@@ -617,8 +617,14 @@ impl Ledger {
                 let is_member = members.is_some_and(|all| all.iter().any(|one| one.address == connection.backend));
                 // A datagram to a port that no Service has any more can go nowhere else.
                 let stays = !opens && (members.is_none() || node.draining.contains(&connection.backend.ip()));
-                if (opens && connection.is_ending() && !connection.doubtful) || (moves && !is_member && !stays) {
+                let has_ended = opens && connection.is_ending() && !connection.doubtful;
+                if has_ended || (moves && !is_member && !stays) {
                     promise.anew = true;
+                    // A first packet that is sent again may stay with a backend that another Service still has.
+                    let mut others = node.services.values().flatten();
+                    if opens && !has_ended && others.any(|one| one.address == connection.backend) {
+                        promise.translated.push(Candidate::request(connection));
+                    }
                     continue;
                 }
                 is_known |= connection.must_live(now);
