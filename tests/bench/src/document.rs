@@ -30,9 +30,9 @@ median, and the ratio is that of the best, with the median of the rounds' ratios
   lookup of a 16-byte key in an LRU hash (`lru`); that and the rewrite of the destination with its checksums (`dnat`); that and
   the lookup of the service and its per-CPU counters (`full`, *the yardstick*). They do nothing else: no lifetimes, no states, no
   IPv6, no options.
-- **Many flows.** The tables of both have 2.5 entries for each of 524,288 flows, whatever the number of flows. The yardstick has one
-  small entry (88 bytes in all, ours are 128) for each flow, though whoever translates addresses both ways needs two; `pairs` is the
-  yardstick with two entries of our size for each flow. Percentiles: the first packet of a flow in each tick (1.07 s) makes its
+- **Many flows.** The tables of both have four entries for each of 524,288 flows, whatever the number of flows. The yardstick has one
+  small entry (88 bytes in all) for each flow, though whoever translates addresses both ways needs two; `pairs` is the
+  yardstick with two entries as large as ours in the kernel's hash for each flow (128 bytes in all). Percentiles: the first packet of a flow in each tick (1.07 s) makes its
   decision anew, with a question to the routing table and a look at the partner; at many flows and short runs that is every
   other packet, and shows in the median.
 - **New flows** are measured with tables of the daemon's default size, since that is what is filled. `the least` does what nobody who
