@@ -15,9 +15,9 @@
 //! both full before the table is more than half full.
 //!
 //! Readers take no lock, and may see an entry that is given to another key at this moment, as in the kernel's own preallocated
-//! hashes. Who inserts or deletes a key in the datapath locks its home, by one bit and for some hundred nanoseconds; there nothing can
-//! interrupt him. User space never locks, since it may be interrupted for long or killed: it changes a word in one step
-//! or not at all.
+//! hashes. Who inserts a key in the datapath locks its home, by one bit and for some hundred nanoseconds, so that nobody else enters the same
+//! key; there nothing can interrupt him. User space never locks, since it may be interrupted for long or killed: it changes a
+//! word in one step or not at all, as who deletes does everywhere.
 //!
 //! The hash is pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings", 2015, section 4) with seeds that nobody
 //! outside knows: strongly universal, so that nobody can choose tuples that meet in one set.

@@ -11,7 +11,7 @@ use lb_common::{
 pub enum Table {
     /// Flows confirmed by both sides. Nothing is evicted.
     Confirmed,
-    /// Flows not yet confirmed. The least recently used is evicted.
+    /// Flows not yet confirmed. In a full set one is evicted that was not met for a while.
     New,
 }
 

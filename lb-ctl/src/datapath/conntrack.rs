@@ -284,7 +284,7 @@ impl FlowTables {
         Ok(swept)
     }
 
-    /// Counts entries that an LRU has evicted: of what was sampled at the last call it should have kept everything, as nothing
+    /// Counts entries that were evicted: of what was sampled at the last call it should have kept everything, as nothing
     /// of it has expired by `now`. What is missing stands for as much of the table.
     pub fn count_evictions(&self, samples: &mut Samples, census: &mut Census, now: u32) -> Result<(), MapError> {
         let missed = [(NEW4, self.v4.resample(&mut samples.0, now)?), (NEW6, self.v6.resample(&mut samples.1, now)?)];
