@@ -106,15 +106,23 @@ impl Request {
         self.encode(reply)
     }
 
-    /// Whether this is an answer, from a server that was asked the same. Only one that failed need not say what it was asked.
+    /// Whether this answer is from a server that was asked the same. Only one that failed need not say what it was asked.
     pub(super) fn is_answered_by(&self, answer: &Message) -> bool {
         let same = |query: &Query| {
             (&query.name, query.query_type, query.query_class)
                 == (&self.query.name, self.query.query_type, self.query.query_class)
         };
         let has_failed = !matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
-        answer.metadata.message_type == MessageType::Response && answer.queries.first().map_or(has_failed, same)
+        answer.queries.first().map_or(has_failed, same)
     }
+}
+
+/// Reads what another server answers to a question. Answers to other operations are none: an update's records may be without
+/// data (RFC 2136, 2.4), and in an answer of ours nobody could read them.
+pub(super) fn read_answer(bytes: &[u8]) -> Option<Message> {
+    let answer = Message::from_vec(bytes).ok()?;
+    let is_answer = answer.metadata.message_type == MessageType::Response && answer.metadata.op_code == OpCode::Query;
+    is_answer.then_some(answer)
 }
 
 /// The bytes of a message, at most `limit`: what comes last goes first, and where answers are missing the client is told to
@@ -230,6 +238,18 @@ mod tests {
         assert_eq!(reply.edns.is_some(), payload.is_some());
         assert!(reply.metadata.recursion_desired && reply.metadata.recursion_available);
         (bytes.len(), reply.answers.len(), reply.metadata.truncation)
+    }
+
+    #[test]
+    fn an_update_is_no_answer() {
+        let mut answer = question("a.", RecordType::A).into_response();
+        assert!(read_answer(&answer.to_vec().unwrap()).is_some());
+        answer.add_answer(Record::update0(Name::from_ascii("a.").unwrap(), 60, RecordType::A));
+        answer.metadata.op_code = OpCode::Update;
+        let bytes = answer.to_vec().unwrap();
+        assert_eq!(Message::from_vec(&bytes).unwrap().answers.len(), 1, "as such it can be read");
+        assert!(read_answer(&bytes).is_none());
+        assert!(read_answer(&question("a.", RecordType::A).to_vec().unwrap()).is_none(), "nor is a question");
     }
 
     #[test]

@@ -227,9 +227,7 @@ impl Dns {
             Outcome::Reply(reply) => Some(reply),
             Outcome::Waits(waiting) => match waiting.alias {
                 None => Some(others.to_vec()),
-                Some((reply, _)) => {
-                    Some(joined(&waiting.request, reply, hickory_proto::op::Message::from_vec(others).ok()?))
-                }
+                Some((reply, _)) => Some(joined(&waiting.request, reply, message::read_answer(others)?)),
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, answer};
 use super::counters::Counters;
-use super::message::{Request, Transport, Unusable};
+use super::message::{Request, Transport, Unusable, read_answer};
 use super::names::Names;
 use super::upstream::Upstream;
 use arc_swap::ArcSwap;
@@ -92,9 +92,9 @@ impl Responder {
         edns.set_max_payload(super::message::LARGEST);
         question.set_edns(edns);
         let question = question.to_vec().ok()?;
-        let mut found = Message::from_vec(&self.upstream.ask(&question, Transport::Udp).await?).ok()?;
+        let mut found = read_answer(&self.upstream.ask(&question, Transport::Udp).await?)?;
         if found.metadata.truncation {
-            found = Message::from_vec(&self.upstream.ask(&question, Transport::Tcp).await?).ok()?;
+            found = read_answer(&self.upstream.ask(&question, Transport::Tcp).await?)?;
         }
         Some(joined(request, reply, found))
     }

@@ -4,9 +4,9 @@
 //! it comes: whatever two ends agree on, such as signatures, is theirs. A server that does not answer is asked last for a
 //! while.
 
-use super::message::{Request, Transport};
+use super::message::{Request, Transport, read_answer};
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -123,7 +123,7 @@ impl Upstream {
 
 /// An answer and its code, if these bytes are the answer to the request.
 fn checked(bytes: &[u8], question: &[u8], request: &Request) -> Option<ResponseCode> {
-    let answer = Message::from_vec(bytes).ok()?;
+    let answer = read_answer(bytes)?;
     (bytes.get(..2) == question.get(..2) && request.is_answered_by(&answer)).then_some(answer.metadata.response_code)
 }
 

@@ -3,7 +3,7 @@
 //! Each function takes bytes and panics where a promise is broken. The targets in `fuzz_targets/` hand them what libFuzzer
 //! finds; the tests here hand them the seeds.
 
-use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::op::{Edns, Message, OpCode, Query};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use jiff::Timestamp;
@@ -265,6 +265,10 @@ fn names() -> Vec<Vec<u8>> {
     let address = RData::A(A::new(192, 0, 2, 1));
     answer.add_answer(Record::from_rdata(Name::from_ascii("a.b.").expect("a name"), 60, address));
     let alias = question("out.n.svc.cluster.local.", RecordType::A).to_vec().expect("a message");
+    seeds.push(with(0, alias.clone(), &answer.to_vec().expect("a message")));
+    // No answer: only an update's records may be without data.
+    answer.add_answer(Record::update0(Name::from_ascii("a.b.").expect("a name"), 60, RecordType::A));
+    answer.metadata.op_code = OpCode::Update;
     seeds.push(with(0, alias, &answer.to_vec().expect("a message")));
     seeds
 }
