@@ -28,18 +28,18 @@ pub(crate) fn exchange(word: &AtomicU64, seen: u64, next: u64) -> bool {
     }
 }
 
-/// Flips bits, whatever the others are. Ordered before and after all else.
+/// Adds to a word, whatever it is; it may wrap. Ordered before and after all else.
 #[inline(always)]
-pub(crate) fn flip(word: &AtomicU64, bits: u64) {
+pub(crate) fn add(word: &AtomicU64, addend: u64) {
     #[cfg(not(target_arch = "bpf"))]
-    word.fetch_xor(bits, core::sync::atomic::Ordering::SeqCst);
+    word.fetch_add(addend, core::sync::atomic::Ordering::SeqCst);
     #[cfg(target_arch = "bpf")]
     // SAFETY: the reference is to an aligned word. The form that fetches is the one that is ordered.
     unsafe {
         core::arch::asm!(
-            "{bits} = atomic_fetch_xor((u64 *)({word} + 0), {bits})",
+            "{addend} = atomic_fetch_add((u64 *)({word} + 0), {addend})",
             word = in(reg) word.as_ptr(),
-            bits = inout(reg) bits => _,
+            addend = inout(reg) addend => _,
         );
     }
 }
@@ -50,4 +50,18 @@ pub(crate) fn flip(word: &AtomicU64, bits: u64) {
 pub(crate) fn load(word: &AtomicU64) -> u64 {
     // SAFETY: an aligned word that lives as long as the reference.
     unsafe { word.as_ptr().read_volatile() }
+}
+
+/// The same number, computed here and now. Otherwise the compiler may put off the sum of many numbers until it is needed, and keep all
+/// of them on the stack until then.
+#[inline(always)]
+pub(crate) fn settled(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let number = {
+        let mut number = number;
+        // SAFETY: it does nothing. No instruction at all would upset the table of lines.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) number) };
+        number
+    };
+    number
 }

@@ -22,7 +22,7 @@
 //! The hash is pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings", 2015, section 4) with seeds that nobody
 //! outside knows: strongly universal, so that nobody can choose tuples that meet in one set.
 
-use crate::atomic::{exchange, flip, load};
+use crate::atomic::{add, exchange, load, settled};
 use crate::record;
 use core::sync::atomic::AtomicU64;
 
@@ -86,7 +86,7 @@ impl Hashing {
             sum = sum.wrapping_add(low.wrapping_mul(high));
             word += 1;
         }
-        Place { sum, sets }
+        Place { sum: settled(sum), sets }
     }
 }
 
@@ -185,6 +185,26 @@ pub fn first(home: &AtomicU64, place: Place) -> u32 {
     if hits == 0 { NOWHERE } else { place.home() * WAYS + lowest(hits) }
 }
 
+/// Whether neither of a key's sets, of which this is the home's word, has its tag: then it is not there. No loop either.
+#[inline(always)]
+pub fn is_absent<K, V, M: Memory<K, V>>(memory: &M, home: &AtomicU64, place: Place) -> bool {
+    let Some(other) = memory.word(place.other()) else { return false };
+    places_of(load(home), place.tag()) | places_of(load(other), place.tag()) == 0
+}
+
+/// [`index`] without a loop, or [`UNSURE`] if a key that stands at the first place with its tag is another.
+#[inline(always)]
+pub fn glance<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> u32 {
+    let (Some(home), Some(other)) = (memory.word(place.home()), memory.word(place.other())) else { return NOWHERE };
+    let (at_home, at_other) = (places_of(load(home), place.tag()), places_of(load(other), place.tag()));
+    if at_home | at_other == 0 {
+        return NOWHERE;
+    }
+    let (set, hits) = if at_home == 0 { (place.other(), at_other) } else { (place.home(), at_home) };
+    let index = set * WAYS + lowest(hits);
+    if memory.get(index, key).is_some() { index } else { UNSURE }
+}
+
 /// What is found of a key.
 #[inline(always)]
 pub fn find<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> Option<M::Found> {
@@ -230,6 +250,47 @@ pub fn insert<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K, val
     if is_written { Ok(()) } else { Err(Refused::Full) }
 }
 
+/// Enters a key that must be new, as nearly always can be done in one go: neither of its sets has its tag, one of them has room, and
+/// nobody else changes them. No loop either. Returns whether it was entered; if not, [`insert_locked`] can tell why.
+#[inline(always)]
+pub fn insert_at_once<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K, value: &V) -> bool {
+    let (Some(home), Some(other)) = (memory.word(place.home()), memory.word(place.other())) else { return false };
+    let (seen, seen_other) = (load(home), load(other));
+    if seen & LOCKED != 0 || places_of(seen, place.tag()) != 0 {
+        return false;
+    }
+    let (free_at_home, free_at_other) = (free_of(seen), free_of(seen_other));
+    let is_home = prefers_home(free_at_home, free_at_other);
+    let free = if is_home { free_at_home } else { free_at_other };
+    if free == 0 {
+        return false;
+    }
+    let way = lowest(free);
+    // If it goes there, its home is locked and the entry taken in one step.
+    let locked = if is_home { with_tag(seen, way, BUSY) } else { changed(seen) } | LOCKED;
+    if !exchange(home, seen, locked) {
+        return false;
+    }
+    // Who has entered the same key in its other set had locked its home until then.
+    let is_taken = if is_home {
+        places_of(load(other), place.tag()) == 0
+    } else {
+        places_of(seen_other, place.tag()) == 0 && exchange(other, seen_other, with_tag(seen_other, way, BUSY))
+    };
+    let set = if is_home { place.home() } else { place.other() };
+    let is_entered = is_taken && memory.put(set * WAYS + way, key, value);
+    let publication = publication(place, way, is_entered);
+    if is_home {
+        add(home, publication.wrapping_add(LOCKED));
+    } else {
+        if is_taken {
+            add(other, publication);
+        }
+        add(home, LOCKED);
+    }
+    is_entered
+}
+
 /// The steps of an insertion by the datapath: functions of this module, each of which the verifier looks at by itself. All take the
 /// key, and find its place anew, since what must be kept from step to step takes room on a stack that has none.
 pub trait Steps<K, V> {
@@ -271,10 +332,17 @@ pub fn insert_locked<K, V, S: Steps<K, V>>(steps: &S, key: &K, value: &V) -> Res
 /// Says whose an entry is that was taken, or that it is nobody's.
 #[inline(always)]
 pub fn publish<K, V, M: Memory<K, V>>(memory: &M, place: Place, index: u32, is_written: bool) {
-    let tag = if is_written { place.tag() } else { EMPTY };
     if let Some(word) = memory.word(index / WAYS) {
-        flip(word, (BUSY ^ tag) << (8 * (index % WAYS)));
+        add(word, publication(place, index % WAYS, is_written));
     }
+}
+
+/// What is to be added to a set's word for that.
+#[inline(always)]
+fn publication(place: Place, way: u32, is_written: bool) -> u64 {
+    let tag = if is_written { place.tag() } else { EMPTY };
+    // The byte that says BUSY becomes the tag, without a carry.
+    tag.wrapping_sub(BUSY) << (8 * way)
 }
 
 /// Deletes a key from the entry at which it was found a moment ago; whether it still was there and the set as it had been.
@@ -301,6 +369,8 @@ pub fn delete<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> 
 
 /// No entry's index.
 pub const NOWHERE: u32 = u32::MAX;
+/// Nor is this: [`glance`] does not tell.
+pub const UNSURE: u32 = u32::MAX - 1;
 
 /// Locks a key's home, so that no two enter the same key; whether that succeeded.
 #[inline(always)]
@@ -309,7 +379,7 @@ pub fn lock<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> bool {
     let mut tries = LOCK_TRIES;
     while tries > 0 {
         let seen = load(word);
-        if seen & LOCKED == 0 && exchange(word, seen, seen | LOCKED) {
+        if seen & LOCKED == 0 && exchange(word, seen, changed(seen) | LOCKED) {
             return true;
         }
         tries -= 1;
@@ -321,7 +391,8 @@ pub fn lock<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> bool {
 #[inline(always)]
 pub fn unlock<K, V, M: Memory<K, V>>(memory: &M, place: Place) {
     if let Some(word) = memory.word(place.home()) {
-        flip(word, LOCKED);
+        // The highest bit: one more makes it zero.
+        add(word, LOCKED);
     }
 }
 
@@ -330,8 +401,7 @@ pub fn unlock<K, V, M: Memory<K, V>>(memory: &M, place: Place) {
 pub fn claim<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> u32 {
     let (home, other) = (place.home(), place.other());
     let (Some(at_home), Some(at_other)) = (memory.word(home), memory.word(other)) else { return NOWHERE };
-    let room = count(free_of(load(at_home)));
-    let is_home = room >= WAYS - EASY || room >= count(free_of(load(at_other)));
+    let is_home = prefers_home(free_of(load(at_home)), free_of(load(at_other)));
     let (set, word) = if is_home { (home, at_home) } else { (other, at_other) };
     let mut tries = TRIES;
     while tries > 0 {
@@ -347,6 +417,13 @@ pub fn claim<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> u32 {
         tries -= 1;
     }
     NOWHERE
+}
+
+/// Whether a key goes to its home, as far as these are the free places of its sets.
+#[inline(always)]
+const fn prefers_home(free: u64, free_at_other: u64) -> bool {
+    let room = count(free);
+    room >= WAYS - EASY || room >= count(free_at_other)
 }
 
 /// How many places are marked.

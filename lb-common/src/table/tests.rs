@@ -38,11 +38,17 @@ impl Plain {
     }
 
     fn find(&self, key: &Tuple) -> Option<u64> {
-        find(self, self.place(key), key)
+        let found = find(self, self.place(key), key);
+        match glance(self, self.place(key), key) {
+            UNSURE => found,
+            NOWHERE => None,
+            index => self.get(index, key),
+        }
     }
 
     fn insert(&self, key: &Tuple, value: u64) -> Result<(), Refused> {
-        insert_locked(self, key, &value)
+        let is_entered = insert_at_once(self, self.place(key), key, &value);
+        if is_entered { Ok(()) } else { insert_locked(self, key, &value) }
     }
 
     fn delete(&self, key: &Tuple) -> bool {

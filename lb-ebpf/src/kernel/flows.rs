@@ -2,11 +2,12 @@
 //!
 //! What searches, enters and deletes is a *global* function of BPF: the verifier looks at it once, for whatever key, and not again
 //! on every way that leads to it. Such functions take pointers that may be null, as far as the verifier knows, and return
-//! numbers. The first look, which nearly always is the last, is part of the program itself.
+//! numbers. The first look, which nearly always is the last, is part of the program itself. Each call costs as much as a look at a
+//! table does: nearly always there is one to find a flow and one to enter it, and what may take several steps is apart.
 
 use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, HASHING, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
 use core::sync::atomic::AtomicU64;
-use lb_common::table::{self, Memory, NOWHERE, Refused, Steps, is_same};
+use lb_common::table::{self, Memory, NOWHERE, Refused, Steps, UNSURE, is_same};
 use lb_common::{Flow, FlowKey};
 use lb_ebpf::InsertError;
 
@@ -17,15 +18,31 @@ const FULL: u32 = 2;
 /// What the function returns that deletes them, if it is to be asked again.
 const AGAIN: u32 = 1;
 
+/// Copies whole words one by one. Left to itself the compiler reads them all first, and keeps them on the stack meanwhile.
+///
+/// # Safety
+/// `to` may be written.
+#[inline(always)]
+unsafe fn copy<T>(from: &T, to: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
+    let (from, to) = (core::ptr::from_ref(from).cast::<u64>(), to.cast::<u64>());
+    let mut word = 0;
+    while word < size_of::<T>() / 8 {
+        // SAFETY: both are a number of whole, aligned words.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+        word += 1;
+    }
+}
+
 macro_rules! table {
     (
         $module:ident, $address:ty, $entries:ident, $words:ident, $sets:ident, $evicts:literal,
-        $home:ident, $other:ident, $insert:ident, $lock:ident, $unlock:ident, $claim:ident, $evict:ident, $enter:ident, $erase:ident
+        $find:ident, $home:ident, $other:ident, $insert:ident, $search:ident, $lock:ident, $unlock:ident, $claim:ident, $evict:ident, $enter:ident, $erase:ident
     ) => {
         pub(super) mod $module {
             use super::*;
 
-            struct Maps;
+            pub(super) struct Maps;
 
             impl Memory<FlowKey<$address>, Flow<$address>> for Maps {
                 /// That it is there.
@@ -50,8 +67,8 @@ macro_rules! table {
                     let Some(entry) = $entries.get_ptr_mut(index) else { return false };
                     // SAFETY: an entry of the map that was taken for this key: nobody else writes it.
                     unsafe {
-                        (&raw mut (*entry).key).write(*key);
-                        (&raw mut (*entry).value).write(*value);
+                        copy(key, &raw mut (*entry).key);
+                        copy(value, &raw mut (*entry).value);
                     }
                     true
                 }
@@ -77,15 +94,28 @@ macro_rules! table {
             /// The index of the entry of a tuple; [`NOWHERE`] if there is none.
             #[inline(always)]
             fn index(key: &FlowKey<$address>) -> u32 {
+                match $find(key) {
+                    UNSURE => {}
+                    index => return index,
+                }
                 let index = $home(key);
                 if index == NOWHERE { $other(key) } else { index }
+            }
+
+            /// [`index`], as far as one glance tells.
+            #[inline(never)]
+            #[unsafe(no_mangle)]
+            extern "C" fn $find(key: *const FlowKey<$address>) -> u32 {
+                // SAFETY: the verifier knows that it leads to a key, or nowhere.
+                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
+                table::glance(&Maps, hashing.place(hashing.$sets, key), key)
             }
 
             /// [`index`] in the tuple's home.
             #[inline(never)]
             #[unsafe(no_mangle)]
             extern "C" fn $home(key: *const FlowKey<$address>) -> u32 {
-                // SAFETY: the verifier knows that it leads to a key, or nowhere.
+                // SAFETY: as above.
                 let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
                 let place = hashing.place(hashing.$sets, key);
                 table::look(&Maps, place.home(), place, key).map_or(NOWHERE, |(index, ())| index)
@@ -136,16 +166,32 @@ macro_rules! table {
             /// Enters a flow whose tuple must be new.
             #[inline(always)]
             pub(in super::super) fn insert(key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-                match $insert(key, flow) {
+                if $insert(key, flow) == ENTERED {
+                    return Ok(());
+                }
+                match $search(key, flow) {
                     ENTERED => Ok(()),
                     EXISTS => Err(InsertError::Exists),
                     _ => Err(InsertError::Full),
                 }
             }
 
+            /// Returns [`ENTERED`], or that the table is full, as far as one attempt tells.
             #[inline(never)]
             #[unsafe(no_mangle)]
             extern "C" fn $insert(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
+                // SAFETY: as above.
+                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return FULL };
+                // SAFETY: as above.
+                let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
+                let place = hashing.place(hashing.$sets, key);
+                if table::insert_at_once(&Maps, place, key, flow) { ENTERED } else { FULL }
+            }
+
+            /// The same, with a search for room.
+            #[inline(never)]
+            #[unsafe(no_mangle)]
+            extern "C" fn $search(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
                 // SAFETY: as above.
                 let (Some(key), Some(flow)) = (unsafe { key.as_ref() }, unsafe { flow.as_ref() }) else { return FULL };
                 match table::insert_locked(&Maps, key, flow) {
@@ -233,9 +279,11 @@ table!(
     FLOWS4_SETS,
     confirmed,
     false,
+    find_confirmed4,
     home_confirmed4,
     other_confirmed4,
     insert_confirmed4,
+    search_confirmed4,
     lock_confirmed4,
     unlock_confirmed4,
     claim_confirmed4,
@@ -250,9 +298,11 @@ table!(
     FLOWS6_SETS,
     confirmed,
     false,
+    find_confirmed6,
     home_confirmed6,
     other_confirmed6,
     insert_confirmed6,
+    search_confirmed6,
     lock_confirmed6,
     unlock_confirmed6,
     claim_confirmed6,
@@ -267,9 +317,11 @@ table!(
     NEW4_SETS,
     new,
     true,
+    find_new4,
     home_new4,
     other_new4,
     insert_new4,
+    search_new4,
     lock_new4,
     unlock_new4,
     claim_new4,
@@ -284,9 +336,11 @@ table!(
     NEW6_SETS,
     new,
     true,
+    find_new6,
     home_new6,
     other_new6,
     insert_new6,
+    search_new6,
     lock_new6,
     unlock_new6,
     claim_new6,
@@ -305,7 +359,12 @@ macro_rules! first_look {
             let home = $words.get_ptr_mut(place.home())?;
             // SAFETY: an aligned word of a map, which nobody changes but in one step.
             let first = table::first(unsafe { AtomicU64::from_ptr(home) }, place);
-            if first != NOWHERE {
+            if first == NOWHERE {
+                // SAFETY: as above.
+                if table::is_absent(&$module::Maps, unsafe { AtomicU64::from_ptr(home) }, place) {
+                    return None;
+                }
+            } else {
                 let entry = $entries.get_ptr_mut(first)?;
                 // SAFETY: an entry of the map, as in `Memory::get`.
                 unsafe {
