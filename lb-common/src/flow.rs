@@ -109,7 +109,7 @@ impl NextHop {
     /// What is decided once, when the flow is created, and holds for both of its entries.
     pub const FIXED: u16 = Self::LOCAL | Self::STACK | Self::HOST;
 
-    /// Forgets the way out, in words: bytes would be cleared one by one, in a call.
+    /// Forgets the way out, in words, each by itself: the compiler would clear two of them byte by byte, in a call.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
     pub fn renew(&mut self, flags: u16, came_to: [u8; 4]) {
@@ -117,9 +117,9 @@ impl NextHop {
         let rest = u64::from(flags) << 16 | u64::from(u32::from_le_bytes(came_to)) << 32;
         // SAFETY: the record is three aligned words, of which the last holds the MTU and what is given here (asserted below).
         unsafe {
-            at.write(0);
-            at.add(1).write(0);
-            at.add(2).write(rest.to_le());
+            at.write_volatile(0);
+            at.add(1).write_volatile(0);
+            at.add(2).write_volatile(rest.to_le());
         }
     }
 

@@ -130,6 +130,13 @@ impl Place {
         (((self.mixed() & 0xffff_ffff) * u64::from(self.sets)) >> 32) as u32
     }
 
+    /// The same key's place in a table of so many sets.
+    #[inline(always)]
+    #[must_use]
+    pub fn among(self, sets: u32) -> Self {
+        Self { sets, ..self }
+    }
+
     /// Whether a key with this place may stand in a set with a tag.
     pub fn may_be(self, set: u32, tag: u8) -> bool {
         self.tag() == u64::from(tag) && (self.home() == set || self.other() == set)

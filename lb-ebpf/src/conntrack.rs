@@ -93,9 +93,8 @@ pub fn write_partner<A: Address>(protocol: u8, flow: &Flow<A>, key: &mut FlowKey
     key.set_protocol(protocol);
 }
 
-/// Notes in `flow` what the change from the tuple `key` to the one it writes adds to checksums. Not inlined: it has a stack
-/// frame of its own.
-#[inline(never)]
+/// Notes in `flow` what the change from the tuple `key` to the one it writes adds to checksums.
+#[inline(always)]
 pub fn note_deltas<A: Address>(key: &FlowKey<A>, flow: &mut Flow<A>) {
     flow.address_delta = checksum::delta(key.src.sum() + key.dst.sum(), flow.src.sum() + flow.dst.sum());
     let old_ports = checksum::word(key.src_port) + checksum::word(key.dst_port);

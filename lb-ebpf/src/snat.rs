@@ -7,7 +7,7 @@
 
 use crate::conntrack;
 use crate::env::{Env, Step};
-use crate::tables::{InsertError, Table, Tables};
+use crate::tables::{InsertError, Tables};
 use crate::{Address, AddressTables, pick};
 use lb_common::{Flow, FlowKey, Reason, Settings};
 
@@ -124,30 +124,17 @@ impl<A: Address, T: Tables + AddressTables<A>> Step for Probe<'_, A, T> {
     }
 }
 
-/// Claims the client's own tuple. It is nearly always free, so the table of new flows is not asked before the entry goes there.
+/// Claims the client's own tuple. It is nearly always free, so nobody is asked before the entry goes there.
 #[inline(always)]
 fn claim_own<A: Address, T: AddressTables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
 ) -> Result<(), InsertError> {
-    if !is_confirmed(tables, key, flow) {
-        match insert(tables, key, flow) {
-            Err(InsertError::Exists) => {}
-            done => return done,
-        }
+    match insert(tables, key, flow) {
+        Err(InsertError::Exists) => claim(tables, key, flow, false),
+        done => done,
     }
-    claim(tables, key, flow, false)
-}
-
-/// Whether a confirmed flow has the tuple that `flow` rewrites to. Not inlined: it has a stack frame of its own.
-#[inline(never)]
-fn is_confirmed<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-    let Some(scratch) = tables.scratch() else {
-        return false;
-    };
-    conntrack::write_partner(key.protocol, flow, &mut scratch.mirror_key);
-    tables.flow(Table::Confirmed, &scratch.mirror_key).is_some()
 }
 
 /// Claims the tuple that `flow` rewrites to, by inserting the reply's entry, if whoever holds it makes way.
@@ -196,5 +183,5 @@ fn insert<A: Address, T: AddressTables<A>>(
     };
     conntrack::note_deltas(key, flow);
     conntrack::mirror(key, flow, scratch);
-    tables.insert(Table::New, &scratch.mirror_key, &scratch.mirror)
+    tables.insert_new(&scratch.mirror_key, &scratch.mirror)
 }

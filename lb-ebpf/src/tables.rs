@@ -46,6 +46,15 @@ pub trait AddressTables<A: Address> {
     /// Inserts an entry whose key must be new.
     fn insert(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
 
+    /// Inserts an entry among the new flows whose key must be new there and among the confirmed ones.
+    #[inline(always)]
+    fn insert_new(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+        if self.flow(Table::Confirmed, key).is_some() {
+            return Err(InsertError::Exists);
+        }
+        self.insert(Table::New, key, flow)
+    }
+
     /// Room for one packet's work.
     #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
     fn scratch(&self) -> Option<&mut Scratch<A>>;

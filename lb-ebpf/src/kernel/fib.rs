@@ -74,7 +74,8 @@ pub(super) fn route<A: Address>(ctx: *mut c_void, ifindex: u32, key: &FlowKey<A>
         tos_or_flowinfo: 0,
         source: [0; 2],
         destination: [0; 2],
-        tail: [0; 2],
+        // Not known to be zeros: two words would be cleared byte by byte, in a call.
+        tail: [super::opaque(0) as u64; 2],
     };
     put(&mut lookup.source, &key.src);
     put(&mut lookup.destination, &key.dst);

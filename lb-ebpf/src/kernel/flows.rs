@@ -380,3 +380,38 @@ macro_rules! first_look {
 
 first_look!(first_look4, [u8; 4], FLOWS4, FLOWS4_SETS, confirmed4);
 first_look!(first_look6, [u8; 16], FLOWS6, FLOWS6_SETS, confirmed6);
+
+macro_rules! claim {
+    ($name:ident, $address:ty, $confirmed:ident, $new:ident, $at_once:ident) => {
+        /// Enters a flow among the new ones whose tuple must be new there and among the confirmed ones. One hash serves both, and what
+        /// the one waits for from memory the other waits for at the same time.
+        #[inline(always)]
+        pub(super) fn $name(key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+            if $at_once(key, flow) == ENTERED {
+                return Ok(());
+            }
+            if $confirmed::find(key).is_some() {
+                return Err(InsertError::Exists);
+            }
+            $new::insert(key, flow)
+        }
+
+        /// Returns [`ENTERED`], or that the table is full, as far as one attempt tells.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $at_once(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
+            // SAFETY: as for the functions of one table.
+            let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return FULL };
+            // SAFETY: as above.
+            let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
+            let place = hashing.place(hashing.confirmed, key);
+            let Some(home) = $confirmed::Maps.word(place.home()) else { return FULL };
+            let is_new = table::is_absent(&$confirmed::Maps, home, place)
+                && table::insert_at_once(&$new::Maps, place.among(hashing.new), key, flow);
+            if is_new { ENTERED } else { FULL }
+        }
+    };
+}
+
+claim!(claim4, [u8; 4], confirmed4, new4, claim_tuple4);
+claim!(claim6, [u8; 16], confirmed6, new6, claim_tuple6);

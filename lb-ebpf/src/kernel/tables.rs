@@ -1,6 +1,6 @@
 //! The core's tables over the kernel's maps.
 
-use super::flows::{confirmed4, confirmed6, first_look4, first_look6, new4, new6};
+use super::flows::{claim4, claim6, confirmed4, confirmed6, first_look4, first_look6, new4, new6};
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
     NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
@@ -32,7 +32,7 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $first_look:ident, $new:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $first_look:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
@@ -91,6 +91,17 @@ macro_rules! address_tables {
             }
 
             #[inline(always)]
+            fn insert_new(&self, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                if !TRACE {
+                    return $claim(key, flow);
+                }
+                if self.flow(Table::Confirmed, key).is_some() {
+                    return Err(InsertError::Exists);
+                }
+                self.insert(Table::New, key, flow)
+            }
+
+            #[inline(always)]
             fn scratch(&self) -> Option<&mut Scratch<$address>> {
                 // SAFETY: this CPU's own copy, and the program is not preempted by another of ours.
                 $scratch.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
@@ -130,8 +141,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, first_look4, new4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, first_look6, new6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, first_look4, new4, claim4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, first_look6, new6, claim6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
