@@ -24,15 +24,14 @@ use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, ServiceKey, UDP};
 
-/// Finds the entry of a packet's own tuple; confirmed flows first, since they are the many.
+/// Finds the entry of a packet's own tuple.
 #[inline(always)]
 pub fn known<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
-    if let Some(flow) = tables.confirmed(key) {
-        return Some((Table::Confirmed, flow));
+    let (table, flow) = tables.known(key)?;
+    if table == Table::New {
+        flow.met = 1;
     }
-    let flow = tables.flow(Table::New, key)?;
-    flow.met = 1;
-    Some((Table::New, flow))
+    Some((table, flow))
 }
 
 /// Finds the entry of another tuple, which does not count as met by that.

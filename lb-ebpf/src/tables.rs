@@ -37,10 +37,14 @@ pub trait AddressTables<A: Address> {
     #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
 
-    /// The same in the table of confirmed flows, in place: what nearly every packet asks first.
+    /// The entry of a flow and its table: confirmed flows first, since they are the many.
     #[inline(always)]
-    fn confirmed(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
-        self.flow(Table::Confirmed, key)
+    #[expect(clippy::mut_from_ref, reason = "as above")]
+    fn known(&self, key: &FlowKey<A>) -> Option<(Table, &mut Flow<A>)> {
+        if let Some(flow) = self.flow(Table::Confirmed, key) {
+            return Some((Table::Confirmed, flow));
+        }
+        self.flow(Table::New, key).map(|flow| (Table::New, flow))
     }
 
     /// Inserts an entry whose key must be new.

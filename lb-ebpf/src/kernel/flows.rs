@@ -7,9 +7,9 @@
 
 use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, HASHING, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
 use core::sync::atomic::AtomicU64;
-use lb_common::table::{self, Memory, NOWHERE, Refused, Steps, UNSURE, is_same};
+use lb_common::table::{self, Memory, NOWHERE, Place, Refused, Steps, UNSURE, is_same};
 use lb_common::{Flow, FlowKey};
-use lb_ebpf::InsertError;
+use lb_ebpf::{InsertError, Table};
 
 // What the functions return that enter flows.
 const ENTERED: u32 = 0;
@@ -89,6 +89,27 @@ macro_rules! table {
             pub(in super::super) fn find(key: &FlowKey<$address>) -> Option<*mut Flow<$address>> {
                 // SAFETY: an entry of the map.
                 $entries.get_ptr_mut(index(key)).map(|entry| unsafe { &raw mut (*entry).value })
+            }
+
+            /// The same, for a tuple with this place, looked for in place first.
+            #[inline(always)]
+            pub(in super::super) fn first_look(key: &FlowKey<$address>, place: Place) -> Option<*mut Flow<$address>> {
+                let home = Maps.word(place.home())?;
+                let first = table::first(home, place);
+                if first == NOWHERE {
+                    if table::is_absent(&Maps, home, place) {
+                        return None;
+                    }
+                } else {
+                    let entry = $entries.get_ptr_mut(first)?;
+                    // SAFETY: an entry of the map, as in `Memory::get`.
+                    unsafe {
+                        if is_same(&raw const (*entry).key, key) {
+                            return Some(&raw mut (*entry).value);
+                        }
+                    }
+                }
+                find(key)
             }
 
             /// The index of the entry of a tuple; [`NOWHERE`] if there is none.
@@ -349,37 +370,23 @@ table!(
     erase_new6
 );
 
-macro_rules! first_look {
-    ($name:ident, $address:ty, $entries:ident, $words:ident, $module:ident) => {
-        /// The confirmed flow of a tuple, looked for in place first: what nearly every packet asks.
+macro_rules! known {
+    ($name:ident, $address:ty, $confirmed:ident, $new:ident) => {
+        /// The flow of a tuple, and where it stands: what every packet asks. Nearly always it meets no call.
         #[inline(always)]
-        pub(super) fn $name(key: &FlowKey<$address>) -> Option<*mut Flow<$address>> {
+        pub(super) fn $name(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
             let hashing = HASHING.get(0)?;
             let place = hashing.place(hashing.confirmed, key);
-            let home = $words.get_ptr_mut(place.home())?;
-            // SAFETY: an aligned word of a map, which nobody changes but in one step.
-            let first = table::first(unsafe { AtomicU64::from_ptr(home) }, place);
-            if first == NOWHERE {
-                // SAFETY: as above.
-                if table::is_absent(&$module::Maps, unsafe { AtomicU64::from_ptr(home) }, place) {
-                    return None;
-                }
-            } else {
-                let entry = $entries.get_ptr_mut(first)?;
-                // SAFETY: an entry of the map, as in `Memory::get`.
-                unsafe {
-                    if is_same(&raw const (*entry).key, key) {
-                        return Some(&raw mut (*entry).value);
-                    }
-                }
+            if let Some(flow) = $confirmed::first_look(key, place) {
+                return Some((Table::Confirmed, flow));
             }
-            $module::find(key)
+            $new::first_look(key, place.among(hashing.new)).map(|flow| (Table::New, flow))
         }
     };
 }
 
-first_look!(first_look4, [u8; 4], FLOWS4, FLOWS4_SETS, confirmed4);
-first_look!(first_look6, [u8; 16], FLOWS6, FLOWS6_SETS, confirmed6);
+known!(known4, [u8; 4], confirmed4, new4);
+known!(known6, [u8; 16], confirmed6, new6);
 
 macro_rules! claim {
     ($name:ident, $address:ty, $confirmed:ident, $new:ident, $at_once:ident) => {

@@ -1,6 +1,6 @@
 //! The core's tables over the kernel's maps.
 
-use super::flows::{claim4, claim6, confirmed4, confirmed6, first_look4, first_look6, new4, new6};
+use super::flows::{claim4, claim6, confirmed4, confirmed6, known4, known6, new4, new6};
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
     NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
@@ -32,7 +32,7 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $first_look:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $known:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
@@ -71,12 +71,13 @@ macro_rules! address_tables {
             }
 
             #[inline(always)]
-            fn confirmed(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+            fn known(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
                 if TRACE {
-                    return trace::$traced::find(Table::Confirmed, key);
+                    let confirmed = trace::$traced::find(Table::Confirmed, key).map(|flow| (Table::Confirmed, flow));
+                    return confirmed.or_else(|| trace::$traced::find(Table::New, key).map(|flow| (Table::New, flow)));
                 }
                 // SAFETY: as above.
-                $first_look(key).map(|flow| unsafe { &mut *flow })
+                $known(key).map(|(table, flow)| (table, unsafe { &mut *flow }))
             }
 
             #[inline(always)]
@@ -141,8 +142,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, first_look4, new4, claim4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, first_look6, new6, claim6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, known4, new4, claim4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, known6, new6, claim6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
