@@ -16,6 +16,7 @@ pub mod host;
 pub mod image;
 pub mod manifest;
 pub mod maps;
+mod memory;
 pub mod model;
 mod monitor;
 pub mod objects;

@@ -39,7 +39,6 @@ pub trait AddressTables<A: Address> {
 
     /// The entry of a flow and its table: confirmed flows first, since they are the many.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "as above")]
     fn known(&self, key: &FlowKey<A>) -> Option<(Table, &mut Flow<A>)> {
         if let Some(flow) = self.flow(Table::Confirmed, key) {
             return Some((Table::Confirmed, flow));

@@ -22,7 +22,6 @@ mod foresee;
 mod host_clients;
 mod interfaces;
 pub mod logging;
-mod memory;
 pub mod name_server;
 mod node;
 mod notify;

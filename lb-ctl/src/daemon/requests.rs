@@ -2,12 +2,12 @@
 
 use super::control::{How, invalid};
 use super::engine::{Engine, MUCH};
-use super::memory;
 use crate::api::{
     Applied, ApplyAnswer, DeleteAnswer, Failure, FailureReason, Outcome, Problem, Rehearsed, ServiceDescription,
     catalogue,
 };
 use crate::manifest::{Parsed, Skipped};
+use crate::memory;
 use crate::objects::{Key, Kind, ObjectId, Objects};
 use crate::store::{self, Change, Rejected, Snapshot, SourceId, Update};
 use jiff::Timestamp;

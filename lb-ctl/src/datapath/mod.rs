@@ -150,7 +150,7 @@ impl Datapath {
         let (config, flows) = (handover.directory(Half::Config), handover.directory(Half::Flows));
         let shared = SharedMaps { config, flows };
         let programs = Programs::load(object, &shared, kind)?;
-        crate::embedded::give_back();
+        crate::memory::give_back_files();
         Ok(Self {
             programs,
             plain: None,
