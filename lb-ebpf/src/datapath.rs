@@ -335,14 +335,6 @@ where
     let is_host = is(Scratch::<A>::HOST);
     // What is this node's own business goes by its own seed, whatever the Service's backends go by.
     let hash = pick::hash(settings.seed, key);
-    let now = env.tick();
-    if E::HOOK == Hook::Xdp {
-        let revalidates = *revalidated != now || hash.is_multiple_of(REVALIDATION_FLOWS);
-        *revalidated = now;
-        if revalidates {
-            return Verdict::DEFER;
-        }
-    }
     let seed = pick::seed(settings, service);
     let mut set = service.backends;
     let mut by = if seed == settings.seed { hash } else { pick::hash(seed, key) };
@@ -379,7 +371,7 @@ where
     flow.dst = address;
     flow.src_port = key.src_port;
     flow.dst_port = affinity::port_of(service, slot);
-    flow.tick = now;
+    flow.tick = env.tick();
     flow.flags = 0;
     // Of a connection whose entry was lost this may be the end already.
     flow.flags = conntrack::flags_of(wire, flow);
@@ -415,8 +407,12 @@ where
     if answer.is_drop() {
         return refuse::<A>(answer);
     }
-    if E::HOOK == Hook::Xdp && !finishes(&flow.hop, wire) {
-        return Verdict::DEFER;
+    if E::HOOK == Hook::Xdp {
+        let revalidates = *revalidated != flow.tick || hash.is_multiple_of(REVALIDATION_FLOWS);
+        *revalidated = flow.tick;
+        if revalidates || !finishes(&flow.hop, wire) {
+            return Verdict::DEFER;
+        }
     }
     if let Err(verdict) = may_leave(packet, wire, flow) {
         return verdict;
