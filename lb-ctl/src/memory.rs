@@ -7,10 +7,8 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-/// Gives back what is free, and what can be read again from the executable and its libraries. Takes some milliseconds; worth it after
-/// much was freed, or read for the last time.
+/// Gives back what is free. Takes some milliseconds; worth it after much was freed.
 pub(crate) fn give_back() {
-    give_back_files();
     #[cfg(target_env = "gnu")]
     // SAFETY: the function takes a number, touches nothing but the allocator's own free lists, and takes its locks.
     unsafe {
@@ -19,7 +17,7 @@ pub(crate) fn give_back() {
 }
 
 /// Gives back the pages of the executable and its libraries that nobody writes. What is needed of them comes back by itself, from the
-/// page cache as a rule.
+/// page cache as a rule; worth it once much was read for the last time, and not where somebody waits.
 pub(crate) fn give_back_files() {
     /// Called for each file; zero asks for the next.
     unsafe extern "C" fn give_back(file: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {

@@ -349,6 +349,7 @@ impl Engine {
             let interfaces: Vec<&str> = attachments.iter().map(|attachment| attachment.name.as_str()).collect();
             info!(interfaces = interfaces.join(","), services = self.store.snapshot().services.len(), "ready");
             notify::ready();
+            memory::give_back_files();
             memory::give_back();
         }
     }
