@@ -39,20 +39,23 @@ impl<A: Copy> FlowKey<A> {
         Self { src, dst, src_port, dst_port, protocol, zero: [0; 3] }
     }
 
-    /// The tuple of a packet whose source and destination port lie there as `ports`. Written in the words in which the kernel
-    /// hashes it: a word that is written in pieces and read whole waits for its pieces.
+    /// The tuple of a packet where its source and destination lie as `addresses`, and both ports as the number `ports`. Written in the words in
+    /// which it is hashed and compared: a word that is written in pieces and read whole waits for its pieces.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs the datapath stack and nanoseconds")]
-    pub fn on_wire(protocol: u8, src: A, dst: A, ports: [u8; 4]) -> Self {
+    pub fn on_wire(protocol: u8, addresses: [A; 2], ports: u32) -> Self {
         let mut key = core::mem::MaybeUninit::<Self>::uninit();
         let at = key.as_mut_ptr();
-        // SAFETY: these four writes are all of the record: both ports lie behind each other, and so do the protocol and its
-        // padding (asserted below). The protocol is the first byte, as which a little-endian word has it.
+        // SAFETY: these writes are all of the record: both addresses lie behind each other, whole words of them, and the last word
+        // is both ports, the protocol, and its padding (asserted below).
         unsafe {
-            (&raw mut (*at).src).write(src);
-            (&raw mut (*at).dst).write(dst);
-            (&raw mut (*at).src_port).cast::<u32>().write_unaligned(u32::from_ne_bytes(ports));
-            (&raw mut (*at).protocol).cast::<u32>().write_unaligned(u32::from(protocol).to_le());
+            let (from, to) = ((&raw const addresses).cast::<u64>(), at.cast::<u64>());
+            let count = size_of::<[A; 2]>() / 8;
+            for word in 0..count {
+                to.add(word).write(from.add(word).read_unaligned());
+            }
+            let rest = u64::from(u32::from_le(ports)) | u64::from(protocol) << 32;
+            to.add(count).write(rest.to_le());
             key.assume_init()
         }
     }
@@ -422,6 +425,7 @@ record!(
 const _: () = {
     assert!(size_of::<Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>() == 80);
     assert!(size_of::<Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>() == 128);
+    assert!(core::mem::offset_of!(FlowKey<[u8; 4]>, src_port) == size_of::<[[u8; 4]; 2]>());
     assert!(core::mem::offset_of!(NextHop, mtu) == 16);
     assert!(core::mem::offset_of!(NextHop, flags) == 18);
     assert!(core::mem::offset_of!(NextHop, came_to) == 20);

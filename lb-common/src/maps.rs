@@ -121,7 +121,8 @@ pub enum MapKind {
 /// `BPF_F_NO_PREALLOC`: for hashes that only the daemon writes, so that memory is used as entries come.
 pub const NO_PREALLOC: u32 = 1;
 
-/// `BPF_F_MMAPABLE`: for words that the daemon changes as the datapath does, in one step.
+/// `BPF_F_MMAPABLE`: for words that the daemon changes as the datapath does, in one step; and for entries that are not to begin within a
+/// line of the caches, since the values of such an array begin with a page, those of others behind its head.
 pub const MMAPABLE: u32 = 1 << 10;
 
 /// What one map is.
@@ -155,10 +156,10 @@ pub const MAPS: &[MapSpec] = &[
     spec::<NetworkKey<[u8; 16]>, u32>(NETWORKS6, MapKind::LpmTrie, NO_PREALLOC, false),
     spec::<u32, Slot>(SLOTS, MapKind::Array, 0, false),
     spec::<u32, Backend>(BACKENDS, MapKind::Array, 0, false),
-    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(FLOWS4, MapKind::Array, 0, true),
-    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(FLOWS6, MapKind::Array, 0, true),
-    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(NEW4, MapKind::Array, 0, true),
-    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(NEW6, MapKind::Array, 0, true),
+    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(FLOWS4, MapKind::Array, MMAPABLE, true),
+    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(FLOWS6, MapKind::Array, MMAPABLE, true),
+    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(NEW4, MapKind::Array, MMAPABLE, true),
+    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(NEW6, MapKind::Array, MMAPABLE, true),
     spec::<u32, u64>(FLOWS4_SETS, MapKind::Array, MMAPABLE, true),
     spec::<u32, u64>(FLOWS6_SETS, MapKind::Array, MMAPABLE, true),
     spec::<u32, u64>(NEW4_SETS, MapKind::Array, MMAPABLE, true),

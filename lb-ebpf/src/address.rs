@@ -4,7 +4,6 @@ use crate::checksum;
 use crate::packet::Packet;
 use crate::parse::{self, Network, Wire};
 use lb_common::{Backend, Reason, Settings};
-use network_types::ip::Ipv4Hdr;
 
 /// An IP address in network order.
 pub trait Address: Copy + Eq + 'static {
@@ -144,12 +143,12 @@ impl Address for [u8; 4] {
     fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()> {
         /// The TTL is the first byte of its word.
         const HOP: u16 = checksum::delta(1_u16.to_le() as u32, 0);
-        let header: Ipv4Hdr = packet.load(parse::IP_OFFSET)?;
+        let [ttl, protocol, a, b]: [u8; 4] = packet.load(parse::IP_OFFSET + Self::TTL_OFFSET)?;
         let delta = if takes_hop { checksum::add(delta, HOP) } else { delta };
-        let [a, b] = checksum::update(header.check, delta);
-        let ttl = header.ttl.wrapping_sub(u8::from(takes_hop));
-        // What changes stands together: one store.
-        packet.store(parse::IP_OFFSET + Self::TTL_OFFSET, [[ttl, header.proto, a, b], src, dst])
+        let [a, b] = checksum::update([a, b], delta);
+        let first = u32::from_ne_bytes([ttl.wrapping_sub(u8::from(takes_hop)), protocol, a, b]);
+        // What changes stands together.
+        packet.store(parse::IP_OFFSET + Self::TTL_OFFSET, [first, u32::from_ne_bytes(src), u32::from_ne_bytes(dst)])
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use lb_common::{
 /// The last four bytes of the destination's MAC, which tell one host of a link from another.
 const MAC_END_OFFSET: usize = 2;
 /// IEEE 802.1Q, 802.1ad, and the number stacked tags had before its standard.
-const VLANS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
+const VLANS: [u16; 3] = [0x8100_u16.to_be(), 0x88a8_u16.to_be(), 0x9100_u16.to_be()];
 
 /// The kernel revalidates a neighbour entry only when it sends by it itself, and XDP sends past it. So XDP leaves the first
 /// packet of every such tick of a flow to TCX, which lets the kernel send; a MAC that has moved is then found out, with
@@ -51,7 +51,7 @@ pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E
 
 #[inline(always)]
 fn dispatch<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Verdict {
-    match packet.load::<[u8; 2]>(ETHERTYPE_OFFSET) {
+    match packet.load(ETHERTYPE_OFFSET) {
         _ if packet.is_tagged() => Verdict::pass(if E::HOOK == Hook::Egress { Reason::NotOurs } else { Reason::Vlan }),
         Some(IPV4) => translate::<P, [u8; 4], T, E>(packet, tables, env),
         Some(IPV6) => translate::<P, [u8; 16], T, E>(packet, tables, env),
@@ -75,6 +75,9 @@ where
         Ok(mut wire) => {
             trace::parsed(tables, &wire);
             let mut verdict = look_up(packet, tables, env, &mut wire);
+            if verdict.action.is_settled() {
+                return verdict;
+            }
             if verdict.action == Action::Open {
                 verdict = scope::receive(packet, tables, env, &wire.key, verdict.ifindex);
             }

@@ -53,7 +53,7 @@ where
 {
     let address = |place: usize| packet.load(IP_OFFSET + A::SOURCE_OFFSET + place).unwrap_or(A::UNSPECIFIED);
     let protocol = packet.load(IP_OFFSET + A::PROTOCOL_OFFSET).map_or(0, |[protocol]: [u8; 1]| protocol);
-    let key = FlowKey::on_wire(protocol, address(0), address(size_of::<A>()), [0; 4]);
+    let key = FlowKey::on_wire(protocol, [address(0), address(size_of::<A>())], 0);
     begin(tables, env, &key, packet.len() as u32);
 }
 

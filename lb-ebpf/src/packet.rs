@@ -9,14 +9,14 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 /// The type has alignment 1 or is copied unaligned, has no padding, and every bit pattern is valid.
 pub unsafe trait Wire: Copy {}
 
-// SAFETY: bytes.
-unsafe impl<const N: usize> Wire for [u8; N] {}
-// SAFETY: bytes.
-unsafe impl<const N: usize, const M: usize> Wire for [[u8; N]; M] {}
-// SAFETY: numbers, as they lie in memory.
-unsafe impl<const N: usize> Wire for [u32; N] {}
 // SAFETY: a byte.
 unsafe impl Wire for u8 {}
+// SAFETY: a number, as it lies in memory.
+unsafe impl Wire for u16 {}
+// SAFETY: as above.
+unsafe impl Wire for u32 {}
+// SAFETY: such behind each other.
+unsafe impl<T: Wire, const N: usize> Wire for [T; N] {}
 // SAFETY: `#[repr(C)]` structs of byte arrays and integers without padding, laid out as on the wire.
 unsafe impl Wire for EthHdr {}
 // SAFETY: as above.

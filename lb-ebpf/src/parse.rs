@@ -18,10 +18,10 @@ pub const IP_OFFSET: usize = core::mem::size_of::<EthHdr>();
 
 /// Offset of the number that says what a frame carries, and those of the two families.
 pub const ETHERTYPE_OFFSET: usize = 12;
-/// IPv4 (RFC 894).
-pub const IPV4: [u8; 2] = [0x08, 0x00];
-/// IPv6 (RFC 2464).
-pub const IPV6: [u8; 2] = [0x86, 0xdd];
+/// IPv4 (RFC 894), as it lies in memory.
+pub const IPV4: u16 = 0x0800_u16.to_be();
+/// IPv6 (RFC 2464), as it lies in memory.
+pub const IPV6: u16 = 0x86dd_u16.to_be();
 
 /// TTL or hop limit of a packet that begins its way (RFC 1700).
 pub const FIRST_TTL: u8 = 64;
@@ -169,7 +169,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Result<Wire<[u8; 4]>, Reason> {
         return Err(Reason::Malformed);
     }
     let fragment = (u32::from(u16::from_be_bytes(header.id)), Piece::ipv4(u16::from_be_bytes(header.frags)));
-    let addresses = (header.src_addr, header.dst_addr);
+    let addresses = [header.src_addr, header.dst_addr];
     transport(packet, addresses, header.proto, header_length, length, header.ttl, fragment)
 }
 
@@ -188,7 +188,7 @@ pub fn ipv6<P: Packet>(packet: &P) -> Result<Wire<[u8; 16]>, Reason> {
     if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS | AUTHENTICATION) {
         return Err(Reason::ExtensionHeader);
     }
-    let addresses = (header.src_addr, header.dst_addr);
+    let addresses = [header.src_addr, header.dst_addr];
     transport(packet, addresses, next, offset, length, header.hop_limit, (id, piece))
 }
 
@@ -315,7 +315,7 @@ pub fn ipv6_header<P: Packet>(packet: &P, at: usize) -> Option<Network<[u8; 16]>
 #[inline(always)]
 fn transport<P: Packet, A: Address>(
     packet: &P,
-    (src, dst): (A, A),
+    addresses: [A; 2],
     protocol: u8,
     offset: usize,
     length: usize,
@@ -343,9 +343,9 @@ fn transport<P: Packet, A: Address>(
     if (protocol == TCP && header_length < TcpHdr::LEN && !piece.is_later()) || offset + header_length > length {
         return Err(Reason::Malformed);
     }
-    let ports: [u8; 4] = if piece.is_later() { [0; 4] } else { packet.load(at).ok_or(Reason::Malformed)? };
+    let ports = if piece.is_later() { 0 } else { packet.load(at).ok_or(Reason::Malformed)? };
     Ok(Wire {
-        key: FlowKey::on_wire(protocol, src, dst, ports),
+        key: FlowKey::on_wire(protocol, addresses, ports),
         length: length as u32,
         transport: at as u16,
         headers: (offset + header_length) as u16,

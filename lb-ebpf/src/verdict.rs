@@ -8,8 +8,6 @@ use lb_common::Reason;
 pub enum Action {
     /// Hand it on: untouched, or translated for a socket of this node.
     Pass,
-    /// Drop it.
-    Drop,
     /// Send it out by [`Verdict::ifindex`]; its link-layer header is complete.
     Redirect,
     /// Send it out by [`Verdict::ifindex`]; the kernel finds the MAC of the neighbour that it named for
@@ -20,6 +18,8 @@ pub enum Action {
     RedirectPeer,
     /// At XDP: hand it on untouched and uncounted, since only TCX ingress can finish it.
     Defer,
+    /// Drop it.
+    Drop,
     /// Within the core: a flow must be opened. No hook ever sees it.
     Open,
     /// Within the core: the client is served, and a backend must be chosen for it. No hook ever sees it.
@@ -32,6 +32,14 @@ pub enum Action {
     Icmp,
     /// Within the core: the sender is due the answer that the reason calls for. No hook ever sees it.
     Answer,
+}
+
+impl Action {
+    /// Whether the packet goes its way and nothing remains to be done with it: what nearly every packet asks, once.
+    #[inline(always)]
+    pub const fn is_settled(self) -> bool {
+        (self as u8) < Action::Drop as u8
+    }
 }
 
 /// An action and its reason, in eight bytes: a BPF function returns no more.

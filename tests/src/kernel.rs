@@ -112,13 +112,10 @@ pub struct Kernel {
     rooms: BTreeMap<&'static str, u32>,
 }
 
-/// Chooses how flows are hashed, always the same way.
-fn choose_seeds(ebpf: &mut Ebpf, max_flows: u32) {
-    let map = ebpf.map_mut(maps::HASHING).expect("a map of ours");
-    let mut map: Array<_, Hashing> = map.try_into().expect("an array");
+/// How flows are hashed, always the same way.
+pub fn hashing(max_flows: u32) -> Hashing {
     let seed = |n: u64| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    let seeds = std::array::from_fn(|n| seed(n as u64));
-    map.set(0, maps::hashing(seeds, max_flows), 0).expect("the kernel takes the entry");
+    maps::hashing(std::array::from_fn(|n| seed(n as u64)), max_flows)
 }
 
 impl Kernel {
@@ -134,7 +131,9 @@ impl Kernel {
 
     fn load_with(image: &Image, max_flows: u32, pins: Option<&Path>) -> Self {
         let object = lb_ctl::OBJECT.expect("the BPF object is not built: run `cargo xtask build`");
+        let hashing = hashing(max_flows);
         let mut loader = EbpfLoader::new();
+        loader.override_global("HASHED", &hashing, true);
         for map in MAPS {
             loader.map_max_entries(map.name, map.entries_for(max_flows));
             if let Some(pins) = pins {
@@ -149,7 +148,9 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut("lb_xdp").expect("lb_xdp").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
         let events = ring(&ebpf);
-        choose_seeds(&mut ebpf, max_flows);
+        let mut copied: Array<_, Hashing> =
+            ebpf.map_mut(maps::HASHING).expect("a map of ours").try_into().expect("an array");
+        copied.set(0, hashing, 0).expect("the kernel takes the entry");
         let rooms = MAPS.iter().map(|map| (map.name, map.entries_for(max_flows))).collect();
         let mut kernel = Self { ebpf, events, cpus: aya::util::nr_cpus().expect("a number of CPUs"), rooms };
         kernel.write(image);

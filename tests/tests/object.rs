@@ -104,6 +104,8 @@ fn programs_pass_the_verifier_within_their_budget() {
 fn verified(trace: u8) -> (BTreeMap<String, u32>, BTreeMap<String, u64>) {
     let mut loader = EbpfLoader::new();
     loader.override_global("TRACE", &trace, true);
+    let hashing = lb_tests::kernel::hashing(4096);
+    loader.override_global("HASHED", &hashing, true);
     for map in MAPS {
         loader.map_max_entries(map.name, map.entries_for(4096));
     }

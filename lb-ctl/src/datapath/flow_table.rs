@@ -26,6 +26,12 @@ const GAP: u32 = 3;
 
 type Record<A> = Entry<FlowKey<A>, Flow<A>>;
 
+/// How the tables pinned in a directory are hashed.
+pub fn hashing(directory: &Path) -> io::Result<Hashing> {
+    let map: Map<u32, Hashing> = Map::new(bpf::open(&directory.join(HASHING))?)?;
+    Ok(map.get(&0)?.ok_or(io::ErrorKind::InvalidData)?)
+}
+
 /// A table of flows.
 #[derive(Clone, Debug)]
 pub struct FlowTable<A> {
@@ -44,9 +50,7 @@ where
     /// The table whose entries are pinned by this name in a directory, beside its words and how it is hashed.
     pub fn open(directory: &Path, name: &str) -> io::Result<Self> {
         let open = |name: &str| bpf::open(&directory.join(name));
-        let hashing: Map<u32, Hashing> = Map::new(open(HASHING)?)?;
-        let hashing = hashing.get(&0)?.ok_or(io::ErrorKind::InvalidData)?;
-        Self::new(name, &open(&format!("{name}_SETS"))?, open(name)?, hashing)
+        Self::new(name, &open(&format!("{name}_SETS"))?, open(name)?, hashing(directory)?)
     }
 
     /// The table of this name, with these words and entries.

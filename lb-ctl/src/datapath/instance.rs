@@ -5,11 +5,11 @@
 //! removes what it rules out, and the programs of all instances are the same instructions as they were given to the kernel:
 //! they have the same tag (`bpf_prog_calc_tag` in kernel/bpf/core.c leaves maps out of it).
 
-use super::Error;
+use super::{Error, flow_table};
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::{INSTANCE_MAPS, MAPS, MapKind, MapSpec, SMALLEST_RING};
+use lb_common::maps::{HASHING, INSTANCE_MAPS, MAPS, MapKind, MapSpec, SMALLEST_RING};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ impl Instance {
         for (name, value) in constants {
             loader.override_global(name, value, true);
         }
+        let failed = |source| Error::Map { map: HASHING, action: "read", entries: 1, source };
+        let hashing = flow_table::hashing(&shared.flows).map_err(failed)?;
+        loader.override_global("HASHED", &hashing, true);
         for spec in INSTANCE_MAPS {
             let smallest = if spec.kind == MapKind::RingBuf { SMALLEST_RING } else { 1 };
             loader.map_max_entries(spec.name, own(spec).unwrap_or(smallest));

@@ -5,9 +5,9 @@
 //! numbers. The first look, which nearly always is the last, is part of the program itself. Each call costs as much as a look at a
 //! table does: nearly always there is one to find a flow and one to enter it, and what may take several steps is apart.
 
-use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, HASHING, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
+use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
 use core::sync::atomic::AtomicU64;
-use lb_common::table::{self, Memory, NOWHERE, Place, Refused, Steps, UNSURE, is_same};
+use lb_common::table::{self, Hashing, Memory, NOWHERE, Place, Refused, Steps, UNSURE, is_same};
 use lb_common::{Flow, FlowKey};
 use lb_ebpf::{InsertError, Table};
 
@@ -17,6 +17,20 @@ const EXISTS: u32 = 1;
 const FULL: u32 = 2;
 /// What the function returns that deletes them, if it is to be asked again.
 const AGAIN: u32 = 1;
+
+/// The only record of the map [`lb_common::maps::HASHING`], which the loader copies here: a constant is where it is, and a record in a
+/// map must be looked up. Mutable for the compiler alone, which would believe what it reads here; the map it lies in is frozen.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata.hashing")]
+static mut HASHED: Hashing = Hashing { seeds: [0; 10], confirmed: 0, new: 0, max_flows: 0, zero: 0 };
+
+/// How the tables are hashed.
+#[inline(always)]
+fn hashing() -> &'static Hashing {
+    let hashed = &raw const HASHED;
+    // SAFETY: nobody writes it while a program runs.
+    unsafe { &*hashed }
+}
 
 /// Copies whole words one by one. Left to itself the compiler reads them all first, and keeps them on the stack meanwhile.
 ///
@@ -128,8 +142,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $find(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: the verifier knows that it leads to a key, or nowhere.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
-                table::glance(&Maps, hashing.place(hashing.$sets, key), key)
+                let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
+                table::glance(&Maps, hashing().place(hashing().$sets, key), key)
             }
 
             /// [`index`] in the tuple's home.
@@ -137,8 +151,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $home(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
-                let place = hashing.place(hashing.$sets, key);
+                let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
+                let place = hashing().place(hashing().$sets, key);
                 table::look(&Maps, place.home(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
@@ -147,8 +161,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $other(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
-                let place = hashing.place(hashing.$sets, key);
+                let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
+                let place = hashing().place(hashing().$sets, key);
                 table::look(&Maps, place.other(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
@@ -202,10 +216,10 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $insert(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return FULL };
+                let Some(key) = (unsafe { key.as_ref() }) else { return FULL };
                 // SAFETY: as above.
                 let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
-                let place = hashing.place(hashing.$sets, key);
+                let place = hashing().place(hashing().$sets, key);
                 if table::insert_at_once(&Maps, place, key, flow) { ENTERED } else { FULL }
             }
 
@@ -227,8 +241,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $lock(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return 0 };
-                u32::from(table::lock(&Maps, hashing.place(hashing.$sets, key)))
+                let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+                u32::from(table::lock(&Maps, hashing().place(hashing().$sets, key)))
             }
 
             /// Returns 0.
@@ -236,8 +250,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $unlock(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return 0 };
-                table::unlock(&Maps, hashing.place(hashing.$sets, key));
+                let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+                table::unlock(&Maps, hashing().place(hashing().$sets, key));
                 0
             }
 
@@ -246,8 +260,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $claim(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
-                table::claim(&Maps, hashing.place(hashing.$sets, key))
+                let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
+                table::claim(&Maps, hashing().place(hashing().$sets, key))
             }
 
             /// The index of an entry that was another's; [`NOWHERE`] if there is none.
@@ -255,8 +269,8 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $evict(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return NOWHERE };
-                table::evict(&Maps, hashing.place(hashing.$sets, key))
+                let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
+                table::evict(&Maps, hashing().place(hashing().$sets, key))
             }
 
             /// Writes an entry and says whose it is. Returns 0.
@@ -264,11 +278,11 @@ macro_rules! table {
             #[unsafe(no_mangle)]
             extern "C" fn $enter(key: *const FlowKey<$address>, flow: *const Flow<$address>, index: u32) -> u32 {
                 // SAFETY: as above.
-                let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return 0 };
+                let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
                 // SAFETY: as above.
                 let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
                 let is_written = Maps.put(index, key, flow);
-                table::publish(&Maps, hashing.place(hashing.$sets, key), index, is_written);
+                table::publish(&Maps, hashing().place(hashing().$sets, key), index, is_written);
                 0
             }
 
@@ -375,12 +389,11 @@ macro_rules! known {
         /// The flow of a tuple, and where it stands: what every packet asks. Nearly always it meets no call.
         #[inline(always)]
         pub(super) fn $name(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
-            let hashing = HASHING.get(0)?;
-            let place = hashing.place(hashing.confirmed, key);
+            let place = hashing().place(hashing().confirmed, key);
             if let Some(flow) = $confirmed::first_look(key, place) {
                 return Some((Table::Confirmed, flow));
             }
-            $new::first_look(key, place.among(hashing.new)).map(|flow| (Table::New, flow))
+            $new::first_look(key, place.among(hashing().new)).map(|flow| (Table::New, flow))
         }
     };
 }
@@ -408,13 +421,13 @@ macro_rules! claim {
         #[unsafe(no_mangle)]
         extern "C" fn $at_once(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
             // SAFETY: as for the functions of one table.
-            let (Some(key), Some(hashing)) = (unsafe { key.as_ref() }, HASHING.get(0)) else { return FULL };
+            let Some(key) = (unsafe { key.as_ref() }) else { return FULL };
             // SAFETY: as above.
             let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
-            let place = hashing.place(hashing.confirmed, key);
+            let place = hashing().place(hashing().confirmed, key);
             let Some(home) = $confirmed::Maps.word(place.home()) else { return FULL };
             let is_new = table::is_absent(&$confirmed::Maps, home, place)
-                && table::insert_at_once(&$new::Maps, place.among(hashing.new), key, flow);
+                && table::insert_at_once(&$new::Maps, place.among(hashing().new), key, flow);
             if is_new { ENTERED } else { FULL }
         }
     };

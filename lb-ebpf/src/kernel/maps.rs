@@ -42,13 +42,13 @@ pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(size(maps::SLOTS)
 #[map]
 pub(super) static BACKENDS: Array<Backend> = Array::with_max_entries(size(maps::BACKENDS), 0);
 #[map]
-pub(super) static FLOWS4: Array<Entry4> = Array::with_max_entries(size(maps::FLOWS4), 0);
+pub(super) static FLOWS4: Array<Entry4> = Array::with_max_entries(size(maps::FLOWS4), MMAPABLE);
 #[map]
-pub(super) static FLOWS6: Array<Entry6> = Array::with_max_entries(size(maps::FLOWS6), 0);
+pub(super) static FLOWS6: Array<Entry6> = Array::with_max_entries(size(maps::FLOWS6), MMAPABLE);
 #[map]
-pub(super) static NEW4: Array<Entry4> = Array::with_max_entries(size(maps::NEW4), 0);
+pub(super) static NEW4: Array<Entry4> = Array::with_max_entries(size(maps::NEW4), MMAPABLE);
 #[map]
-pub(super) static NEW6: Array<Entry6> = Array::with_max_entries(size(maps::NEW6), 0);
+pub(super) static NEW6: Array<Entry6> = Array::with_max_entries(size(maps::NEW6), MMAPABLE);
 #[map]
 pub(super) static FLOWS4_SETS: Array<u64> = Array::with_max_entries(size(maps::FLOWS4_SETS), MMAPABLE);
 #[map]

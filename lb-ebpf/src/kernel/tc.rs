@@ -207,12 +207,13 @@ fn run<const EGRESS: bool>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn decide<const EGRESS: bool, const TRACE: bool>(ctx: &TcContext) -> i32 {
     let env = TcEnv::<EGRESS>(ctx);
-    if super::captures() {
+    let captures = super::captures();
+    if captures {
         capture::came(ctx);
     }
     let verdict = process(&mut TcPacket::new(ctx), &KernelTables::<TRACE>, &env);
     let action = act(ctx, verdict);
-    if super::captures() {
+    if captures {
         let hook = if EGRESS { Captured::EGRESS } else { Captured::INGRESS };
         capture::left(ctx, hook, env.ifindex(), verdict, action);
     }
@@ -244,11 +245,13 @@ fn act(ctx: &TcContext, verdict: Verdict) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_tcx_ingress(ctx: TcContext) -> i32 {
     run::<false>(&ctx)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_tcx_egress(ctx: TcContext) -> i32 {
     run::<true>(&ctx)
 }

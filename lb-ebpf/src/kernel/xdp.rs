@@ -99,6 +99,7 @@ impl Env for XdpEnv<'_> {
 
 /// For drivers that run XDP themselves.
 #[xdp(frags)]
+#[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     run(&ctx)
 }
@@ -107,6 +108,7 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
 /// program and forgets the length of its Ethernet header (`mac_len`, in `skb_pp_cow_data`), so that TCX ingress, behind us
 /// on the same interface, is shown the packet without that header and takes it for none of ours.
 #[xdp]
+#[inline(always)]
 fn lb_xdp_generic(ctx: XdpContext) -> u32 {
     run(&ctx)
 }
@@ -133,12 +135,13 @@ fn run(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn decide<const TRACE: bool>(ctx: &XdpContext) -> u32 {
     let env = XdpEnv(ctx);
-    if super::captures() {
+    let captures = super::captures();
+    if captures {
         capture::came(ctx);
     }
     let verdict = process(&mut XdpPacket::new(ctx), &KernelTables::<TRACE>, &env);
     let action = act(ctx, &env, verdict);
-    if super::captures() {
+    if captures {
         capture::left(ctx, Captured::XDP, env.ifindex(), verdict, action as i32);
     }
     action

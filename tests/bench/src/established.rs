@@ -113,9 +113,10 @@ fn at(
             expected: Expected::Verdict(if hook == Hook::Xdp { XDP_TX } else { TC_REDIRECT }),
         });
     }
-    let mut product = |name, ifindex, packets, expected| -> anyhow::Result<()> {
-        let program = node.program(hook, ifindex)?;
-        members.push(Member { name, node, hook, program, ifindex, packets, count, expected });
+    let mut product = |name, ifindex, packets: Packets, expected| -> anyhow::Result<()> {
+        for (name, program) in node.programs(hook, ifindex, name)? {
+            members.push(Member { name, node, hook, program, ifindex, packets: packets.clone(), count, expected });
+        }
         Ok(())
     };
     for kind in kinds {

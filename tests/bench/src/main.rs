@@ -83,8 +83,8 @@ struct Args {
     /// maps.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     datapath: Option<PathBuf>,
-    /// Measure new flows and applications by this build of the datapath too, round by round beside the other; repeatable. What it shows is how
-    /// two builds compare on a machine that others use.
+    /// Measure packets and applications by this build of the datapath too, which has the same maps, round by round beside the other; repeatable.
+    /// What it shows is how two builds compare on a machine that others use.
     #[arg(long, value_name = "OBJECT", conflicts_with = "write_docs")]
     beside: Vec<PathBuf>,
     /// Numbers of flows to measure.

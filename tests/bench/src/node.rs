@@ -7,7 +7,9 @@ use aya::programs::loaded_programs;
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::maps::HASHING;
 use lb_common::{Reason, ReasonCount};
+use lb_ctl::datapath::flow_table;
 use lb_ctl::playground::links::Links;
 use lb_ctl::playground::netns::NetNs;
 use lb_ctl::playground::topology::{CLIENT, NODE2, Node as Role};
@@ -41,7 +43,7 @@ pub(crate) struct Node {
     /// Programs that are measured in place of the attached ones.
     instead: Option<Ebpf>,
     /// Programs that are measured beside them, with what they are called.
-    beside: Vec<(&'static str, Ebpf)>,
+    beside: Vec<(String, Ebpf)>,
     binary: PathBuf,
     socket: PathBuf,
     uplink: u32,
@@ -272,9 +274,8 @@ impl Node {
     /// The same, to be measured beside what is attached, round by round.
     pub(crate) fn measure_beside(&mut self, object: &Path) -> anyhow::Result<()> {
         let name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // Names of rows live as long as the bench; there are few builds.
         let loaded = self.load(object)?;
-        self.beside.push((name.leak(), loaded));
+        self.beside.push((name, loaded));
         Ok(())
     }
 
@@ -298,15 +299,29 @@ impl Node {
         Ok(())
     }
 
-    /// The programs for a hook that are measured beside what is attached, and how their builds are called.
-    pub(crate) fn beside(&self, hook: Hook) -> anyhow::Result<Vec<(&'static str, ProgramFd)>> {
-        self.beside.iter().map(|(name, ebpf)| Ok((*name, program_of(ebpf, hook)?))).collect()
+    /// The program that is attached to an interface, to be called `name`, and those that are measured beside it, whose names tell
+    /// their builds.
+    pub(crate) fn programs(
+        &self,
+        hook: Hook,
+        ifindex: u32,
+        name: &'static str,
+    ) -> anyhow::Result<Vec<(&'static str, ProgramFd)>> {
+        let mut programs = vec![(name, self.program(hook, ifindex)?)];
+        for (build, ebpf) in &self.beside {
+            // Names of rows live as long as the bench; there are few builds.
+            programs.push((format!("{name}, {build}").leak(), program_of(ebpf, hook)?));
+        }
+        Ok(programs)
     }
 
     fn load(&self, object: &Path) -> anyhow::Result<Ebpf> {
         let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
         let pins = self.pins();
+        let hashing = pins.get(HASHING).and_then(|pin| pin.parent()).context("how flows are hashed is not pinned")?;
+        let hashing = flow_table::hashing(hashing)?;
         let mut loader = EbpfLoader::new();
+        loader.override_global("HASHED", &hashing, true);
         for spec in lb_common::maps::MAPS {
             let pin = pins.get(spec.name).with_context(|| format!("the map {} is not pinned", spec.name))?;
             loader.map_pin_path(spec.name, pin);

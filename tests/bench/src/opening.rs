@@ -58,13 +58,12 @@ fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: 
     } else {
         ["new flow, while the table evicts", LEAST[1], "two entries, while the table evicts"]
     };
-    add(own, node.program(hook, ifindex)?, of_product);
+    for (name, program) in node.programs(hook, ifindex, own)? {
+        add(name, program, of_product);
+    }
     if hook == Hook::Xdp {
         add(least, wrapper.yardstick(hook, "opened")?, of_yardstick);
         add(two, wrapper.yardstick(hook, "born")?, of_yardstick);
-    }
-    for (name, program) in node.beside(hook)? {
-        add(name, program, of_product);
     }
     if !has_room {
         // Fills the tables.

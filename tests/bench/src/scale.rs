@@ -51,10 +51,14 @@ pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> 
             ("Services: new flow to one", fresh, Expected::Most(Reason::Forwarded)),
             ("Services: new flow to any", random, Expected::Most(Reason::Forwarded)),
         ] {
-            let program = node.program(Hook::Xdp, ifindex)?;
             let count = bench.extent.packets;
-            members.push(Member { name, node, hook: Hook::Xdp, program, ifindex, packets, count, expected });
-            numbers.push(*services);
+            for (build, (name, program)) in (0..).zip(node.programs(Hook::Xdp, ifindex, name)?) {
+                // New flows are to be new for each build.
+                let first = if packets.flows == 0 { packets.first + (build << 22) } else { packets.first };
+                let packets = Packets { first, ..packets.clone() };
+                members.push(Member { name, node, hook: Hook::Xdp, program, ifindex, packets, count, expected });
+                numbers.push(*services);
+            }
         }
     }
     let mut wrapper = crate::wrapper::Wrapper::load(bench.yardsticks, MAX_FLOWS)?;
