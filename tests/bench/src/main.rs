@@ -198,6 +198,13 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
         println!("SLIPPED: {what}: from {:.3} x to {:.3} x, noise explains {margin:.3}", ratios.0, ratios.1);
     }
     println!("{compared} ratios compared with those of {}: {} slipped", committed.date, slips.len());
+    let (then, now) = (&committed.machine.processor, &runs[0].machine.processor);
+    if then != now {
+        eprintln!(
+            "warning: those are of {then}, this is {now}: a call of the kernel's, of which the yardsticks are made, costs one processor ten \
+             times what it costs another; commit figures of this one by `cargo xtask bench --write-docs` and compare with them"
+        );
+    }
     Ok(slips.is_empty())
 }
 
