@@ -201,8 +201,8 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
     let (then, now) = (&committed.machine.processor, &runs[0].machine.processor);
     if then != now {
         eprintln!(
-            "warning: those are of {then}, this is {now}: a call of the kernel's, of which the yardsticks are made, costs one processor ten \
-             times what it costs another; commit figures of this one by `cargo xtask bench --write-docs` and compare with them"
+            "warning: those are of {then}, this is {now}: the kernel's lookups, of which the yardsticks are made, cost one processor twice what \
+             they cost another; commit figures of this one by `cargo xtask bench --write-docs` and compare with them"
         );
     }
     Ok(slips.is_empty())
