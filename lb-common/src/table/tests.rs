@@ -171,6 +171,14 @@ fn nobody_is_refused_before_it_is_half_full() {
     };
     let home = (0..20_000 * u64::from(WAYS) / 2).filter(at_home).count();
     assert!(home > 60_000, "{home} of 70,000 stand at home");
+    let is_guessed = |number: &u64| {
+        let place = table.place(&tuple(*number));
+        let guess = place.home() * WAYS + place.favourite();
+        let found = first(&table.words[place.home() as usize], place);
+        found == guess && table.get(guess, &tuple(*number)).is_some()
+    };
+    let guessed = (0..20_000 * u64::from(WAYS) / 2).filter(is_guessed).count();
+    assert!(guessed > 50_000, "{guessed} of 70,000 stand where they are looked for first");
     let mut number = 70_000;
     while table.insert(&tuple(number), number).is_ok() {
         number += 1;
