@@ -1,8 +1,8 @@
 //! The two families behind one trait: what differs between IPv4 and IPv6, and nothing else.
 
 use crate::checksum;
-use crate::packet::Packet;
-use crate::parse::{self, Network, Wire};
+use crate::packet::{Bytes, Head, Packet};
+use crate::parse::{self, Network, Plain, Wire};
 use lb_common::{Backend, Reason, Settings};
 
 /// An IP address in network order.
@@ -19,6 +19,9 @@ pub trait Address: Copy + Eq + 'static {
     const PROTOCOL_OFFSET: usize;
     /// Where the header's own checksum stands, in the family that has one.
     const HEADER_CHECKSUM_OFFSET: Option<usize>;
+
+    /// What one hop less adds to a checksum over the header (RFC 1624).
+    const HOP: u16;
 
     /// IP protocol number of the family's ICMP (RFC 792, RFC 4443).
     const ICMP: u8;
@@ -45,11 +48,14 @@ pub trait Address: Copy + Eq + 'static {
 
     /// Rewrites the IP header behind the Ethernet header: addresses, whose change adds `delta` to a checksum (RFC 1624), and
     /// its TTL, of which one hop is taken if it `takes_hop`, as the stack would have done in our place (RFC 1812, 5.3.1). Its own
-    /// checksum is brought up to date. `None`: it could not be written.
-    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()>;
+    /// checksum is brought up to date; where there is none, [`Address::HOP`] is to be noted. `None`: it could not be written.
+    fn rewrite_header<B: Bytes>(packet: &mut B, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()>;
 
     /// Parses a packet of this family.
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason>;
+
+    /// Parses a packet of this family whose headers are the usual ones; `None` if they are not.
+    fn parse_plain(head: &Head<'_>, frame: usize) -> Option<Plain<Self>>;
 
     /// The one's complement sum of its words.
     fn sum(&self) -> u32;
@@ -97,6 +103,8 @@ impl Address for [u8; 4] {
     const TTL_OFFSET: usize = 8;
     const PROTOCOL_OFFSET: usize = parse::PROTOCOL_OFFSET;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = Some(10);
+    // The TTL is the first byte of its word.
+    const HOP: u16 = checksum::delta(1_u16.to_le() as u32, 0);
     const ICMP: u8 = 1;
     const ECHO: [u8; 2] = [8, 0];
     const HEADER: usize = 20;
@@ -140,11 +148,9 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
-    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()> {
-        /// The TTL is the first byte of its word.
-        const HOP: u16 = checksum::delta(1_u16.to_le() as u32, 0);
+    fn rewrite_header<B: Bytes>(packet: &mut B, src: Self, dst: Self, delta: u16, takes_hop: bool) -> Option<()> {
         let [ttl, protocol, a, b]: [u8; 4] = packet.load(parse::IP_OFFSET + Self::TTL_OFFSET)?;
-        let delta = if takes_hop { checksum::add(delta, HOP) } else { delta };
+        let delta = if takes_hop { checksum::add(delta, Self::HOP) } else { delta };
         let [a, b] = checksum::update([a, b], delta);
         let first = u32::from_ne_bytes([ttl.wrapping_sub(u8::from(takes_hop)), protocol, a, b]);
         // What changes stands together.
@@ -154,6 +160,11 @@ impl Address for [u8; 4] {
     #[inline(always)]
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason> {
         parse::ipv4(packet)
+    }
+
+    #[inline(always)]
+    fn parse_plain(head: &Head<'_>, frame: usize) -> Option<Plain<Self>> {
+        parse::plain_ipv4(head, frame)
     }
 
     #[inline(always)]
@@ -195,6 +206,8 @@ impl Address for [u8; 16] {
     const TTL_OFFSET: usize = 7;
     const PROTOCOL_OFFSET: usize = parse::NEXT_HEADER_OFFSET;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = None;
+    // The hop limit is the second byte of its word.
+    const HOP: u16 = checksum::delta(0x100_u16.to_le() as u32, 0);
     const ICMP: u8 = 58;
     const ECHO: [u8; 2] = [128, 129];
     const HEADER: usize = 40;
@@ -233,15 +246,11 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
-    fn rewrite_header<P: Packet>(packet: &mut P, src: Self, dst: Self, _delta: u16, takes_hop: bool) -> Option<()> {
-        /// The hop limit is the second byte of its word.
-        const HOP: u16 = checksum::delta(0x100_u16.to_le() as u32, 0);
+    fn rewrite_header<B: Bytes>(packet: &mut B, src: Self, dst: Self, _delta: u16, takes_hop: bool) -> Option<()> {
         packet.store(parse::IP_OFFSET + Self::SOURCE_OFFSET, [src, dst])?;
         if takes_hop {
             let [limit]: [u8; 1] = packet.load(parse::IP_OFFSET + Self::TTL_OFFSET)?;
             packet.store(parse::IP_OFFSET + Self::TTL_OFFSET, limit.wrapping_sub(1))?;
-            // No checksum makes up for it.
-            packet.note_change(HOP);
         }
         Some(())
     }
@@ -249,6 +258,11 @@ impl Address for [u8; 16] {
     #[inline(always)]
     fn parse<P: Packet>(packet: &P) -> Result<Wire<Self>, Reason> {
         parse::ipv6(packet)
+    }
+
+    #[inline(always)]
+    fn parse_plain(head: &Head<'_>, frame: usize) -> Option<Plain<Self>> {
+        parse::plain_ipv6(head, frame)
     }
 
     #[inline(always)]

@@ -3,11 +3,11 @@
 use crate::conntrack;
 use crate::env::{Env, Hook, Route};
 use crate::event::{self, News};
-use crate::packet::{self, Packet};
+use crate::packet::{self, Bytes, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
 use crate::tables::{AddressTables, Table, Tables};
 use crate::verdict::{Action, Verdict};
-use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, snat, trace};
+use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, shortcut, snat, trace};
 use lb_common::gate::Place;
 use lb_common::{
     Affinity, Backend, BackendSet, Device, Event, Flow, FlowKey, NextHop, Owned, Reason, SCTP, Scratch, Service,
@@ -30,9 +30,20 @@ const REVALIDATION_FLOWS: u64 = 16;
 /// Decides about one packet, rewrites it as decided, and counts the verdict.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Verdict {
+    let short = shortcut::take(packet, tables, env);
+    if let Some(verdict) = short
+        && verdict.action.is_settled()
+    {
+        return verdict;
+    }
+    packet.measure();
     let length = packet.len();
-    trace::hook(tables, env, length);
-    let verdict = dispatch(packet, tables, env);
+    let verdict = if let Some(failed) = short {
+        failed
+    } else {
+        trace::hook(tables, env, length);
+        dispatch(packet, tables, env)
+    };
     // What XDP hands on untouched meets TCX ingress on the same interface, which counts it.
     let is_final = match verdict.action {
         Action::Defer => false,
@@ -60,9 +71,8 @@ fn dispatch<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -
     }
 }
 
-/// A known flow's packet meets no call on its way: each costs as much as thirty instructions, for where it returns to must not be
-/// guessed wrong. The rest is done one after the other and not one inside the other: with what it calls, and with this, each has a
-/// BPF stack of 512 bytes to share.
+/// All is done one after the other and not one inside the other: with what it calls, and with this, each has a BPF stack of 512
+/// bytes to share.
 #[inline(always)]
 fn translate<P, A, T, E>(packet: &mut P, tables: &T, env: &E) -> Verdict
 where
@@ -131,6 +141,12 @@ pub(crate) fn is_for_another_host<P: Packet>(packet: &P, device: &Device) -> boo
     packet.may_be_for_another_host() && device.flags & Device::OWN_MAC != 0 && packet.load(0) != Some(device.mac)
 }
 
+/// The end of the MAC that a frame came to.
+#[inline(always)]
+pub(crate) fn came_to<B: Bytes>(frame: &B) -> Option<[u8; 4]> {
+    frame.load(MAC_END_OFFSET)
+}
+
 /// Whether a packet of a known flow is in such a frame. The interface is asked once a tick, and when frames of the flow come
 /// to another MAC than they did: for each packet that would cost a lookup.
 #[inline(always)]
@@ -145,7 +161,7 @@ where
     if E::HOOK == Hook::Egress {
         return false;
     }
-    let came_to = packet.load(MAC_END_OFFSET).unwrap_or_default();
+    let came_to = came_to(packet).unwrap_or_default();
     if flow.tick == now && flow.hop.came_to == came_to {
         return false;
     }
@@ -209,7 +225,7 @@ pub(crate) fn is_open<A: Address, T: Tables>(tables: &T, address: &A) -> bool {
 
 /// Whether a packet between these addresses can be of a flow, or open one.
 #[inline(always)]
-fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
+pub(crate) fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
     is_open(tables, &key.dst) || is_open(tables, &key.src)
 }
 
@@ -381,7 +397,7 @@ where
     flow.generation = slot.generation;
     flow.backend = slot.backend;
     flow.service = service.id;
-    flow.hop.renew(0, packet.load(MAC_END_OFFSET).unwrap_or_default());
+    flow.hop.renew(0, came_to(packet).unwrap_or_default());
     let lent = packet.opaque(A::lent_count(settings) as usize) as u32;
     if is_host {
         flow.hop.flags = NextHop::HOST;

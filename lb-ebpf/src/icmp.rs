@@ -207,7 +207,7 @@ where
     }
 
     let outer_delta = checksum::delta(outer.src.sum() + outer.dst.sum(), source.sum() + flow.dst.sum());
-    A::rewrite_header(packet, source, flow.dst, outer_delta, places.takes_hop)?;
+    rewrite::header(packet, source, flow.dst, outer_delta, places.takes_hop)?;
     if A::ICMP_COVERS_ADDRESSES {
         delta = checksum::add(delta, outer_delta);
     }

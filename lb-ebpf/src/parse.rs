@@ -5,7 +5,7 @@
 //! checked against the frame: nothing behind the frame's end is ever read, and no header is believed that contradicts it.
 
 use crate::Address;
-use crate::packet::Packet;
+use crate::packet::{self, Bytes, Head, Packet};
 use lb_common::{FlowKey, Reason, SCTP, TCP, UDP};
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -190,6 +190,84 @@ pub fn ipv6<P: Packet>(packet: &P) -> Result<Wire<[u8; 16]>, Reason> {
     }
     let addresses = [header.src_addr, header.dst_addr];
     transport(packet, addresses, next, offset, length, header.hop_limit, (id, piece))
+}
+
+/// A whole TCP or UDP packet behind an IP header of the usual length: what [`crate::shortcut`] needs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain<A> {
+    /// The tuple on the wire.
+    pub key: FlowKey<A>,
+    /// Whether it is TCP.
+    pub is_tcp: bool,
+    /// Bytes of the IP packet.
+    pub length: u32,
+    /// Bytes of the IP and the transport header.
+    pub headers: u32,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP flags; zero for UDP.
+    pub tcp_flags: u8,
+}
+
+/// Bytes of a frame in which the headers of a [`Plain`] packet lie.
+#[inline(always)]
+pub const fn plain_head<A: Address>() -> usize {
+    IP_OFFSET + A::HEADER + TcpHdr::LEN
+}
+
+/// Parses a packet without options (RFC 791), of a frame of so many bytes. `None`: it is not such, and [`ipv4`] can tell more.
+#[inline(always)]
+pub fn plain_ipv4(head: &Head<'_>, frame: usize) -> Option<Plain<[u8; 4]>> {
+    const WHOLE: u16 = 0x3fff_u16.to_be();
+    let [first, _]: [u8; 2] = head.load(IP_OFFSET)?;
+    let length = usize::from(u16::from_be(head.load(IP_OFFSET + 2)?));
+    let [ttl, protocol] = head.load(IP_OFFSET + <[u8; 4]>::TTL_OFFSET)?;
+    if first != 0x45 || head.load::<u16>(IP_OFFSET + 6)? & WHOLE != 0 {
+        return None;
+    }
+    plain(head, frame, length, protocol, ttl)
+}
+
+/// Parses a packet without extension headers (RFC 8200), of a frame of so many bytes. `None`: it is not such, and [`ipv6`] can tell
+/// more.
+#[inline(always)]
+pub fn plain_ipv6(head: &Head<'_>, frame: usize) -> Option<Plain<[u8; 16]>> {
+    let [first, _]: [u8; 2] = head.load(IP_OFFSET)?;
+    let payload = usize::from(u16::from_be(head.load(IP_OFFSET + 4)?));
+    let [protocol, limit] = head.load(IP_OFFSET + NEXT_HEADER_OFFSET)?;
+    if first >> 4 != 6 || payload == 0 {
+        return None;
+    }
+    plain(head, frame, Ipv6Hdr::LEN + payload, protocol, limit)
+}
+
+#[inline(always)]
+fn plain<A: Address + packet::Wire>(
+    head: &Head<'_>,
+    frame: usize,
+    length: usize,
+    protocol: u8,
+    ttl: u8,
+) -> Option<Plain<A>> {
+    let at = IP_OFFSET + A::HEADER;
+    let is_tcp = protocol == TCP;
+    let (headers, tcp_flags) = if is_tcp {
+        let [data_offset, flags] = head.load(at + 12)?;
+        let words = usize::from(data_offset >> 4);
+        if words < TcpHdr::LEN / 4 {
+            return None;
+        }
+        (A::HEADER + words * 4, flags)
+    } else if protocol == UDP {
+        (A::HEADER + UdpHdr::LEN, 0)
+    } else {
+        return None;
+    };
+    if headers > length || IP_OFFSET + length > frame {
+        return None;
+    }
+    let key = FlowKey::on_wire(protocol, head.load(IP_OFFSET + A::SOURCE_OFFSET)?, head.load(at)?);
+    Some(Plain { key, is_tcp, length: length as u32, headers: headers as u32, ttl, tcp_flags })
 }
 
 /// Where a chain of IPv6 extension headers ends.

@@ -3,10 +3,11 @@
 use crate::Address;
 use crate::checksum;
 use crate::env::Env;
-use crate::packet::{self, Packet, TransportChecksum};
+use crate::packet::{self, Bytes, Packet, TransportChecksum};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::sctp;
 use lb_common::{Flow, NextHop, SCTP, TCP};
+use network_types::tcp::TcpHdr;
 
 /// Offset of the checksum in a TCP header (RFC 9293).
 pub const TCP_CHECKSUM: usize = 16;
@@ -24,7 +25,7 @@ where
     A: Address + packet::Wire,
     E: Env,
 {
-    A::rewrite_header(packet, flow.src, flow.dst, flow.address_delta, flow.hop.takes_hop())?;
+    header(packet, flow.src, flow.dst, flow.address_delta, flow.hop.takes_hop())?;
     if wire.is_later() {
         note_addresses::<_, A>(packet, flow);
         return Some(());
@@ -36,13 +37,56 @@ where
         return sctp_checksum(packet, env, wire, flow, ports);
     }
     let is_tcp = wire.key.protocol == TCP;
-    packet.update_checksum(&TransportChecksum {
-        offset: usize::from(wire.transport) + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM },
+    packet.update_checksum(&transport_checksum(usize::from(wire.transport), is_tcp, flow))
+}
+
+/// [`Address::rewrite_header`], and notes what no checksum makes up for.
+#[inline(always)]
+pub(crate) fn header<P, A>(packet: &mut P, src: A, dst: A, delta: u16, takes_hop: bool) -> Option<()>
+where
+    P: Packet,
+    A: Address,
+{
+    A::rewrite_header(packet, src, dst, delta, takes_hop)?;
+    if takes_hop && A::HEADER_CHECKSUM_OFFSET.is_none() {
+        packet.note_change(A::HOP);
+    }
+    Some(())
+}
+
+/// [`tuple`] and [`macs`] for what [`crate::shortcut`] sends on: TCP and UDP behind a header of the usual length, forwarded by this node.
+#[inline(always)]
+pub fn plain<P, A>(packet: &mut P, is_tcp: bool, flow: &Flow<A>) -> Option<()>
+where
+    P: Packet,
+    A: Address,
+{
+    let transport = IP_OFFSET + A::HEADER;
+    // First, since it may move the frame. A constant offset for each.
+    if is_tcp {
+        packet.update_checksum(&transport_checksum(transport, true, flow))?;
+    } else {
+        packet.update_checksum(&transport_checksum(transport, false, flow))?;
+    }
+    if A::HEADER_CHECKSUM_OFFSET.is_none() {
+        packet.note_change(A::HOP);
+    }
+    let mut head = packet.head(transport + TcpHdr::LEN)?;
+    A::rewrite_header(&mut head, flow.src, flow.dst, flow.address_delta, true)?;
+    head.store(transport, ports(flow.src_port, flow.dst_port))?;
+    macs(&mut head, &flow.hop)
+}
+
+/// The checksum of TCP or UDP behind `transport`, and what rewriting the tuple does to it.
+#[inline(always)]
+fn transport_checksum<A: Address>(transport: usize, is_tcp: bool, flow: &Flow<A>) -> TransportChecksum {
+    TransportChecksum {
+        offset: transport + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM },
         ipv6: A::VERSION == 6,
         zero_means_none: !is_tcp,
         address_delta: flow.address_delta,
         port_delta: flow.port_delta,
-    })
+    }
 }
 
 #[inline(always)]
@@ -98,7 +142,7 @@ fn word(bytes: [u8; 4]) -> u64 {
 
 /// Writes the link-layer addresses of the way out.
 #[inline(always)]
-pub fn macs<P: Packet>(packet: &mut P, hop: &NextHop) -> Option<()> {
+pub fn macs<B: Bytes>(packet: &mut B, hop: &NextHop) -> Option<()> {
     // In words: twelve bytes would be copied one by one, in a function of their own.
     let [first, second, third] = hop.macs.as_chunks().0 else {
         return None;

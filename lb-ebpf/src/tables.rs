@@ -46,6 +46,12 @@ pub trait AddressTables<A: Address> {
         self.flow(Table::New, key).map(|flow| (Table::New, flow))
     }
 
+    /// The same, if it stands where most entries do; `None` does not say that there is none.
+    #[inline(always)]
+    fn guessed(&self, key: &FlowKey<A>) -> Option<(Table, &mut Flow<A>)> {
+        self.known(key)
+    }
+
     /// Inserts an entry whose key must be new.
     fn insert(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
 
@@ -110,6 +116,13 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     fn step(&self, _: StepKind) -> Option<&mut Step> {
         None
     }
+
+    /// Whether packets are traced.
+    #[inline(always)]
+    fn traces(&self) -> bool {
+        false
+    }
+
     /// Whether somebody wants to hear of flows that begin and end.
     fn is_listened(&self) -> bool;
 

@@ -27,7 +27,7 @@ struct Mutation {
     mutated: &'static str,
 }
 
-const MUTATIONS: [Mutation; 24] = [
+const MUTATIONS: [Mutation; 30] = [
     Mutation {
         name: "header-checksum",
         breaks: "the IPv4 header's checksum forgets the change of addresses",
@@ -179,8 +179,8 @@ const MUTATIONS: [Mutation; 24] = [
         name: "draining-udp",
         breaks: "a UDP client loses a backend that still serves",
         file: "lb-ebpf/src/conntrack.rs",
-        original: "backend.is_serving()",
-        mutated: "backend.is_alive()",
+        original: "else { backend.is_serving() }",
+        mutated: "else { backend.is_alive() }",
     },
     Mutation {
         name: "sctp-length",
@@ -195,6 +195,48 @@ const MUTATIONS: [Mutation; 24] = [
         file: "lb-ebpf/src/sctp.rs",
         original: "rest > 1",
         mutated: "rest > 3",
+    },
+    Mutation {
+        name: "short-last-hop",
+        breaks: "by the short way a packet leaves with a TTL of zero",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "plain.ttl <= 1",
+        mutated: "plain.ttl < 1",
+    },
+    Mutation {
+        name: "short-opening",
+        breaks: "by the short way a connection that begins anew goes on with the backend of the old one",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "plain.tcp_flags & (SYN | FIN | RST) != 0",
+        mutated: "plain.tcp_flags & (FIN | RST) != 0",
+    },
+    Mutation {
+        name: "short-silence",
+        breaks: "by the short way a flow goes on that was silent for too long",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "flow.tick != env.tick()",
+        mutated: "flow.tick > env.tick()",
+    },
+    Mutation {
+        name: "short-mtu",
+        breaks: "by the short way a packet leaves that is too long for its link",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "length > u32::from(flow.hop.mtu)",
+        mutated: "length > u32::MAX - 1",
+    },
+    Mutation {
+        name: "short-udp",
+        breaks: "by the short way a UDP client stays with a backend that is gone",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "!(plain.is_tcp || is_reply || is_serving(tables, flow))",
+        mutated: "!(plain.is_tcp || is_reply || is_serving(tables, flow) || flow.backend > 0)",
+    },
+    Mutation {
+        name: "short-fragments",
+        breaks: "by the short way the data of a later fragment is taken for ports",
+        file: "lb-ebpf/src/parse.rs",
+        original: "head.load::<u16>(IP_OFFSET + 6)? & WHOLE != 0",
+        mutated: "head.load::<u16>(IP_OFFSET + 6)? & WHOLE == 7",
     },
 ];
 

@@ -105,6 +105,15 @@ macro_rules! table {
                 $entries.get_ptr_mut(index(key)).map(|entry| unsafe { &raw mut (*entry).value })
             }
 
+            /// The same, for a tuple with this place, if it stands at the first entry that may be its own.
+            #[inline(always)]
+            pub(in super::super) fn guess(key: &FlowKey<$address>, place: Place) -> Option<*mut Flow<$address>> {
+                // No entry is nowhere.
+                let entry = $entries.get_ptr_mut(table::first(Maps.word(place.home())?, place))?;
+                // SAFETY: an entry of the map, as in `Memory::get`.
+                unsafe { is_same(&raw const (*entry).key, key).then_some(&raw mut (*entry).value) }
+            }
+
             /// The same, for a tuple with this place, looked for in place first.
             #[inline(always)]
             pub(in super::super) fn first_look(key: &FlowKey<$address>, place: Place) -> Option<*mut Flow<$address>> {
@@ -385,7 +394,17 @@ table!(
 );
 
 macro_rules! known {
-    ($name:ident, $address:ty, $confirmed:ident, $new:ident) => {
+    ($name:ident, $guessed:ident, $address:ty, $confirmed:ident, $new:ident) => {
+        /// The flow of a tuple, and where it stands, as far as the first look tells.
+        #[inline(always)]
+        pub(super) fn $guessed(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
+            let place = hashing().place(hashing().confirmed, key);
+            if let Some(flow) = $confirmed::guess(key, place) {
+                return Some((Table::Confirmed, flow));
+            }
+            $new::guess(key, place.among(hashing().new)).map(|flow| (Table::New, flow))
+        }
+
         /// The flow of a tuple, and where it stands: what every packet asks. Nearly always it meets no call.
         #[inline(always)]
         pub(super) fn $name(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
@@ -398,8 +417,8 @@ macro_rules! known {
     };
 }
 
-known!(known4, [u8; 4], confirmed4, new4);
-known!(known6, [u8; 16], confirmed6, new6);
+known!(known4, guessed4, [u8; 4], confirmed4, new4);
+known!(known6, guessed6, [u8; 16], confirmed6, new6);
 
 macro_rules! claim {
     ($name:ident, $address:ty, $confirmed:ident, $new:ident, $at_once:ident) => {

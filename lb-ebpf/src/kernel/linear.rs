@@ -2,8 +2,7 @@
 //!
 //! The bounds are taken from the context anew at every access, as the verifier wants it: helpers move the buffer.
 
-use core::mem::MaybeUninit;
-use lb_ebpf::packet::Wire;
+use lb_ebpf::packet::{self, Head, Wire};
 
 /// Beyond this offset no header is looked for: the verifier wants a bound.
 const MAX_OFFSET: usize = 0x3fff;
@@ -25,43 +24,24 @@ impl Linear {
         (start + size <= self.data_end).then_some(start as *mut u8)
     }
 
+    /// The first `length` bytes.
+    #[inline(always)]
+    pub(super) fn head<'a>(self, length: usize) -> Option<Head<'a>> {
+        // SAFETY: `at` checked the bounds; the frame lives as long as the context, whose borrower gives this away.
+        self.at(0, length).map(|bytes| Head(unsafe { core::slice::from_raw_parts_mut(bytes, length) }))
+    }
+
     /// Copies out what stands at `offset`.
     #[inline(always)]
     pub(super) fn load<T: Wire>(self, offset: usize) -> Option<T> {
-        self.at(offset, size_of::<T>()).map(|bytes| {
-            let mut value = MaybeUninit::<T>::uninit();
-            // SAFETY: `at` checked the bounds for the size of `T`, for which every bit pattern is valid.
-            unsafe {
-                copy::<T>(bytes, value.as_mut_ptr().cast());
-                value.assume_init()
-            }
-        })
+        // SAFETY: `at` checked the bounds for the size of `T`.
+        self.at(offset, size_of::<T>()).map(|bytes| unsafe { packet::read(bytes) })
     }
 
     /// Writes at `offset`.
     #[inline(always)]
     pub(super) fn store<T: Wire>(self, offset: usize, value: T) -> Option<()> {
         // SAFETY: as for `load`.
-        self.at(offset, size_of::<T>()).map(|bytes| unsafe { copy::<T>((&raw const value).cast(), bytes) })
-    }
-}
-
-/// Copies a `T`: in words, if it is made up of such. As it has no alignment, the compiler would copy it byte by byte.
-///
-/// # Safety
-/// As of [`core::ptr::copy_nonoverlapping`], for the size of `T`.
-#[inline(always)]
-#[expect(clippy::cast_ptr_alignment, reason = "read and written unaligned")]
-unsafe fn copy<T: Wire>(from: *const u8, to: *mut u8) {
-    const WORD: usize = size_of::<u64>();
-    // SAFETY: by the caller.
-    unsafe {
-        if size_of::<T>().is_multiple_of(WORD) {
-            for index in 0..size_of::<T>() / WORD {
-                to.cast::<u64>().add(index).write_unaligned(from.cast::<u64>().add(index).read_unaligned());
-            }
-        } else {
-            to.cast::<T>().write_unaligned(from.cast::<T>().read_unaligned());
-        }
+        self.at(offset, size_of::<T>()).map(|bytes| unsafe { packet::write(bytes, value) })
     }
 }

@@ -1,6 +1,6 @@
 //! The core's tables over the kernel's maps.
 
-use super::flows::{claim4, claim6, confirmed4, confirmed6, known4, known6, new4, new6};
+use super::flows::{claim4, claim6, confirmed4, confirmed6, guessed4, guessed6, known4, known6, new4, new6};
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
     NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
@@ -32,7 +32,7 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $known:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $known:ident, $guessed:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
@@ -78,6 +78,12 @@ macro_rules! address_tables {
                 }
                 // SAFETY: as above.
                 $known(key).map(|(table, flow)| (table, unsafe { &mut *flow }))
+            }
+
+            #[inline(always)]
+            fn guessed(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
+                // SAFETY: as above.
+                $guessed(key).map(|(table, flow)| (table, unsafe { &mut *flow }))
             }
 
             #[inline(always)]
@@ -142,8 +148,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, known4, new4, claim4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, known6, new6, claim6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, known4, guessed4, new4, claim4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, known6, guessed6, new6, claim6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
@@ -223,6 +229,11 @@ impl<const TRACE: bool> Tables for KernelTables<TRACE> {
         // SAFETY: a helper without arguments.
         event.time = unsafe { bpf_ktime_get_ns() };
         EVENTS.output::<Event>(&*event, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn traces(&self) -> bool {
+        TRACE
     }
 
     #[inline(always)]

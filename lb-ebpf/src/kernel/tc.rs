@@ -13,7 +13,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_common::{Captured, FlowKey, Neighbour};
 use lb_ebpf::env::Step;
-use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::packet::{Bytes, Head, TransportChecksum, Wire};
 use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, Verdict, process};
 
 /// `enum tcx_action_base` (include/uapi/linux/bpf.h): leave it to the next program.
@@ -54,10 +54,27 @@ impl<'a> TcPacket<'a> {
     }
 }
 
+impl Bytes for TcPacket<'_> {
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.linear().load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.linear().store(offset, value)
+    }
+}
+
 impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn head(&mut self, length: usize) -> Option<Head<'_>> {
+        self.linear().head(length)
     }
 
     #[inline(always)]
@@ -82,16 +99,6 @@ impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
         super::opaque(value)
-    }
-
-    #[inline(always)]
-    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
-        self.linear().load(offset)
-    }
-
-    #[inline(always)]
-    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
-        self.linear().store(offset, value)
     }
 
     #[inline(always)]

@@ -10,33 +10,54 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::{Captured, FlowKey};
 use lb_ebpf::env::Step;
-use lb_ebpf::packet::{TransportChecksum, Wire};
-use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, Verdict, checksum, parse, process};
+use lb_ebpf::packet::{Bytes, Head, Wire};
+use lb_ebpf::{Action, Address, Env, Hook, Packet, Route, Verdict, parse, process};
 
 /// Where the frame lies is read once: nothing that we ask of the kernel at XDP moves it.
-struct XdpPacket {
+struct XdpPacket<'a> {
+    ctx: &'a XdpContext,
     linear: Linear,
     length: usize,
 }
 
-impl XdpPacket {
+impl<'a> XdpPacket<'a> {
     #[inline(always)]
-    fn new(ctx: &XdpContext) -> Self {
+    fn new(ctx: &'a XdpContext) -> Self {
         let linear = Linear { data: ctx.data(), data_end: ctx.data_end() };
-        let mut packet = Self { linear, length: linear.data_end - linear.data };
-        // A frame in several pieces has more, which the kernel must be asked for. Few have: those that claim more.
-        if parse::claimed(&packet) > packet.length {
-            // SAFETY: the context of this program.
-            packet.length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize };
-        }
-        packet
+        Self { ctx, linear, length: linear.data_end - linear.data }
     }
 }
 
-impl Packet for XdpPacket {
+impl Bytes for XdpPacket<'_> {
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.linear.load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.linear.store(offset, value)
+    }
+}
+
+impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.length
+    }
+
+    #[inline(always)]
+    fn measure(&mut self) {
+        // A frame in several pieces has more, which the kernel must be asked for. Few have: those that claim more.
+        if parse::claimed(self) > self.length {
+            // SAFETY: the context of this program.
+            self.length = unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize };
+        }
+    }
+
+    #[inline(always)]
+    fn head(&mut self, length: usize) -> Option<Head<'_>> {
+        self.linear.head(length)
     }
 
     #[inline(always)]
@@ -47,27 +68,6 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
         super::opaque(value)
-    }
-
-    #[inline(always)]
-    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
-        self.linear.load(offset)
-    }
-
-    #[inline(always)]
-    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
-        self.linear.store(offset, value)
-    }
-
-    #[inline(always)]
-    fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
-        let old: [u8; 2] = self.load(checksum.offset)?;
-        if checksum.zero_means_none && old == [0; 2] {
-            return Some(());
-        }
-        let delta = checksum::add(checksum.address_delta, checksum.port_delta);
-        let new = checksum::update(old, delta);
-        self.store(checksum.offset, if checksum.zero_means_none && new == [0; 2] { [0xff; 2] } else { new })
     }
 }
 

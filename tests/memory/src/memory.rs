@@ -8,7 +8,7 @@ use lb_common::{
     ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Telling, Traffic,
 };
 use lb_ebpf::env::Step;
-use lb_ebpf::packet::{TransportChecksum, Wire};
+use lb_ebpf::packet::{Bytes, Head, TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::trace;
 use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
@@ -35,15 +35,7 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn segment_size(&self) -> Option<u32> {
-        self.segment_size
-    }
-
+impl Bytes for Frame {
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         let bytes = self.bytes.get(offset..offset + size_of::<T>())?;
         // SAFETY: the slice has the size of `T`, for which every bit pattern is valid.
@@ -55,6 +47,20 @@ impl Packet for Frame {
         // SAFETY: the slice has the size of `T`.
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
         Some(())
+    }
+}
+
+impl Packet for Frame {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn head(&mut self, length: usize) -> Option<Head<'_>> {
+        self.bytes.get_mut(..length).map(Head)
+    }
+
+    fn segment_size(&self) -> Option<u32> {
+        self.segment_size
     }
 
     fn update_checksum(&mut self, checksum: &TransportChecksum) -> Option<()> {
@@ -272,6 +278,8 @@ pub struct Memory {
     /// Whether what the core decides is recorded.
     pub tells: Cell<bool>,
     told: RefCell<Vec<UnsafeCell<Told>>>,
+    /// Packets whose flow the short way found.
+    pub guessed: Cell<u64>,
     /// What the CPU has told.
     pub telling: Box<UnsafeCell<Telling>>,
     /// Events that were told, without a time.
@@ -304,6 +312,7 @@ impl Memory {
             budget: Box::default(),
             tells: Cell::default(),
             told: RefCell::default(),
+            guessed: Cell::default(),
             telling: Box::new(UnsafeCell::new(Telling::NEW)),
             events: RefCell::default(),
             listened: Cell::default(),
@@ -343,6 +352,12 @@ macro_rules! address_tables {
 
             fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
                 self.$flows.map(table).find(key)
+            }
+
+            fn guessed(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
+                let known = self.known(key)?;
+                self.guessed.set(self.guessed.get() + 1);
+                Some(known)
             }
 
             fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
@@ -417,6 +432,10 @@ impl Tables for Memory {
     fn note_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
         trace::detail(self, StepKind::Write, Told::AFFINITY);
         self.affinity.entries.borrow_mut().insert(*key, Box::leak(Box::new(UnsafeCell::new(*affinity))));
+    }
+
+    fn traces(&self) -> bool {
+        self.tells.get()
     }
 
     fn step(&self, kind: StepKind) -> Option<&mut Told> {
