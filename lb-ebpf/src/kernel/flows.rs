@@ -114,27 +114,6 @@ macro_rules! table {
                 unsafe { is_same(&raw const (*entry).key, key).then_some(&raw mut (*entry).value) }
             }
 
-            /// The same, for a tuple with this place, looked for in place first.
-            #[inline(always)]
-            pub(in super::super) fn first_look(key: &FlowKey<$address>, place: Place) -> Option<*mut Flow<$address>> {
-                let home = Maps.word(place.home())?;
-                let first = table::first(home, place);
-                if first == NOWHERE {
-                    if table::is_absent(&Maps, home, place) {
-                        return None;
-                    }
-                } else {
-                    let entry = $entries.get_ptr_mut(first)?;
-                    // SAFETY: an entry of the map, as in `Memory::get`.
-                    unsafe {
-                        if is_same(&raw const (*entry).key, key) {
-                            return Some(&raw mut (*entry).value);
-                        }
-                    }
-                }
-                find(key)
-            }
-
             /// The index of the entry of a tuple; [`NOWHERE`] if there is none.
             #[inline(always)]
             fn index(key: &FlowKey<$address>) -> u32 {
@@ -393,8 +372,8 @@ table!(
     erase_new6
 );
 
-macro_rules! known {
-    ($name:ident, $guessed:ident, $address:ty, $confirmed:ident, $new:ident) => {
+macro_rules! guessed {
+    ($guessed:ident, $address:ty, $confirmed:ident, $new:ident) => {
         /// The flow of a tuple, and where it stands, as far as the first look tells.
         #[inline(always)]
         pub(super) fn $guessed(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
@@ -404,21 +383,11 @@ macro_rules! known {
             }
             $new::guess(key, place.among(hashing().new)).map(|flow| (Table::New, flow))
         }
-
-        /// The flow of a tuple, and where it stands: what every packet asks. Nearly always it meets no call.
-        #[inline(always)]
-        pub(super) fn $name(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
-            let place = hashing().place(hashing().confirmed, key);
-            if let Some(flow) = $confirmed::first_look(key, place) {
-                return Some((Table::Confirmed, flow));
-            }
-            $new::first_look(key, place.among(hashing().new)).map(|flow| (Table::New, flow))
-        }
     };
 }
 
-known!(known4, guessed4, [u8; 4], confirmed4, new4);
-known!(known6, guessed6, [u8; 16], confirmed6, new6);
+guessed!(guessed4, [u8; 4], confirmed4, new4);
+guessed!(guessed6, [u8; 16], confirmed6, new6);
 
 macro_rules! claim {
     ($name:ident, $address:ty, $confirmed:ident, $new:ident, $at_once:ident) => {

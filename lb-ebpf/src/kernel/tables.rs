@@ -1,6 +1,6 @@
 //! The core's tables over the kernel's maps.
 
-use super::flows::{claim4, claim6, confirmed4, confirmed6, guessed4, guessed6, known4, known6, new4, new6};
+use super::flows::{claim4, claim6, confirmed4, confirmed6, guessed4, guessed6, new4, new6};
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
     NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
@@ -32,7 +32,7 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $known:ident, $guessed:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $guessed:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<u32> {
@@ -68,16 +68,6 @@ macro_rules! address_tables {
                 // SAFETY: the kernel keeps the element's memory while the program runs. Other CPUs may write it at the
                 // same time; every field is a plain integer, and what a race can lose is documented at the trait.
                 entry.map(|flow| unsafe { &mut *flow })
-            }
-
-            #[inline(always)]
-            fn known(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
-                if TRACE {
-                    let confirmed = trace::$traced::find(Table::Confirmed, key).map(|flow| (Table::Confirmed, flow));
-                    return confirmed.or_else(|| trace::$traced::find(Table::New, key).map(|flow| (Table::New, flow)));
-                }
-                // SAFETY: as above.
-                $known(key).map(|(table, flow)| (table, unsafe { &mut *flow }))
             }
 
             #[inline(always)]
@@ -148,8 +138,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, known4, guessed4, new4, claim4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, known6, guessed6, new6, claim6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, guessed4, new4, claim4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, guessed6, new6, claim6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]
