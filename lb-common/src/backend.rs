@@ -31,6 +31,8 @@ impl Backend {
     /// No Service sends new connections here, but one has it among the endpoints that still serve: a TCP SYN chooses anew, and UDP
     /// flows stay.
     pub const SERVING: u16 = 4;
+    /// Its address is one of the node's own.
+    pub const NODE: u16 = 8;
 
     /// A record that is not in use.
     pub const UNUSED: Self = Self { address: [0; 16], flags: 0, generation: 0, family: 0, reserved: [0; 3] };
@@ -52,6 +54,11 @@ impl Backend {
     /// Whether its UDP flows stay.
     pub const fn is_serving(&self) -> bool {
         self.flags & (Self::ALIVE | Self::SERVING) != 0
+    }
+
+    /// Whether it is the node itself.
+    pub const fn is_node(&self) -> bool {
+        self.flags & Self::NODE != 0
     }
 
     /// Whether replies come back through this node by themselves.

@@ -402,7 +402,7 @@ where
     if is_host {
         flow.hop.flags = NextHop::HOST;
     }
-    if tables.owned(&address).is_some_and(Owned::is_node_id) {
+    if backend.is_node() {
         if is_host {
             // The node talks to itself. It takes no packet from outside with a source of its own, and would answer one
             // behind our back; but it sends by the pair whatever it sends to the Service.

@@ -194,8 +194,9 @@ impl Backends {
             let Some(entry) = self.entries.get_mut(&address) else { continue };
             if entry.is_used() {
                 let local = if entry.is_local(address, host) { Backend::LOCAL } else { 0 };
+                let node = if host.node_addresses.contains(&address) { Backend::NODE } else { 0 };
                 let role = if entry.chosen > 0 { Backend::ALIVE } else { Backend::SERVING };
-                entry.flags = role | local;
+                entry.flags = role | local | node;
                 entry.until = None;
                 self.draining.remove(&address);
             } else if entry.flags & (Backend::ALIVE | Backend::SERVING) != 0 {

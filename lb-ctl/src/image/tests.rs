@@ -393,10 +393,15 @@ fn where_a_backend_is_follows_the_routes_unless_an_endpoint_says_it() {
     views[0].ports[0].endpoints[0].local = Some(true);
     bench.round(SECOND, &views);
     assert!(local(&bench), "one says it is local");
+    let node = |bench: &Bench| bench.backend(1).unwrap().1.is_node();
+    assert!(!node(&bench));
     bench.host.node_addresses.insert(pod(1));
     views[0].ports[0].endpoints[0].local = None;
     bench.round(SECOND, &views);
-    assert!(local(&bench), "an address of the node");
+    assert!(local(&bench) && node(&bench), "an address of the node");
+    bench.host.node_addresses.clear();
+    bench.round(SECOND, &views);
+    assert!(!local(&bench) && !node(&bench), "an address that the node has no more");
 }
 
 #[test]

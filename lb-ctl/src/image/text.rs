@@ -156,7 +156,8 @@ fn slot(index: u32, slot: Slot) -> String {
 }
 
 fn backend(id: u32, backend: &Backend) -> String {
-    let names = [(Backend::ALIVE, "alive"), (Backend::SERVING, "serving"), (Backend::LOCAL, "local")];
+    let names =
+        [(Backend::ALIVE, "alive"), (Backend::SERVING, "serving"), (Backend::LOCAL, "local"), (Backend::NODE, "node")];
     let flags = flags(backend.flags, &names);
     format!("backend {id} {} generation={}{flags}", address(backend), backend.generation)
 }

@@ -143,7 +143,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             (LOCAL_1, Backend::ALIVE | Backend::LOCAL),
             (LOCAL_2, Backend::ALIVE | Backend::LOCAL),
             (REMOTE, Backend::ALIVE),
-            (HOST, Backend::ALIVE | Backend::LOCAL),
+            (HOST, Backend::ALIVE | Backend::LOCAL | Backend::NODE),
         ] {
             let record = Backend {
                 address: octets(family.backend(backend)),
