@@ -32,8 +32,8 @@ const MUTATIONS: [Mutation; 30] = [
         name: "header-checksum",
         breaks: "the IPv4 header's checksum forgets the change of addresses",
         file: "lb-ebpf/src/address.rs",
-        original: "let delta = if takes_hop { checksum::add(delta, HOP) } else { delta };",
-        mutated: "let delta = if takes_hop { HOP } else { 0 };",
+        original: "let delta = if takes_hop { checksum::add(delta, Self::HOP) } else { delta };",
+        mutated: "let delta = if takes_hop { Self::HOP } else { 0 };",
     },
     Mutation {
         name: "lost-carry",
