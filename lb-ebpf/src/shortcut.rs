@@ -17,7 +17,8 @@ use crate::verdict::{Action, Verdict};
 use crate::{Address, conntrack, datapath, rewrite};
 use lb_common::{Flow, NextHop, Reason};
 
-/// What becomes of a packet that takes the short way, counted if it is sent on; `None` of any other, of which nothing was changed.
+/// What becomes of a packet that takes the short way, counted if it is sent on. `None` of any other: nothing was changed but the mark that its flow
+/// was met, which the long way makes too.
 #[inline(always)]
 pub(crate) fn take<P: Packet, T: Tables, E: Env>(packet: &mut P, tables: &T, env: &E) -> Option<Verdict> {
     if tables.traces() || packet.is_tagged() {
