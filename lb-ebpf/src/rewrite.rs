@@ -4,10 +4,9 @@ use crate::Address;
 use crate::checksum;
 use crate::env::Env;
 use crate::packet::{self, Bytes, Packet, TransportChecksum};
-use crate::parse::{IP_OFFSET, Wire};
+use crate::parse::{self, IP_OFFSET, Wire};
 use crate::sctp;
 use lb_common::{Flow, NextHop, SCTP, TCP};
-use network_types::tcp::TcpHdr;
 
 /// Offset of the checksum in a TCP header (RFC 9293).
 pub const TCP_CHECKSUM: usize = 16;
@@ -71,7 +70,7 @@ where
     if A::HEADER_CHECKSUM_OFFSET.is_none() {
         packet.note_change(A::HOP);
     }
-    let mut head = packet.head(transport + TcpHdr::LEN)?;
+    let mut head = packet.head(parse::plain_head::<A>())?;
     A::rewrite_header(&mut head, flow.src, flow.dst, flow.address_delta, true)?;
     head.store(transport, ports(flow.src_port, flow.dst_port))?;
     macs(&mut head, &flow.hop)
