@@ -1,64 +1,85 @@
 //! Services as the datapath sees them: owned addresses, ports, and the backend set behind each.
 
 use crate::record;
+use core::net::IpAddr;
 
-/// What an address of ours is: the value of the maps [`crate::maps::OWNED4`] and [`crate::maps::OWNED6`].
-#[repr(C)]
+/// Whose an address of ours is: the value of the maps [`crate::maps::OWNED4`] and [`crate::maps::OWNED6`].
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owned {
-    /// The dense id that stands for the address in a [`ServiceKey`]. All addresses of the node share [`Owned::NODE_ID`].
-    pub id: u32,
-    /// Reserved; zero.
-    pub flags: u32,
-}
+pub struct Owned(pub u32);
 
 impl Owned {
-    /// The id shared by all addresses of the node itself, where only allocated node ports are ours.
-    pub const NODE_ID: u32 = 0;
+    /// The node's own: what no Service asks for is the host's, but for node ports.
+    pub const NODE: Self = Self(0);
+    /// The node's own, and no node port is served on it.
+    pub const SILENT: Self = Self(1);
+    /// A Service's, whatever is asked for.
+    pub const SERVICE: Self = Self(2);
 
-    /// The id shared by those of the node's addresses on which no node port is served.
-    pub const SILENT_ID: u32 = u32::MAX - 1;
-
-    /// Whether this is the id of addresses of the node itself.
-    pub const fn is_node_id(id: u32) -> bool {
-        id == Self::NODE_ID || id == Self::SILENT_ID
-    }
-
-    /// The record of an address with this id.
-    pub const fn new(id: u32) -> Self {
-        Self { id, flags: 0 }
-    }
-
-    /// Whether this is an address of the node itself.
-    pub const fn is_node(&self) -> bool {
-        Self::is_node_id(self.id)
+    /// Whether it is the node's own.
+    pub const fn is_node(self) -> bool {
+        self.0 != Self::SERVICE.0
     }
 }
 
-/// One port of an owned address: the key of the map [`crate::maps::SERVICES`], 8 bytes for both families.
-#[repr(C)]
+/// One port of an address: the key of the map [`crate::maps::SERVICES`].
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    /// [`Owned::id`] of the address.
-    pub address: u32,
+    /// IPv6 address, or an IPv4 address in the first four bytes and zeros. Zeros for [`ServiceKey::NODE`].
+    pub address: [u8; 16],
     /// Network order.
     pub port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// IP version, 4 or 6: node addresses of both families share one id, and their backends differ. With
-    /// [`ServiceKey::WITHIN`], the record is for clients within the cluster alone.
+    /// IP version, 4 or 6, with [`ServiceKey::NODE`] and [`ServiceKey::WITHIN`].
     pub family: u8,
 }
 
 impl ServiceKey {
-    /// The key of `port` (host order) on the owned address `address`.
-    pub const fn new(address: u32, port: u16, protocol: u8, family: u8) -> Self {
+    /// The key of `port` (host order) on an address.
+    pub const fn new(address: IpAddr, port: u16, protocol: u8) -> Self {
+        let (address, family) = match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                ([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 4)
+            }
+            IpAddr::V6(address) => (address.octets(), 6),
+        };
         Self { address, port: port.to_be_bytes(), protocol, family }
     }
+
+    /// The key of the node port `port` (host order) of a family (4 or 6).
+    pub const fn of_node(port: u16, protocol: u8, family: u8) -> Self {
+        Self { address: [0; 16], port: port.to_be_bytes(), protocol, family: family | Self::NODE }
+    }
+
+    /// In the family: the port is a node port, on all addresses of the node where no Service has it for itself.
+    pub const NODE: u8 = 0x40;
 
     /// In the family: the record that clients within the cluster use, where that of everybody says so
     /// ([`Service::SCOPED`]).
     pub const WITHIN: u8 = 0x80;
+
+    /// The key of the same port among the node ports.
+    #[must_use]
+    pub const fn at_node(self) -> Self {
+        Self { address: [0; 16], family: self.family | Self::NODE, ..self }
+    }
+
+    /// Whether it is a node port.
+    pub const fn is_of_node(&self) -> bool {
+        self.family & Self::NODE != 0
+    }
+
+    /// The address; `None` of a node port.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match (self.is_of_node(), self.version(), self.address.first_chunk::<4>()) {
+            (false, 4, Some(v4)) => Some(IpAddr::from(*v4)),
+            (false, 6, _) => Some(IpAddr::from(self.address)),
+            _ => None,
+        }
+    }
 
     /// The key of the record for clients within the cluster.
     #[must_use]
@@ -68,7 +89,7 @@ impl ServiceKey {
 
     /// IP version, 4 or 6.
     pub const fn version(&self) -> u8 {
-        self.family & !Self::WITHIN
+        self.family & !(Self::WITHIN | Self::NODE)
     }
 
     /// Whether it is for clients within the cluster alone.
@@ -181,11 +202,11 @@ pub struct Slot {
     pub generation: u16,
 }
 
-record!(Owned = 8, ServiceKey = 8, BackendSet = 8, Service = 32, Slot = 8);
+record!(Owned = 4, ServiceKey = 20, BackendSet = 8, Service = 32, Slot = 8);
 
 const _: () = {
     assert!(core::mem::offset_of!(Service, backends) == 0 && core::mem::align_of::<Service>() == 8);
-    assert!(core::mem::offset_of!(ServiceKey, port) == 4 && core::mem::offset_of!(ServiceKey, family) == 7);
+    assert!(core::mem::offset_of!(ServiceKey, port) == 16 && core::mem::offset_of!(ServiceKey, family) == 19);
     assert!(crate::maps::entries_for(crate::maps::SLOTS, crate::maps::MAX_FLOWS_RANGE.1) <= 1 << 28);
     assert!(core::mem::offset_of!(Slot, port) == 4 && core::mem::offset_of!(Slot, generation) == 6);
 };

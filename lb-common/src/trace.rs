@@ -24,12 +24,12 @@ pub enum StepKind {
     FlowUnknown = 6,
     /// The entry does not count for this packet. `detail`: [`Step::OTHER_HOOK`] and its neighbours.
     FlowPassedOver = 7,
-    /// Whose the destination is. `detail`: whether it is ours; `number`: [`crate::Owned::id`].
+    /// Whose the destination is, where no Service has the port there. `detail`: whether it is ours; `number`: [`crate::Owned`].
     Owned = 8,
-    /// A Service has the port. `words`: the key, the set of backends, that of the members, id and flags and target port, affinity;
+    /// A Service has the port. `words`: the key without its address, the set of backends, that of the members, id and flags and target port, affinity;
     /// `number`: [`crate::Service::id`]; `flags`: [`crate::Service::flags`].
     Service = 9,
-    /// No Service has the port. `words`: the key.
+    /// No Service has the port. `words`: the key without its address.
     NoService = 10,
     /// Who asks. `flags`: [`crate::Scratch::client_flags`]; `detail`: whether its source address is one that a client cannot have.
     Client = 11,

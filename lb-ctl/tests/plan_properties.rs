@@ -134,7 +134,11 @@ fn paths(image: &Image) -> Paths {
     let mut paths = Paths::new();
     for (address, owned) in &image.owned {
         for (key, service) in &image.services {
-            if key.address != owned.id || (key.family == 4) != address.is_ipv4() {
+            let is_there = match key.ip() {
+                Some(ip) => ip == *address,
+                None => *owned == Owned::NODE && (key.version() == 4) == address.is_ipv4(),
+            };
+            if !is_there {
                 continue;
             }
             let set = service.backends;
@@ -143,7 +147,7 @@ fn paths(image: &Image) -> Paths {
                 let port = if slot.port == [0; 2] { service.target_port } else { slot.port };
                 (backend_address(&image.backends[&slot.backend]).unwrap(), u16::from_be_bytes(port))
             });
-            let address = if owned.is_node() { node(*address) } else { *address };
+            let address = if key.is_of_node() { node(*address) } else { *address };
             paths.insert((address, key.port(), key.protocol), backends.collect());
         }
     }
@@ -197,7 +201,7 @@ fn node_ports(image: &Image) -> NodePorts {
         let ip = if peer.family == 4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(peer.address) };
         SocketAddr::new(ip, u16::from_be_bytes(peer.port))
     };
-    image.node_ports.iter().map(|(key, peer)| ((key.port(), key.family == 4), cluster(peer))).collect()
+    image.node_ports.iter().map(|(key, peer)| ((key.port(), key.version() == 4), cluster(peer))).collect()
 }
 
 fn wanted_node_ports(views: &Views) -> NodePorts {
@@ -239,11 +243,11 @@ fn harm(image: &Image, what: u8, which: u32) -> Option<MapOp> {
         7 => {
             let (key, service) = pick(&image.services, which)?;
             let backends = BackendSet::new(service.backends.base(), service.backends.count() + 1, which as u16);
-            MapOp::PutService(ServiceKey { address: u32::MAX, ..key }, Service { backends, ..service })
+            MapOp::PutService(ServiceKey { address: [0xff; 16], ..key }, Service { backends, ..service })
         }
         8 => MapOp::DeleteNodePort(pick(&image.node_ports, which)?.0),
         9 => MapOp::PutNodePort(pick(&image.services, which)?.0, pick(&image.node_ports, which / 7)?.1),
-        _ => MapOp::PutOwned([10, 96, 9, 9].into(), Owned::new(u32::MAX)),
+        _ => MapOp::PutOwned([10, 96, 9, 9].into(), Owned(u32::MAX)),
     })
 }
 
@@ -394,8 +398,8 @@ fn a_foreign_change_is_repaired() {
     reconciler.reconcile(&mut maps, &views, &host, now).unwrap();
     let image = maps.image();
     for foreign in plan(&Image::default(), &image).into_iter().chain([
-        MapOp::PutOwned([10, 96, 0, 1].into(), Owned::new(77)),
-        MapOp::PutOwned([10, 96, 0, 99].into(), Owned::new(1)),
+        MapOp::PutOwned([10, 96, 0, 1].into(), Owned(77)),
+        MapOp::PutOwned([10, 96, 0, 99].into(), Owned::SERVICE),
     ]) {
         maps.apply(&foreign).unwrap();
         assert!(reconciler.audit(&mut maps).unwrap() > 0, "{foreign}");

@@ -63,6 +63,9 @@ pub trait Address: Copy + Eq + 'static {
     /// Its bytes as words for hashing; the second is zero for IPv4.
     fn words(&self) -> [u64; 2];
 
+    /// Its bytes, and zeros behind those of an IPv4 address.
+    fn octets(&self) -> [u8; 16];
+
     /// Whether no client can have it as its source: "this network", loopback, multicast and reserved addresses (RFC 6890).
     fn is_martian(&self) -> bool;
 
@@ -178,6 +181,12 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
+    fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = *self;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    #[inline(always)]
     fn is_martian(&self) -> bool {
         matches!(self[0], 0 | 127 | 224..)
     }
@@ -275,6 +284,11 @@ impl Address for [u8; 16] {
     fn words(&self) -> [u64; 2] {
         let bits = u128::from_be_bytes(*self);
         [(bits >> 64) as u64, bits as u64]
+    }
+
+    #[inline(always)]
+    fn octets(&self) -> [u8; 16] {
+        *self
     }
 
     #[inline(always)]

@@ -18,11 +18,10 @@
 //! SCTP takes the same way with other words ([`crate::parse`] translates the chunks): `INIT` is a SYN, `INIT ACK` its
 //! answer, `SHUTDOWN` and `SHUTDOWN ACK` are FINs, `ABORT` and `SHUTDOWN COMPLETE` a RST.
 
-use crate::Address;
-use crate::checksum;
 use crate::parse::{self, Wire};
 use crate::tables::{AddressTables, Table, Tables};
-use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, ServiceKey, UDP};
+use crate::{Address, checksum, scope};
+use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, UDP};
 
 /// Finds the entry of a packet's own tuple.
 #[inline(always)]
@@ -133,12 +132,12 @@ pub fn stands<A: Address, T: Tables + AddressTables<A>>(tables: &T, wire: &Wire<
 /// own, and it is asked only for what a backend that is gone has left.
 #[inline(never)]
 fn is_served<A: Address, T: Tables + AddressTables<A>>(tables: &T, key: &FlowKey<A>) -> bool {
-    let Some(owned) = tables.owned(&key.dst) else {
-        return false;
-    };
-    let address = if Owned::is_node_id(owned) { Owned::NODE_ID } else { owned };
-    let asked = ServiceKey { address, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
-    tables.service(&asked).is_some()
+    let mut asked = scope::asked(key);
+    if tables.service(&asked).is_some() {
+        return true;
+    }
+    asked = asked.at_node();
+    tables.owned(&key.dst).is_some_and(Owned::is_node) && tables.service(&asked).is_some()
 }
 
 /// Whether the packet is from the middle of a connection: one without a flow has lost it, or had it at another node.

@@ -89,7 +89,7 @@ where
                 return verdict;
             }
             if verdict.action == Action::Open {
-                verdict = scope::receive(packet, tables, env, &wire.key, verdict.ifindex);
+                verdict = scope::receive(packet, tables, env, &wire.key);
             }
             if verdict.action == Action::Choose {
                 verdict = open_flow(packet, tables, env, &wire);
@@ -195,7 +195,7 @@ where
     // ICMP, other protocols and fragments to the node itself are the host's own business.
     let owned = tables.owned(&dst);
     trace::owned(tables, owned);
-    let is_hosts = owned.is_none_or(Owned::is_node_id);
+    let is_hosts = owned.is_none_or(Owned::is_node);
     if is_hosts {
         Verdict::pass(Reason::NotOurs)
     } else if reason != Reason::Protocol {
@@ -216,21 +216,21 @@ pub(crate) fn is_translated_here<A: Address, E: Env>(flow: &Flow<A>) -> bool {
     leaves_translated == (E::HOOK == Hook::Egress)
 }
 
-/// Whether the address can be ours, or a backend's ([`lb_common::gate`]).
+/// The bits of an address in the gate that say whose it can be, if it is ours: of [`lb_common::gate::SERVICES`] and [`lb_common::gate::NODE`].
 #[inline(always)]
-pub(crate) fn is_open<A: Address, T: Tables>(tables: &T, address: &A) -> bool {
-    let Place { word, bit } = Place::of(address.words());
-    tables.gate(word) & bit != 0
+pub(crate) fn owners<A: Address, T: Tables>(tables: &T, address: &A) -> u64 {
+    let Place { word, bits } = Place::of_destination(address.words());
+    tables.gate(word) & bits
 }
 
 /// Whether a packet between these addresses can be of a flow, or open one.
 #[inline(always)]
 pub(crate) fn is_admitted<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) -> bool {
-    is_open(tables, &key.dst) || is_open(tables, &key.src)
+    let Place { word, bits } = Place::of_source(key.src.words());
+    owners(tables, &key.dst) != 0 || tables.gate(word) & bits != 0
 }
 
-/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet is for us, for
-/// the owned address whose id stands in place of the interface.
+/// Finds the packet's flow and goes on with it. [`Action::Open`] says that there is none and that the packet may be for us.
 #[inline(always)]
 fn look_up<P, A, T, E>(packet: &mut P, tables: &T, env: &E, wire: &mut Wire<A>) -> Verdict
 where
@@ -274,12 +274,11 @@ where
     if E::HOOK == Hook::Egress {
         return Verdict::pass(Reason::NotOurs);
     }
-    let owned = tables.owned(&wire.key.dst);
-    trace::owned(tables, owned);
-    match owned {
-        Some(owned) => Verdict { ifindex: owned, action: Action::Open, reason: Reason::NotOurs },
-        None => Verdict::pass(Reason::NotOurs),
+    if owners(tables, &wire.key.dst) == 0 {
+        trace::owned(tables, None);
+        return Verdict::pass(Reason::NotOurs);
     }
+    Verdict { ifindex: 0, action: Action::Open, reason: Reason::NotOurs }
 }
 
 /// A packet of a flow that is known and stands.
@@ -545,7 +544,7 @@ where
     }
     flow.hop.renew(fixed, came_to);
     // To the node itself leads only the pair: it is the client's way back, and the way to a backend that the node is too.
-    let is_home = || flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node_id);
+    let is_home = || flow.is_reply() || tables.owned(&flow.dst).is_some_and(Owned::is_node);
     if fixed & NextHop::HOST != 0 && is_home() {
         flow.hop.flags |= NextHop::PAIR;
         return match tables.settings() {

@@ -4,15 +4,14 @@
 //! first ([`note`]), and why it went nowhere when that is final ([`tell`]). What a CPU may tell in a tick is bounded, so a flood
 //! buys little work, and what is not told is counted. Flows that begin and end are told while somebody listens.
 
-use crate::Address;
-use crate::conntrack;
 use crate::env::{Env, Hook};
 use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::socket::SocketTables;
 use crate::tables::{AddressTables, Tables};
+use crate::{Address, conntrack, scope};
 use lb_common::event::Telling;
-use lb_common::{Event, Flow, FlowKey, Peer, Reason, SCTP, Scratch, ServiceKey, TCP, UDP};
+use lb_common::{Event, Flow, FlowKey, Peer, Reason, SCTP, Scratch, TCP, UDP};
 
 /// A kind of event and its reason, in two bytes: a BPF function takes no more than five arguments.
 #[derive(Clone, Copy)]
@@ -135,11 +134,8 @@ where
         return;
     }
     event.name_wire(key);
-    let Some(address) = tables.owned(&key.dst) else {
-        return;
-    };
-    let asked = ServiceKey { address, port: key.dst_port, protocol: key.protocol, family: A::VERSION };
-    if let Some(service) = tables.service(&asked) {
+    let mut asked = scope::asked(key);
+    if let Ok(service) = scope::find(tables, key, &mut asked) {
         event.service = service.id;
     }
 }

@@ -80,7 +80,7 @@ where
     let owned = tables.owned(&outer.dst);
     trace::owned(tables, owned);
     match owned {
-        None | Some(Owned::NODE_ID | Owned::SILENT_ID) => Verdict::pass(Reason::NotOurs),
+        None | Some(Owned::NODE | Owned::SILENT) => Verdict::pass(Reason::NotOurs),
         Some(_) if E::HOOK == Hook::Egress => Verdict::pass(Reason::NotOurs),
         Some(_) if kind == A::ECHO[0] => Verdict::answer(Reason::EchoReplied),
         Some(_) => Verdict::drop(Reason::IcmpUnrelated),

@@ -144,13 +144,18 @@ fn count<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer, reaso
 /// Sends a socket to a backend of the Service it asks for.
 #[inline(always)]
 fn to_backend<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Peer, connects: bool) -> Reason {
-    let owned = owner(socket, tables, asked);
-    if owned == NOBODY {
-        return Reason::NotOurs;
+    let mut key = service_key(asked);
+    let mut found = tables.service(&key);
+    if found.is_none() {
+        match owner(socket, tables, asked) {
+            NODE => key = key.at_node(),
+            SERVICE => return Reason::NoServicePort,
+            _ => return Reason::NotOurs,
+        }
+        found = tables.service(&key);
     }
-    let key = service_key(owned, asked);
-    let Some(service) = tables.service(&key) else {
-        return if Owned::is_node_id(owned) { Reason::NotOurs } else { Reason::NoServicePort };
+    let Some(service) = found else {
+        return Reason::NotOurs;
     };
     if service.flags & Service::RANGED != 0 {
         // Only the packet says where it comes from.
@@ -182,10 +187,10 @@ fn to_backend<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Pe
 #[inline(always)]
 fn to_cluster_address<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, asked: &Peer) -> Reason {
     let has_packet_path = tables.settings().is_some_and(|settings| settings.host.ifindex != 0);
-    if !has_packet_path || !is_on_node(socket, tables) || owner(socket, tables, asked) != Owned::NODE_ID {
+    if !has_packet_path || !is_on_node(socket, tables) || owner(socket, tables, asked) != NODE {
         return Reason::NotOurs;
     }
-    let Some(given) = tables.cluster_address(&service_key(Owned::NODE_ID, asked)) else {
+    let Some(given) = tables.cluster_address(&service_key(asked).at_node()) else {
         return Reason::NotOurs;
     };
     let cookie = socket.cookie();
@@ -195,19 +200,24 @@ fn to_cluster_address<S: Socket, T: SocketTables>(socket: &mut S, tables: &T, as
     }
 }
 
-/// The id of an address that is not ours.
+/// What [`owner`] says.
+const NODE: u32 = Owned::NODE.0;
+const SERVICE: u32 = Owned::SERVICE.0;
 const NOBODY: u32 = u32::MAX;
 
-/// The id of the address asked for. Loopback is the node's, for the node's own processes.
+/// Whose the address asked for is: the number of [`Owned`], or [`NOBODY`]. Loopback is the node's, for the node's own processes.
 #[inline(always)]
 fn owner<S: Socket, T: SocketTables>(socket: &S, tables: &T, asked: &Peer) -> u32 {
     let is_v4 = asked.family == 4;
     let is_loopback = if is_v4 { is_loopback4(asked.v4()) } else { is_loopback6(&asked.address) };
     if is_loopback && is_on_node(socket, tables) {
-        return if serves_loopback(tables) { Owned::NODE_ID } else { NOBODY };
+        return if serves_loopback(tables) { NODE } else { NOBODY };
     }
     // Resolved where it is found: the verifier does not follow an `Option` that is carried further.
-    if is_v4 { tables.owned(&asked.v4()).unwrap_or(NOBODY) } else { tables.owned(&asked.address).unwrap_or(NOBODY) }
+    match if is_v4 { tables.owned(&asked.v4()) } else { tables.owned(&asked.address) } {
+        Some(owned) => owned.0,
+        None => NOBODY,
+    }
 }
 
 /// `127.0.0.0/8`; and the unspecified address, by which Linux also understands the machine itself.
@@ -235,8 +245,8 @@ fn is_on_node<S: Socket, T: SocketTables>(socket: &S, tables: &T) -> bool {
 }
 
 #[inline(always)]
-fn service_key(owned: u32, asked: &Peer) -> ServiceKey {
-    ServiceKey { address: owned, port: asked.port, protocol: asked.protocol, family: asked.family }
+fn service_key(asked: &Peer) -> ServiceKey {
+    ServiceKey { address: asked.address, port: asked.port, protocol: asked.protocol, family: asked.family }
 }
 
 /// The port, id and record of the backend for a socket that asks for a Service: the same one as long as the Service's

@@ -2,8 +2,8 @@
 
 use crate::Address;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason, Scratch,
-    Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
+    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Owned, Reason,
+    Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 
 /// The two flow tables of a family.
@@ -26,8 +26,8 @@ pub enum InsertError {
 
 /// The tables that are keyed by an address, one set for each family.
 pub trait AddressTables<A: Address> {
-    /// The id of `address` ([`lb_common::Owned::id`]), if it is ours.
-    fn owned(&self, address: &A) -> Option<u32>;
+    /// Whose `address` is, if it is ours.
+    fn owned(&self, address: &A) -> Option<Owned>;
 
     /// Whether `address` is in one of the networks of a group ([`lb_common::network`]).
     fn is_in(&self, group: u32, address: &A) -> bool;
@@ -84,7 +84,7 @@ pub trait Tables: AddressTables<[u8; 4]> + AddressTables<[u8; 16]> {
     /// A word of the gate ([`lb_common::gate`]).
     fn gate(&self, word: u32) -> u64;
 
-    /// The service on a port of an owned address.
+    /// The record of a port.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
 
     /// A member of a backend set.

@@ -9,7 +9,9 @@ use crate::tables::{AddressTables, InsertError, Table, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Env, Hook};
 pub use lb_common::trace::{Step, StepKind};
-use lb_common::{AffinityKey, Backend, BackendSet, Flow, FlowKey, NextHop, Reason, Scratch, Service, ServiceKey, Slot};
+use lb_common::{
+    AffinityKey, Backend, BackendSet, Flow, FlowKey, NextHop, Owned, Reason, Scratch, Service, ServiceKey, Slot,
+};
 
 /// The packet met a hook.
 #[inline(always)]
@@ -88,19 +90,18 @@ pub fn rewritten<A: Address, T: Tables>(tables: &T, protocol: u8, flow: &Flow<A>
 
 /// Whose the destination is.
 #[inline(always)]
-pub fn owned<T: Tables>(tables: &T, owned: Option<u32>) {
+pub fn owned<T: Tables>(tables: &T, owned: Option<Owned>) {
     let Some(step) = tables.step(StepKind::Owned) else { return };
-    if let Some(id) = owned {
+    if let Some(owned) = owned {
         step.detail = 1;
-        step.number = id;
+        step.number = owned.0;
     }
 }
 
 #[inline(always)]
 fn asked(key: &ServiceKey) -> u64 {
-    let [a, b, c, d] = key.address.to_ne_bytes();
     let [port_high, port_low] = key.port;
-    u64::from_ne_bytes([a, b, c, d, port_high, port_low, key.protocol, key.family])
+    u64::from_ne_bytes([0, 0, 0, 0, port_high, port_low, key.protocol, key.family])
 }
 
 /// The record that a Service has for the port.

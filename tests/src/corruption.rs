@@ -194,7 +194,7 @@ fn addresses() -> Vec<Corruption> {
         }),
         ruin(maps::OWNED4, "dangling", Invariant::Addresses, |fixture, chance| {
             let (key, _) = address::<[u8; 4]>(fixture, maps::OWNED4, chance);
-            fixture.put(maps::OWNED4, key, Owned::new(NOBODY));
+            fixture.put(maps::OWNED4, key, Owned(NOBODY));
             IpAddr::from(key).to_string()
         }),
         ruin(maps::OWNED6, "extra", Invariant::Addresses, |fixture, chance| {
@@ -210,8 +210,8 @@ fn addresses() -> Vec<Corruption> {
         }),
         ruin(maps::GATE, "missing", Invariant::Gate, |fixture, chance| {
             let address = IpAddr::from(address::<[u8; 4]>(fixture, maps::OWNED4, chance).0);
-            let place = gate::Place::from(address);
-            fixture.change::<u64>(maps::GATE, place.word, |bits| *bits &= !place.bit);
+            let place = gate::Place::from(gate::End::Service(address));
+            fixture.change::<u64>(maps::GATE, place.word, |open| *open &= !place.bits);
             address.to_string()
         }),
         ruin(maps::SERVICES, "missing", Invariant::Services, |fixture, chance| {

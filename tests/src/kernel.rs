@@ -299,10 +299,10 @@ impl Kernel {
     fn write(&mut self, image: &Image) {
         let written = "the kernel takes the entry";
         self.set_settings(image.settings);
-        for Place { word, bit } in admitted(image).map(Place::from) {
+        for Place { word, bits } in admitted(image) {
             let mut gate = self.array::<u64>(maps::GATE);
-            let bits = gate.get(&word, 0).expect("a word of the gate");
-            gate.set(word, bits | bit, 0).expect(written);
+            let open = gate.get(&word, 0).expect("a word of the gate");
+            gate.set(word, open | bits, 0).expect(written);
         }
         for (address, owned) in &image.owned {
             match address {

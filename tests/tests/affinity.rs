@@ -41,7 +41,7 @@ fn sticky() -> Node {
 /// Leaves the Service only one of its two backends.
 fn leave_one(node: &mut Node, family: Family, address: IpAddr) {
     for (key, service) in &mut node.tables.image.services {
-        let is_meant = service.affinity_ticks != 0 && (key.family == 4) == (family == Family::V4);
+        let is_meant = service.affinity_ticks != 0 && (key.version() == 4) == (family == Family::V4);
         if is_meant {
             let place = u32::from(address == family.backend(LOCAL_2));
             service.backends = BackendSet::new(service.backends.base() + place, 1, 2);

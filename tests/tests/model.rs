@@ -1,7 +1,7 @@
 //! Whole flows on the core, with tables in memory and a clock of the test's own.
 
 use lb_common::flow::State;
-use lb_common::{Backend, BackendSet, Device, Flow, NextHop, Reason, TCP};
+use lb_common::{Backend, BackendSet, Device, Flow, NextHop, Reason, ServiceKey, TCP};
 use lb_ebpf::{Action, Route, Table, Verdict, process};
 use lb_tests::frames::{self, Flags, checked};
 use lb_tests::memory::{At, Frame, Memory};
@@ -230,7 +230,7 @@ fn withdraw(node: &mut Node, dead: u32, alive: u32) {
         node.tables.image.backends.get_mut(&(dead + offset)).expect("a backend").flags &= !Backend::ALIVE;
     }
     for (key, service) in &mut node.tables.image.services {
-        let offset = if key.family == 6 { small::V6 } else { 0 };
+        let offset = if key.version() == 6 { small::V6 } else { 0 };
         if service.backends.count() == 2 {
             let base = service.backends.base();
             let keeps = (base..base + 2).find(|slot| node.tables.image.slots[slot].backend == alive + offset);
@@ -622,6 +622,23 @@ fn a_node_port_answers_on_the_nodes_address_only_for_its_protocol() {
         let (seen, backend) = node.connect(client(family, 7), service);
         assert_eq!(seen, client(family, 7));
         assert_eq!(backend.port(), TARGET_PORT);
+    }
+}
+
+#[test]
+fn a_services_own_port_goes_before_the_node_port_of_the_same_number() {
+    for family in Family::BOTH {
+        let mut node = Node::new();
+        let single = node.tables.image.services[&ServiceKey::new(family.cluster(SINGLE, 0).ip(), 80, TCP)];
+        for port in [81, NODE_PORT] {
+            let place = SocketAddr::new(family.node(), port);
+            node.tables.image.services.insert(ServiceKey::new(place.ip(), port, TCP), single);
+            let (_, backend) = node.connect(client(family, 7), place);
+            assert_eq!(backend.ip(), family.backend(LOCAL_1));
+        }
+        assert_eq!(node.tables.services.borrow()[&single.id].connections, 2);
+        let other = frames::tcp(client(family, 7), SocketAddr::new(family.node(), 82), Flags::Syn, b"");
+        assert_eq!(node.xdp(&other).0, Verdict::pass(Reason::NotOurs), "every other port is the host's");
     }
 }
 

@@ -14,8 +14,7 @@ fn syn(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
 
 /// The record behind port 80 of a cluster address.
 fn record(node: &mut Node, family: Family, id: u32) -> (ServiceKey, &mut Service) {
-    let address = node.tables.image.owned[&family.cluster(id, 0).ip()].id;
-    let key = ServiceKey::new(address, 80, TCP, if family == Family::V4 { 4 } else { 6 });
+    let key = ServiceKey::new(family.cluster(id, 0).ip(), 80, TCP);
     (key, node.tables.image.services.get_mut(&key).expect("a record"))
 }
 
@@ -98,7 +97,7 @@ fn silent_addresses_of_the_node_serve_no_node_port() {
         let address: IpAddr = family.node();
         let to = SocketAddr::new(address, NODE_PORT);
         node.forwarded(UPLINK, &syn(client(family, 1001), to));
-        node.tables.image.owned.insert(address, Owned::new(Owned::SILENT_ID));
+        node.tables.image.owned.insert(address, Owned::SILENT);
         let verdict = node.ingress(UPLINK, &syn(client(family, 1002), to)).0;
         assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::NotOurs));
         let forged = node.ingress(UPLINK, &syn(SocketAddr::new(address, 1003), family.cluster(SINGLE, 80))).0;

@@ -234,7 +234,7 @@ fn datagrams_of_one_socket_stay_while_the_backends_stay_and_leave_one_that_dies(
             .image
             .services
             .iter_mut()
-            .find(|(key, _)| key.protocol == UDP && key.address != 0 && (key.family == 4) == (family == Family::V4))
+            .find(|(key, _)| key.protocol == UDP && key.ip() == Some(family.cluster(DNS, 0).ip()))
             .expect("the small node has one");
         web.backends = BackendSet::new(web.backends.base() + 1, 1, 2);
         for cookie in sockets {

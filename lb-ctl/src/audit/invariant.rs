@@ -47,10 +47,10 @@ invariants! {
         "Each managed interface has its record with what may be done with it, and no other interface has one."
         "written again, or deleted";
     Addresses "addresses" [OWNED4, OWNED6]
-        "The owned addresses are those of the Services and of the node, each under its id."
+        "The owned addresses are those of the Services and of the node, each known as whose it is."
         "written again, or deleted";
     Gate "gate" [GATE]
-        "The gate is open for every owned address, every backend, and every address that a live flow comes back from."
+        "The gate is open for packets to every owned address, from every backend, and of every live flow."
         "opened";
     Services "services" [SERVICES]
         "Each frontend that is served has its record, with the set, the counters and the policy of its Service, and there is no other record."
@@ -68,7 +68,7 @@ invariants! {
         "Each UDP node port names the ClusterIP and port of its Service, and there is no other."
         "written again, or deleted";
     References "references" [SERVICES, SLOTS, BACKENDS, OWNED4, OWNED6, NODE_PORTS]
-        "What the daemon means to write refers to nothing that is missing, is not alive, or is something else by now; no two addresses and no two records share an id."
+        "What the daemon means to write refers to nothing that is missing, is not alive, or is something else by now; no two records share an id."
         "";
     FlowRecord "flow-record" [FLOWS4, FLOWS6, NEW4, NEW6]
         "A flow is of TCP, UDP or SCTP, has no flag that means nothing, and its service port is one whose id was given out."

@@ -6,10 +6,7 @@ use crate::host::HostView;
 use crate::image::{Difference, Renderer, backend_address};
 use crate::maps::MapOp;
 use lb_common::network::{KEPT, PODS};
-use lb_common::{BackendSet, Owned, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP, maps};
-use std::cell::OnceCell;
-use std::collections::HashMap;
-use std::net::IpAddr;
+use lb_common::{BackendSet, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP, maps};
 
 /// What names things.
 pub(crate) struct Names<'a> {
@@ -17,19 +14,12 @@ pub(crate) struct Names<'a> {
     renderer: &'a Renderer,
     /// The names of interfaces.
     host: &'a HostView,
-    /// Addresses by their ids, once somebody has asked.
-    addresses: OnceCell<HashMap<u32, IpAddr>>,
 }
 
 impl<'a> Names<'a> {
     /// Names by what a renderer and the host's network know.
     pub(crate) fn new(renderer: &'a Renderer, host: &'a HostView) -> Self {
-        Self { renderer, host, addresses: OnceCell::new() }
-    }
-
-    fn address(&self, id: u32) -> Option<&IpAddr> {
-        let owned = || self.renderer.image().owned.iter().filter(|(_, owned)| !owned.is_node());
-        self.addresses.get_or_init(|| owned().map(|(address, owned)| (owned.id, *address)).collect()).get(&id)
+        Self { renderer, host }
     }
 
     /// A difference as a finding.
@@ -38,12 +28,12 @@ impl<'a> Names<'a> {
             Difference::Missing(op) => (op, format!("it is missing: it should be `{}`", record(op))),
             Difference::Wrong(op, held) => (op, wrong(op, held)),
             Difference::Extra(op) => (op, format!("it should not be there: `{}`", record(op))),
-            Difference::Shut(op, address) => {
+            Difference::Shut(op, end) => {
                 return Finding {
                     invariant: Invariant::Gate.name().to_owned(),
                     map: maps::GATE.to_owned(),
                     object: self.object(op),
-                    detail: format!("the gate is shut for {address}, so its packets pass untranslated"),
+                    detail: format!("the gate is shut for {end}: they pass untranslated"),
                     repaired: false,
                 };
             }
@@ -79,11 +69,7 @@ impl<'a> Names<'a> {
 
     /// `service shop/web on 10.96.0.10:80/TCP`
     pub(crate) fn service(&self, key: ServiceKey) -> String {
-        let place = match (key.address, self.address(key.address)) {
-            (Owned::NODE_ID, _) => format!("node (IPv{})", key.version()),
-            (_, Some(address)) => address.to_string(),
-            (id, None) => format!("address id {id}"),
-        };
+        let place = key.ip().map_or_else(|| format!("node (IPv{})", key.version()), |address| address.to_string());
         let protocol = match key.protocol {
             TCP => "TCP".to_owned(),
             UDP => "UDP".to_owned(),

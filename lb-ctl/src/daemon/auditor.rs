@@ -16,9 +16,9 @@ use crate::datapath::conntrack::{self, Sweep};
 use crate::datapath::side::{self, SideFinding, SideWalk};
 use crate::image::{Cursor, Difference, Given, dangling};
 use crate::maps::{LbMaps as _, MapError, PinnedMaps};
+use lb_common::gate::End;
 use lb_common::maps;
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -53,7 +53,7 @@ pub(super) struct Reference {
 pub(super) struct Piece {
     findings: Vec<Finding>,
     /// Addresses for which the gate is shut.
-    shut: Vec<IpAddr>,
+    shut: Vec<End>,
     entries: u64,
     next: Option<Cursor>,
     spent: Duration,
@@ -319,10 +319,10 @@ impl Engine {
         })
     }
 
-    /// Opens the gate for these addresses, and makes the maps hold what they should.
-    pub(super) fn repair(&mut self, shut: &[IpAddr]) -> Result<(), Failure> {
-        for address in shut {
-            self.maps.admit(*address).map_err(failed)?;
+    /// Opens the gate for these, and makes the maps hold what they should.
+    pub(super) fn repair(&mut self, shut: &[End]) -> Result<(), Failure> {
+        for end in shut {
+            self.maps.admit(*end).map_err(failed)?;
         }
         self.balancer.audit(self.maps.as_mut()).map_err(failed).map(drop)
     }

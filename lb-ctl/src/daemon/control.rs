@@ -23,8 +23,8 @@ use crate::monitor::Monitor;
 use crate::objects::{Key, Kind, ObjectId};
 use crate::trace::{self, Scene};
 use lb_common::Settings;
+use lb_common::gate::End;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -54,7 +54,7 @@ pub(super) enum Command {
     /// Tells what the datapath's tables are judged by; `true`: without what takes long.
     Reference(bool, oneshot::Sender<Reference>),
     /// Opens the gate for addresses, and makes the maps hold what they should.
-    Repair(Vec<IpAddr>, oneshot::Sender<Result<(), Failure>>),
+    Repair(Vec<End>, oneshot::Sender<Result<(), Failure>>),
     /// Tells how everything is.
     Status(oneshot::Sender<Status>),
     /// Captures packets.

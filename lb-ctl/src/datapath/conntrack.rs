@@ -10,6 +10,7 @@ use super::flow_table::FlowTable;
 use crate::image::Withdrawn;
 use crate::maps::MapError;
 use lb_common::flow::{State, TICK_SHIFT, state};
+use lb_common::gate::End;
 use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
 use lb_common::table::Key;
 use lb_common::{Flow, FlowKey, NextHop, UDP};
@@ -103,6 +104,11 @@ impl FlowEntry {
     /// Whether it translates replies.
     pub const fn is_reply(&self) -> bool {
         self.flags & Flow::<[u8; 4]>::REPLY != 0
+    }
+
+    /// The end by which the gate must let its packets pass.
+    pub(crate) const fn admitted(&self) -> End {
+        if self.is_reply() { End::Source(self.source.ip()) } else { End::Destination(self.destination.ip()) }
     }
 
     /// The state a person knows.
@@ -240,10 +246,9 @@ impl FlowTables {
         self.v4.iter().chain(self.v6.iter())
     }
 
-    /// The addresses for which the gate must be open as long as these flows live.
-    pub(crate) fn admitted(&self) -> Result<BTreeSet<IpAddr>, MapError> {
-        let of = |entry: FlowEntry| if entry.is_reply() { entry.source.ip() } else { entry.destination.ip() };
-        self.iter().map(|entry| entry.map(of)).collect()
+    /// The ends of packets for which the gate must be open as long as these flows live.
+    pub(crate) fn admitted(&self) -> Result<BTreeSet<End>, MapError> {
+        self.iter().map(|entry| entry.map(|entry| entry.admitted())).collect()
     }
 
     /// How full the tables are, and which ports are lent at tick `now`. Counts entries by walking them.

@@ -70,8 +70,8 @@ impl Handover {
         self.copy_flows(since)?;
         // Flows outlive what they were opened by, and the gate of these maps may never have known that.
         let config = ConfigMaps::open(&self.directory(Half::Config))?;
-        for address in FlowTables::open(&self.directory(Half::Flows))?.admitted()? {
-            config.admit(address)?;
+        for end in FlowTables::open(&self.directory(Half::Flows))?.admitted()? {
+            config.admit(end)?;
         }
         Ok(())
     }

@@ -9,9 +9,8 @@ use super::layout::{Layout, Member, Pool};
 use super::renderer::{Refusal, Renderer};
 use super::sets::{Slots, run};
 use super::withdrawn::Withdrawn;
-use crate::model::Place;
 use crate::objects::{IpFamily, Key};
-use lb_common::{Affinity, Owned, Peer, Service, ServiceKey, Slot, UDP, maps};
+use lb_common::{Affinity, Peer, Service, ServiceKey, Slot, UDP, maps};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -93,8 +92,8 @@ impl Renderer {
         for (address, usage) in &bound.fragment.backends.0 {
             self.backends.release(*address, *usage);
         }
-        for (entry, (key, slots)) in bound.fragment.entries.iter().zip(&bound.entries) {
-            if let Place::Address(address) = entry.place {
+        for (key, slots) in &bound.entries {
+            if let Some(address) = key.ip() {
                 self.addresses.release(address);
             }
             self.records.release(*key, service);
@@ -143,27 +142,17 @@ impl Renderer {
         if new_backends > self.backends.ids().available() {
             return refuse((maps::BACKENDS, self.backends.ids().capacity()));
         }
-        let mut new_addresses = BTreeSet::new();
-        let mut new_records = BTreeSet::new();
-        for entry in &fragment.entries {
-            let id = match entry.place {
-                Place::Node => Some(Owned::NODE_ID),
-                Place::Address(address) => self.addresses.get(address),
-            };
-            if let (None, Place::Address(address)) = (id, entry.place) {
-                new_addresses.insert(address);
-            }
-            if id.is_none_or(|id| self.records.get(entry.key(id)).is_none()) {
-                new_records.insert((entry.place, entry.key(Owned::NODE_ID)));
-            }
-        }
+        let keys: BTreeSet<ServiceKey> = fragment.entries.iter().map(Entry::key).collect();
+        let new_records = keys.iter().filter(|key| self.records.get(**key).is_none()).count();
+        let addresses = keys.iter().filter_map(ServiceKey::ip);
+        let new_addresses = addresses.filter(|address| !self.addresses.is_known(*address)).collect();
         if let Some(map) = self.addresses.is_full_for(&new_addresses) {
             return refuse(map);
         }
         if let Some(map) = self.networks.is_full_for(&fragment.entries) {
             return refuse(map);
         }
-        self.records.is_full_for(new_records.len()).map_or(Ok(()), refuse)
+        self.records.is_full_for(new_records).map_or(Ok(()), refuse)
     }
 
     /// Lays out the fragment's sets, and sets slots aside for those that are not published yet.
@@ -225,11 +214,10 @@ impl Renderer {
         slots: &[Slots; 2],
         affinity: &mut Affinities,
     ) -> ServiceKey {
-        let address = match entry.place {
-            Place::Node => Owned::NODE_ID,
-            Place::Address(address) => self.addresses.acquire(address),
-        };
-        let key = entry.key(address);
+        let key = entry.key();
+        if let Some(address) = key.ip() {
+            self.addresses.acquire(address);
+        }
         let id = self.records.acquire(key, service).expect("room was checked");
         let [backends, members] = slots.each_ref().map(|slots| self.sets.acquire(slots));
         let target_port = entry.target_port.to_be_bytes();

@@ -4,7 +4,8 @@
 use super::backends::peer_address;
 use crate::maps::Image;
 use lb_common::{BackendSet, Service, ServiceKey};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// Every dangling reference in `image`, in words.
 pub fn dangling(image: &Image) -> Vec<String> {
@@ -14,23 +15,14 @@ pub fn dangling(image: &Image) -> Vec<String> {
             check_set(image, *key, service, set, &mut found);
         }
     }
-    let served: BTreeSet<u32> = image.services.keys().map(|key| key.address).collect();
-    let mut holders = BTreeMap::new();
-    for (address, owned) in image.owned.iter().filter(|(_, owned)| !owned.is_node()) {
-        if !served.contains(&owned.id) {
-            found.push(format!("address {address} is owned, and no service is on it"));
-        }
-        if let Some(other) = holders.insert(owned.id, address) {
-            found.push(format!("addresses {other} and {address} have the same id {}", owned.id));
-        }
+    let served: BTreeSet<IpAddr> = image.services.keys().filter_map(ServiceKey::ip).collect();
+    let of_services = image.owned.iter().filter(|(_, owned)| !owned.is_node());
+    for (address, _) in of_services.filter(|(address, _)| !served.contains(*address)) {
+        found.push(format!("address {address} is owned, and no service is on it"));
     }
     for (key, peer) in &image.node_ports {
-        let address = peer_address(peer).and_then(|address| image.owned.get(&address));
-        let cluster = address.filter(|owned| !owned.is_node()).map(|owned| ServiceKey {
-            address: owned.id,
-            port: peer.port,
-            ..*key
-        });
+        let address = peer_address(peer).filter(|address| image.owned.contains_key(address));
+        let cluster = address.map(|address| ServiceKey::new(address, u16::from_be_bytes(peer.port), key.protocol));
         if !cluster.is_some_and(|cluster| image.services.contains_key(&cluster)) || !image.services.contains_key(key) {
             found.push(format!(
                 "{key:?}: the node port is another's, or stands for an address that serves no such port"

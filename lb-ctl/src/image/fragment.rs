@@ -94,9 +94,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The key of its record, on the address with this id.
-    pub(super) fn key(&self, address: u32) -> ServiceKey {
-        let key = ServiceKey::new(address, self.port, self.protocol, self.family.version());
+    /// The key of its record.
+    pub(super) fn key(&self) -> ServiceKey {
+        let key = self.place.key(self.port, self.protocol, self.family);
         if self.is_within { key.within() } else { key }
     }
 

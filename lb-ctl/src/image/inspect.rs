@@ -4,12 +4,11 @@
 //! difference is one: there is no write in flight that could explain it, and no second look is needed. The image may change
 //! between two pieces; where a walk stands is a key, so that disturbs nothing.
 
-use super::backends::backend_address;
 use crate::maps::{Image, LbMaps, MapError, MapOp};
 use ipnet::IpNet;
+use lb_common::gate::End;
 use lb_common::maps::{NETWORKS4, NETWORKS6};
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 use std::ops::Bound;
 
 /// Where a walk through the image and the maps stands.
@@ -41,8 +40,8 @@ pub enum Difference {
     Wrong(MapOp, MapOp),
     /// It should not be there.
     Extra(MapOp),
-    /// Its address does not pass the gate.
-    Shut(MapOp, IpAddr),
+    /// The gate does not let its packets pass.
+    Shut(MapOp, End),
 }
 
 /// What one step saw.
@@ -78,25 +77,16 @@ fn wanted(image: &Image, maps: &dyn LbMaps, last: Option<MapOp>, limit: usize) -
             Some(found) if found != op => inspected.differences.push(Difference::Wrong(op, found)),
             Some(_) => {}
         }
-        if let Some(address) = admitted(&op)
-            && !maps.is_admitted(address)?
+        if let Some(end) = op.admitted()
+            && !maps.is_admitted(end)?
         {
-            inspected.differences.push(Difference::Shut(op, address));
+            inspected.differences.push(Difference::Shut(op, end));
         }
     }
     if (inspected.entries as usize) < limit {
         inspected.next = Some(Cursor::Held(0, None));
     }
     Ok(inspected)
-}
-
-/// The address for which an entry needs the gate to be open.
-fn admitted(op: &MapOp) -> Option<IpAddr> {
-    match op {
-        MapOp::PutOwned(address, _) => Some(*address),
-        MapOp::PutBackend(_, backend) => backend_address(backend),
-        _ => None,
-    }
 }
 
 fn held(
@@ -220,12 +210,13 @@ fn tail<K: Ord + Copy, V>(
 mod tests {
     use super::*;
     use crate::maps::FakeMaps;
-    use lb_common::{Backend, Device, Owned, Service, ServiceKey, Slot};
+    use lb_common::{Backend, Device, Owned, Service, ServiceKey, Slot, TCP};
+    use std::net::IpAddr;
 
     fn image() -> Image {
         let mut image = Image::default();
         image.devices.extend((1..4).map(|index| (index, Device::new(1))));
-        image.owned.extend((1..4u8).map(|id| (IpAddr::from([10, 96, 0, id]), Owned::new(id.into()))));
+        image.owned.extend((1..4u8).map(|id| (IpAddr::from([10, 96, 0, id]), Owned::SERVICE)));
         let backend = Backend { address: [1; 16], flags: Backend::ALIVE, generation: 1, family: 4, reserved: [0; 3] };
         image.backends.extend((0..3).map(|id| (id, backend)));
         let set = lb_common::BackendSet::new(0, 3, 1);
@@ -238,7 +229,8 @@ mod tests {
             affinity_id: 0,
             members: lb_common::BackendSet::EMPTY,
         };
-        image.services.extend((1..4).map(|id| (ServiceKey::new(id, 80, 6, 4), Service { id, ..service })));
+        let key = |id| ServiceKey::new([10, 96, 0, id].into(), 80, TCP);
+        image.services.extend((1..4).map(|id| (key(id), Service { id: id.into(), ..service })));
         image.slots.extend((0..3).map(|index| (index, Slot { backend: index, port: [0; 2], generation: 1 })));
         image.networks.insert(1, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()].into());
         image.networks.insert(2, ["10.1.0.0/16".parse().unwrap()].into());

@@ -13,13 +13,11 @@
 //! something foreign all the same, those who refer to it are withdrawn first and published again: a short gap instead
 //! of a wrong backend.
 
-use super::backends::peer_address;
 use super::touched::Touched;
 use crate::maps::{Image, MapOp};
 use ipnet::IpNet;
-use lb_common::{Backend, BackendSet, Owned, Peer, Service, ServiceKey};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
+use lb_common::{Backend, BackendSet, Service, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The writes that make maps that hold `realized` hold `image`.
 pub fn plan(image: &Image, realized: &Image) -> Vec<MapOp> {
@@ -29,11 +27,6 @@ pub fn plan(image: &Image, realized: &Image) -> Vec<MapOp> {
 /// The same, where the two differ in nothing but what was touched.
 pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -> Vec<MapOp> {
     let mut ops = Vec::new();
-    let given = given_ids(image, realized, touched);
-    let unowned = ambiguous_addresses(image, realized, touched, &given);
-    let unnamed = nameless_node_ports(realized, &unowned);
-    ops.extend(unnamed.iter().map(|key| MapOp::DeleteNodePort(*key)));
-    ops.extend(unowned.iter().map(|address| MapOp::DeleteOwned(*address)));
     let withdrawn = torn_services(image, realized, touched);
     ops.extend(withdrawn.iter().map(|(key, service)| MapOp::PutService(*key, *service)));
 
@@ -55,22 +48,21 @@ pub(super) fn plan_touched(image: &Image, realized: &Image, touched: &Touched) -
         ops.extend(changed(&image.slots, &realized.slots, index).map(|slot| MapOp::PutSlot(*index, slot)));
     }
     put_services(image, realized, touched, &withdrawn, &mut ops);
-    let is_given_up = |key: &ServiceKey| !image.services.contains_key(key) && realized.services.contains_key(key);
-    let given_up = touched.services.iter().filter(|key| is_given_up(key));
-    // Nobody is to find a former owner's services on an id that is handed on.
-    let (before, after): (Vec<ServiceKey>, Vec<ServiceKey>) = given_up.partition(|key| given.contains(&key.address));
-    ops.extend(before.into_iter().map(MapOp::DeleteService));
     for address in &touched.owned {
-        let realized = if unowned.contains(address) { None } else { realized.owned.get(address) };
-        let wanted = image.owned.get(address).filter(|owned| Some(*owned) != realized);
-        ops.extend(wanted.map(|owned| MapOp::PutOwned(*address, *owned)));
+        ops.extend(changed(&image.owned, &realized.owned, address).map(|owned| MapOp::PutOwned(*address, owned)));
     }
-    node_ports(image, realized, touched, &unnamed, &mut ops);
-    let is_given_up = |address: &&IpAddr| !image.owned.contains_key(*address) && !unowned.contains(*address);
-    for address in touched.owned.iter().filter(is_given_up) {
+    for key in &touched.node_ports {
+        ops.extend(changed(&image.node_ports, &realized.node_ports, key).map(|peer| MapOp::PutNodePort(*key, peer)));
+    }
+    for key in touched.node_ports.iter().filter(|key| !image.node_ports.contains_key(key)) {
+        ops.extend(realized.node_ports.get(key).map(|_| MapOp::DeleteNodePort(*key)));
+    }
+    for address in touched.owned.iter().filter(|address| !image.owned.contains_key(*address)) {
         ops.extend(realized.owned.get(address).map(|_| MapOp::DeleteOwned(*address)));
     }
-    ops.extend(after.into_iter().map(MapOp::DeleteService));
+    for key in touched.services.iter().filter(|key| !image.services.contains_key(key)) {
+        ops.extend(realized.services.get(key).map(|_| MapOp::DeleteService(*key)));
+    }
     ops.extend(dead);
     for id in touched.backends.iter().filter(|id| !image.backends.contains_key(id)) {
         ops.extend(realized.backends.get(id).map(|_| MapOp::DeleteBackend(*id)));
@@ -135,51 +127,6 @@ fn put_services(
         }
         ops.push(MapOp::PutService(*key, *service));
     }
-}
-
-/// Node ports in the maps that name an address which is about to be given up for a while.
-fn nameless_node_ports(realized: &Image, unowned: &BTreeSet<IpAddr>) -> BTreeSet<ServiceKey> {
-    if unowned.is_empty() {
-        return BTreeSet::new();
-    }
-    let is_nameless = |peer: &Peer| peer_address(peer).is_some_and(|address| unowned.contains(&address));
-    realized.node_ports.iter().filter(|(_, peer)| is_nameless(peer)).map(|(key, _)| *key).collect()
-}
-
-fn node_ports(
-    image: &Image,
-    realized: &Image,
-    touched: &Touched,
-    unnamed: &BTreeSet<ServiceKey>,
-    ops: &mut Vec<MapOp>,
-) {
-    let keys: BTreeSet<ServiceKey> = touched.node_ports.union(unnamed).copied().collect();
-    let held = |key: &ServiceKey| realized.node_ports.get(key).filter(|_| !unnamed.contains(key));
-    for key in &keys {
-        let wanted = image.node_ports.get(key).filter(|peer| held(key) != Some(*peer));
-        ops.extend(wanted.map(|peer| MapOp::PutNodePort(*key, *peer)));
-    }
-    let given_up = keys.into_iter().filter(|key| !image.node_ports.contains_key(key) && held(key).is_some());
-    ops.extend(given_up.map(MapOp::DeleteNodePort));
-}
-
-/// Ids that an address gets which does not have them in the maps.
-fn given_ids(image: &Image, realized: &Image, touched: &Touched) -> HashSet<u32> {
-    let is_new = |address: &IpAddr, owned: &Owned| realized.owned.get(address).is_none_or(|held| held.id != owned.id);
-    let wanted = touched.owned.iter().filter_map(|address| Some((address, image.owned.get(address)?)));
-    wanted.filter(|(address, owned)| !owned.is_node() && is_new(address, owned)).map(|(_, owned)| owned.id).collect()
-}
-
-/// Addresses whose id changes, and those whose id goes to another address: no longer ours until all else is in place.
-fn ambiguous_addresses(image: &Image, realized: &Image, touched: &Touched, given: &HashSet<u32>) -> BTreeSet<IpAddr> {
-    let is_ambiguous = |address: &&IpAddr| {
-        realized.owned.get(*address).is_some_and(|held| match image.owned.get(*address) {
-            // Another role of an address of the node makes nobody be taken for another.
-            Some(owned) => owned.id != held.id && !(owned.is_node() && held.is_node()),
-            None => given.contains(&held.id),
-        })
-    };
-    touched.owned.iter().filter(is_ambiguous).copied().collect()
 }
 
 /// Service records in the maps whose slots, or backends behind these, are about to become something else; each with no

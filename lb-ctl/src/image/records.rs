@@ -27,19 +27,15 @@ struct Record {
 }
 
 impl Records {
-    /// Takes over the counter ids of a former daemon for records that `is_known`; of two with one id the first.
-    pub(super) fn restore(
-        maps: &dyn LbMaps,
-        services: &BTreeMap<ServiceKey, Service>,
-        is_known: impl Fn(&ServiceKey) -> bool,
-    ) -> Self {
+    /// Takes over the counter ids of a former daemon; of two records with one id the first.
+    pub(super) fn restore(maps: &dyn LbMaps, services: &BTreeMap<ServiceKey, Service>) -> Self {
         let capacity = maps.capacity(maps::SERVICE_STATS);
         let used: BTreeSet<u32> = services.values().map(|service| service.id).filter(|id| *id < capacity).collect();
         let mut ids = Ids::new(capacity, &used);
         let mut unclaimed = used;
         let mut entries = BTreeMap::new();
         for (key, service) in services {
-            if is_known(key) && unclaimed.remove(&service.id) {
+            if unclaimed.remove(&service.id) {
                 entries.insert(*key, Record { id: service.id, owner: None });
             }
         }

@@ -17,11 +17,11 @@ use super::sets::{Sets, Slots};
 use super::touched::Touched;
 use super::withdrawn::Withdrawn;
 use crate::maps::{Image, MapOp};
-use crate::model::{Frontend, Place, Views};
+use crate::model::{Frontend, Views};
 use crate::objects::{Key, differences};
 use ipnet::IpNet;
 use lb_common::network::{KEPT, PODS};
-use lb_common::{BackendSet, Owned, ServiceKey};
+use lb_common::{BackendSet, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
@@ -174,13 +174,8 @@ impl Renderer {
 
     /// The service records of a frontend, with their counter ids.
     pub fn records_of(&self, frontend: &Frontend) -> impl Iterator<Item = (ServiceKey, u32)> {
-        let address = match frontend.place() {
-            _ if frontend.lost_to.is_some() => None,
-            Place::Node => Some(Owned::NODE_ID),
-            Place::Address(address) => self.addresses.get(address),
-        };
-        let (protocol, version) = (frontend.protocol.number(), frontend.family.version());
-        let key = address.map(|address| ServiceKey::new(address, frontend.port, protocol, version));
+        let key = || frontend.place().key(frontend.port, frontend.protocol.number(), frontend.family);
+        let key = frontend.lost_to.is_none().then(key);
         key.into_iter().flat_map(|key| [key, key.within()]).filter_map(|key| Some((key, self.records.get(key)?)))
     }
 

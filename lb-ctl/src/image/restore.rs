@@ -13,7 +13,7 @@ use super::renderer::Renderer;
 use super::sets::{Sets, Slots, run};
 use crate::maps::{Image, LbMaps};
 use crate::model::Views;
-use lb_common::{BackendSet, Owned, Service, maps};
+use lb_common::{BackendSet, Service, maps};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ impl Renderer {
     /// A renderer that goes on where the maps are. `image` is what [`LbMaps::read`] gave.
     pub fn restore(maps: &dyn LbMaps, image: &Image, now: Instant) -> Self {
         let addresses = Addresses::restore(maps, &image.owned);
-        let records = Records::restore(maps, &image.services, |key| addresses.knows(key.address));
+        let records = Records::restore(maps, &image.services);
         let backends = Backends::restore(maps.capacity(maps::BACKENDS), &image.backends, now);
         let capacity = maps.capacity(maps::SLOTS);
         let sets = adoptable(image, &backends, capacity);
@@ -29,11 +29,7 @@ impl Renderer {
 
         let mut start = Image { settings: image.settings, devices: image.devices.clone(), ..Image::default() };
         start.backends.extend(backends.records());
-        for (address, owned) in &image.owned {
-            if owned.is_node() || addresses.get(*address) == Some(owned.id) {
-                start.owned.insert(*address, Owned::new(owned.id));
-            }
-        }
+        start.owned.clone_from(&image.owned);
         for (slots, set) in &sets {
             start.slots.extend((set.base()..).zip(slots.iter().copied()));
         }

@@ -148,9 +148,8 @@ fn what_one_udp_service_loses_and_another_keeps_is_withdrawn() {
     let mut bench = Bench::new(1024);
     bench.round(SECOND, &[udp(service(1, 0..3)), udp(service(2, 0..3)), service(3, 0..3)]);
     assert!(bench.reconciler.take_withdrawn().is_empty(), "nothing was there before");
-    let address = bench.image().owned[&IpAddr::from([10, 96, 0, 1])].id;
     let of_first = |bench: &Bench| {
-        let record = ServiceKey::new(address, 80, lb_common::UDP, 4);
+        let record = ServiceKey::new([10, 96, 0, 1].into(), 80, lb_common::UDP);
         bench.image().services.get(&record).map(|service| service.id)
     };
     let id = of_first(&bench).unwrap();

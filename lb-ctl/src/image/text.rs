@@ -5,7 +5,6 @@ use crate::maps::{Image, MapOp};
 use ipnet::IpNet;
 use lb_common::network::{KEPT, PODS};
 use lb_common::{Backend, Device, Owned, Peer, SCTP, Service, ServiceKey, Settings, Slot, TCP, UDP};
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,13 +21,8 @@ impl fmt::Display for Image {
         for (group, net) in self.networks.iter().flat_map(|(group, all)| all.iter().map(move |net| (group, net))) {
             writeln!(f, "{}", network(*group, *net))?;
         }
-        let addresses: HashMap<u32, &IpAddr> = self.owned.iter().map(|(address, owned)| (owned.id, address)).collect();
         for (key, record) in &self.services {
-            let name = match (key.address, addresses.get(&key.address)) {
-                (Owned::NODE_ID, _) | (_, None) => place(*key),
-                (_, Some(address)) => address.to_string(),
-            };
-            writeln!(f, "{}", service(&name, *key, record))?;
+            writeln!(f, "{}", service(*key, record))?;
             for index in (record.backends.base()..).take(record.backends.count() as usize) {
                 match self.slots.get(&index) {
                     Some(slot) => {
@@ -55,7 +49,7 @@ impl fmt::Display for MapOp {
             MapOp::PutSettings(record) => write!(f, "put {}", settings(record)),
             MapOp::PutOwned(address, record) => write!(f, "put {}", owned(*address, *record)),
             MapOp::DeleteOwned(address) => write!(f, "delete owned {address}"),
-            MapOp::PutService(key, record) => write!(f, "put {}", service(&place(*key), *key, record)),
+            MapOp::PutService(key, record) => write!(f, "put {}", service(*key, record)),
             MapOp::DeleteService(key) => write!(f, "delete service {} {}", place(*key), port(*key)),
             MapOp::PutNetwork(group, net) => write!(f, "put {}", network(*group, *net)),
             MapOp::DeleteNetwork(group, net) => write!(f, "delete {}", network(*group, *net)),
@@ -92,12 +86,13 @@ fn device(index: u32, device: Device) -> String {
 }
 
 fn owned(address: IpAddr, owned: Owned) -> String {
-    let id = match owned.id {
-        Owned::NODE_ID => "node".to_owned(),
-        Owned::SILENT_ID => "node-silent".to_owned(),
-        id => id.to_string(),
+    let whose = match owned {
+        Owned::NODE => "node".to_owned(),
+        Owned::SILENT => "node-silent".to_owned(),
+        Owned::SERVICE => "service".to_owned(),
+        Owned(number) => number.to_string(),
     };
-    format!("owned {address} id={id}")
+    format!("owned {address} {whose}")
 }
 
 fn network(group: u32, network: IpNet) -> String {
@@ -108,12 +103,9 @@ fn network(group: u32, network: IpNet) -> String {
     }
 }
 
-/// The address of a service record, as far as its key tells.
+/// Where a service record is.
 fn place(key: ServiceKey) -> String {
-    match key.address {
-        Owned::NODE_ID => format!("node/{}", key.version()),
-        id => format!("address#{id}"),
-    }
+    key.ip().map_or_else(|| format!("node/{}", key.version()), |address| address.to_string())
 }
 
 fn port(key: ServiceKey) -> String {
@@ -126,7 +118,7 @@ fn port(key: ServiceKey) -> String {
     }
 }
 
-fn service(place: &str, key: ServiceKey, service: &Service) -> String {
+fn service(key: ServiceKey, service: &Service) -> String {
     let (set, target) = (service.backends, u16::from_be_bytes(service.target_port));
     let backends = if set.count() == 0 {
         "backends=none".to_owned()
@@ -139,7 +131,8 @@ fn service(place: &str, key: ServiceKey, service: &Service) -> String {
         0 => String::new(),
         ticks => format!(" affinity={} for {ticks} ticks", service.affinity_id),
     };
-    format!("service {place} {} id={} target={target} {backends}{flags}{affinity}", port(key), service.id)
+    let (place, port) = (place(key), port(key));
+    format!("service {place} {port} id={} target={target} {backends}{flags}{affinity}", service.id)
 }
 
 fn node_port(key: ServiceKey, peer: &Peer) -> String {

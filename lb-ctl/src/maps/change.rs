@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn every_key_counts_once_and_in_its_own_map() {
         let image = |addresses: &[(&str, u32)]| Image {
-            owned: addresses.iter().map(|(address, id)| (address.parse().unwrap(), Owned::new(*id))).collect(),
+            owned: addresses.iter().map(|(address, id)| (address.parse().unwrap(), Owned(*id))).collect(),
             ..Image::default()
         };
         let before = image(&[("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3), ("fd00::1", 4)]);

@@ -14,6 +14,7 @@ pub use faulty::{Fault, FaultyMaps};
 pub use pinned::PinnedMaps;
 
 use ipnet::IpNet;
+use lb_common::gate::End;
 use lb_common::{Backend, Device, Owned, Peer, ReasonCount, Service, ServiceKey, Settings, Slot, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -98,6 +99,17 @@ impl MapOp {
             Self::PutDevice(..) | Self::DeleteDevice(_) => maps::DEVICES,
         }
     }
+
+    /// The end of packets for which the gate must be open where this was written.
+    pub fn admitted(&self) -> Option<End> {
+        match self {
+            Self::PutOwned(address, owned) if owned.is_node() => Some(End::Node(*address)),
+            Self::PutOwned(address, _) => Some(End::Service(*address)),
+            Self::PutService(key, _) => key.ip().map(End::Service),
+            Self::PutBackend(_, backend) => backend.ip().map(End::Source),
+            _ => None,
+        }
+    }
 }
 
 /// A map operation failed.
@@ -129,13 +141,13 @@ pub trait LbMaps: Send {
         Ok((image.entries_after(None).filter(|op| op.map() == map).collect(), None))
     }
 
-    /// Whether packets to and from an address pass the gate.
-    fn is_admitted(&self, _address: IpAddr) -> Result<bool, MapError> {
+    /// Whether packets with this end pass the gate.
+    fn is_admitted(&self, _end: End) -> Result<bool, MapError> {
         Ok(true)
     }
 
-    /// Lets packets to and from an address pass the gate.
-    fn admit(&mut self, _address: IpAddr) -> Result<(), MapError> {
+    /// Lets packets with this end pass the gate.
+    fn admit(&mut self, _end: End) -> Result<(), MapError> {
         Ok(())
     }
 

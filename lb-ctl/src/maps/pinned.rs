@@ -11,7 +11,7 @@ use crate::datapath::conntrack::{Fill, FlowTables};
 use crate::datapath::side::SideTables;
 use crate::figures::Counted;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lb_common::gate::Place;
+use lb_common::gate::{End, Place};
 use lb_common::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, DEVICES, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4, NETWORKS6,
     NODE_PORTS, OWNED4, OWNED6, REASONS, SERVICE_STATS, SERVICES, SETTINGS, SLOTS, SOCKETS, TELLINGS,
@@ -119,12 +119,12 @@ impl LbMaps for PinnedMaps {
         self.config.entries(map, from, limit)
     }
 
-    fn is_admitted(&self, address: IpAddr) -> Result<bool, MapError> {
-        self.config.is_admitted(address)
+    fn is_admitted(&self, end: End) -> Result<bool, MapError> {
+        self.config.is_admitted(end)
     }
 
-    fn admit(&mut self, address: IpAddr) -> Result<(), MapError> {
-        self.config.admit(address)
+    fn admit(&mut self, end: End) -> Result<(), MapError> {
+        self.config.admit(end)
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
@@ -302,26 +302,24 @@ impl ConfigMaps {
         }
     }
 
-    fn is_admitted(&self, address: IpAddr) -> Result<bool, MapError> {
-        let failed = |source| MapError { map: GATE, action: format!("look for {address}"), source };
-        let Place { word, bit } = Place::from(address);
-        Ok(self.gate.get(&word).map_err(failed)?.unwrap_or_default() & bit != 0)
+    fn is_admitted(&self, end: End) -> Result<bool, MapError> {
+        let failed = |source| MapError { map: GATE, action: format!("look for {end}"), source };
+        let Place { word, bits } = Place::from(end);
+        Ok(self.gate.get(&word).map_err(failed)?.unwrap_or_default() & bits != 0)
     }
 
-    /// Lets packets to and from an address pass the gate, from now on.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<(), MapError> {
-        let failed = |source| MapError { map: GATE, action: format!("open for {address}"), source };
-        let Place { word, bit } = Place::from(address);
-        let bits = self.gate.get(&word).map_err(failed)?.unwrap_or_default();
-        if bits & bit != 0 { Ok(()) } else { self.gate.put(&word, &(bits | bit), Put::Any).map_err(failed) }
+    /// Lets packets with this end pass the gate, from now on.
+    pub(crate) fn admit(&self, end: End) -> Result<(), MapError> {
+        let failed = |source| MapError { map: GATE, action: format!("open for {end}"), source };
+        let Place { word, bits } = Place::from(end);
+        let open = self.gate.get(&word).map_err(failed)?.unwrap_or_default();
+        if open & bits != 0 { Ok(()) } else { self.gate.put(&word, &(open | bits), Put::Any).map_err(failed) }
     }
 
     pub(crate) fn apply(&self, op: &MapOp) -> Result<(), MapError> {
         // First, so that no packet that needs what is written next is turned away.
-        match op {
-            MapOp::PutOwned(address, _) => self.admit(*address)?,
-            MapOp::PutBackend(_, backend) => backend.ip().map_or(Ok(()), |address| self.admit(address))?,
-            _ => {}
+        if let Some(end) = op.admitted() {
+            self.admit(end)?;
         }
         match *op {
             MapOp::PutSettings(settings) => put(SETTINGS, &self.settings, &0, &settings),

@@ -6,6 +6,7 @@
 use super::NodeView;
 use crate::objects::{IpFamily, Key, Protocol, Service, ServicePort, ServiceType};
 use ipnet::IpNet;
+use lb_common::ServiceKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,10 +44,20 @@ impl Policy {
 /// What address a frontend is on, as the datapath tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// Any address of the node: they share one id.
+    /// Any address of the node.
     Node,
-    /// An address that is wholly ours.
+    /// This address.
     Address(IpAddr),
+}
+
+impl Place {
+    /// The key of the datapath's record of a port there.
+    pub const fn key(self, port: u16, protocol: u8, family: IpFamily) -> ServiceKey {
+        match self {
+            Self::Node => ServiceKey::of_node(port, protocol, family.version()),
+            Self::Address(address) => ServiceKey::new(address, port, protocol),
+        }
+    }
 }
 
 /// What no two frontends can share: place, family, protocol and port.

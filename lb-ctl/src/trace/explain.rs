@@ -371,10 +371,10 @@ const fn passed_over(detail: u8) -> &'static str {
 }
 
 const fn owned(step: &Step) -> &'static str {
-    match (step.detail, step.number) {
+    match (step.detail, Owned(step.number)) {
         (0, _) => "is no address of a Service or of this node",
-        (_, Owned::NODE_ID) => "is an address of this node: node ports",
-        (_, Owned::SILENT_ID) => "is an address of this node that serves no node ports",
+        (_, Owned::NODE) => "is an address of this node: node ports",
+        (_, Owned::SILENT) => "is an address of this node that serves no node ports",
         _ => "is an address of a Service",
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::sandbox::{MAX_FLOWS, Sandbox, interface, names, run, sandboxed, veth};
 use aya::maps::{Array, Map, MapData};
-use lb_common::gate::Place;
+use lb_common::gate::{End, Place};
 use lb_common::maps::{MAPS, entries_for};
 use lb_common::{Backend, Flow, FlowKey, NextHop, Owned, Settings, TCP, UDP};
 use lb_ctl::datapath::census::Census;
@@ -226,7 +226,7 @@ fn another_size_carries_flows_configuration_and_seed_over() {
         let mut datapath = sandbox.open("one");
         let settings = Settings { seed: 42, ..Settings::default() };
         datapath.maps().apply(&MapOp::PutSettings(settings)).expect("written");
-        datapath.maps().apply(&MapOp::PutOwned(address, Owned::new(7))).expect("written");
+        datapath.maps().apply(&MapOp::PutOwned(address, Owned::SERVICE)).expect("written");
         datapath.settle().expect("settled");
         for port in 0..100 {
             put_flow(sandbox, port, now);
@@ -243,7 +243,7 @@ fn another_size_carries_flows_configuration_and_seed_over() {
 
         let mut datapath = Datapath::open(&larger).expect("a datapath");
         let image = datapath.maps().read().expect("an image");
-        assert_eq!((image.settings, image.owned.get(&address)), (settings, Some(&Owned::new(7))));
+        assert_eq!((image.settings, image.owned.get(&address)), (settings, Some(&Owned::SERVICE)));
         let settled = datapath.settle().expect("settled");
         assert_eq!(settled.lost, 0, "{settled:?}");
         assert_eq!(datapath.maps().flow_tables().iter().count(), 100);
@@ -272,26 +272,27 @@ fn another_size_carries_flows_configuration_and_seed_over() {
 #[test]
 fn the_gate_is_opened_for_what_is_written_and_for_flows_that_are_found() {
     sandboxed(|sandbox| {
-        let is_open = |address: IpAddr| {
-            let Place { word, bit } = Place::from(address);
+        let is_open = |end: End| {
+            let Place { word, bits } = Place::from(end);
             let pin = sandbox.maps("one", "config-").join("GATE");
             let gate: Array<_, u64> =
                 Map::Array(MapData::from_pin(pin).expect("the map")).try_into().expect("an array");
-            gate.get(&word, 0).expect("a word") & bit != 0
+            gate.get(&word, 0).expect("a word") & bits != 0
         };
-        let [owned, service, backend, pod] =
-            [[10, 96, 0, 9], [10, 96, 0, 1], [10, 244, 0, 9], [10, 244, 0, 7]].map(IpAddr::from);
+        let cluster = IpAddr::from([10, 96, 0, 9]);
+        let [owned, service] = [cluster, [10, 96, 0, 1].into()].map(End::Destination);
+        let [backend, pod] = [[10, 244, 0, 9], [10, 244, 0, 7]].map(|address| End::Source(address.into()));
         let mut address = [0; 16];
         address[..4].copy_from_slice(&[10, 244, 0, 9]);
         let record = Backend { address, generation: 1, family: 4, ..Backend::UNUSED };
         let datapath = sandbox.open("one");
         let mut maps = datapath.maps();
         assert!(![owned, service, backend, pod].into_iter().any(is_open));
-        for op in [MapOp::PutOwned(owned, Owned::new(7)), MapOp::PutBackend(3, record)] {
+        for op in [MapOp::PutOwned(cluster, Owned::SERVICE), MapOp::PutBackend(3, record)] {
             maps.apply(&op).expect("written");
         }
         // Flows outlive what they were opened by.
-        for op in [MapOp::DeleteOwned(owned), MapOp::DeleteBackend(3)] {
+        for op in [MapOp::DeleteOwned(cluster), MapOp::DeleteBackend(3)] {
             maps.apply(&op).expect("written");
         }
         assert!(is_open(owned) && is_open(backend) && !is_open(service) && !is_open(pod));

@@ -13,7 +13,7 @@ fn another_instance_has_the_same_programs_and_the_maps_it_is_to_share() {
         let datapath = sandbox.open("one");
         let address = "10.96.0.1".parse().expect("an address");
         for op in
-            [MapOp::PutOwned(address, Owned::new(7)), MapOp::PutSettings(Settings { seed: 5, ..Settings::default() })]
+            [MapOp::PutOwned(address, Owned::SERVICE), MapOp::PutSettings(Settings { seed: 5, ..Settings::default() })]
         {
             datapath.maps().apply(&op).expect("written");
         }
@@ -32,8 +32,8 @@ fn another_instance_has_the_same_programs_and_the_maps_it_is_to_share() {
         assert_ne!(fd(&quiet), fd(&loud));
         assert_eq!(quiet.tag("lb_xdp").expect("a tag"), loud.tag("lb_xdp").expect("a tag"), "a constant is no code");
         let Some(map @ Map::HashMap(_)) = loud.map(maps::OWNED4) else { panic!("a hash") };
-        let owned: HashMap<_, [u8; 4], u64> = HashMap::try_from(map).expect("a hash of these sizes");
-        assert_eq!(owned.get(&[10, 96, 0, 1], 0).expect("the address of the other instance"), 7);
+        let owned: HashMap<_, [u8; 4], u32> = HashMap::try_from(map).expect("a hash of these sizes");
+        assert_eq!(owned.get(&[10, 96, 0, 1], 0).expect("the address of the other instance"), Owned::SERVICE.0);
         let map = loud.map(maps::SETTINGS).expect("a map");
         let settings: Array<_, [u64; 16]> = Array::try_from(map).expect("an array of this size");
         assert_eq!(settings.get(&0, 0).expect("a value"), [0; 16], "a map of its own");

@@ -8,7 +8,7 @@ use lb_common::{
 };
 use lb_ctl::datapath::affinity::AffinitySweep;
 use lb_ctl::maps::{Image, LbMaps, MapOp, PinnedMaps};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 fn backend(last: u8) -> Backend {
     Backend { address: [last; 16], flags: Backend::ALIVE, generation: 1, family: 6, reserved: [0; 3] }
@@ -31,12 +31,12 @@ fn what_is_written_is_read_back() {
             affinity_id: 0,
             members: BackendSet::EMPTY,
         };
-        let key = |port| ServiceKey::new(1, port, TCP, 4);
+        let key = |port| ServiceKey::new([10, 96, 0, 1].into(), port, TCP);
         let mut image = Image { settings, ..Image::default() };
         let mut operations = vec![MapOp::PutSettings(settings)];
         for (index, address) in addresses.iter().enumerate() {
-            image.owned.insert(*address, Owned::new(index as u32 + 1));
-            operations.push(MapOp::PutOwned(*address, Owned::new(index as u32 + 1)));
+            image.owned.insert(*address, Owned(index as u32 + 1));
+            operations.push(MapOp::PutOwned(*address, Owned(index as u32 + 1)));
         }
         for id in [0, 1, 77] {
             image.backends.insert(id, backend(id as u8 + 1));
@@ -93,10 +93,11 @@ fn a_full_map_is_named_with_the_kernels_reason() {
             affinity_id: 0,
             members: BackendSet::EMPTY,
         };
+        let key = |number| ServiceKey::new(Ipv4Addr::from_bits(0x0a60_0000 + number).into(), 80, TCP);
         for number in 0..capacity {
-            maps.apply(&MapOp::PutService(ServiceKey::new(number, 80, TCP, 4), service)).expect("written");
+            maps.apply(&MapOp::PutService(key(number), service)).expect("written");
         }
-        let error = maps.apply(&MapOp::PutService(ServiceKey::new(capacity, 80, TCP, 4), service)).unwrap_err();
+        let error = maps.apply(&MapOp::PutService(key(capacity), service)).unwrap_err();
         assert_eq!((error.map, error.source.raw_os_error()), ("SERVICES", Some(libc::E2BIG)));
         // Reading a map that is larger than one batch.
         assert_eq!(maps.read().expect("read").services.len(), capacity as usize);
@@ -144,7 +145,8 @@ fn clients_are_swept_when_they_were_silent_for_too_long_or_their_service_is_gone
             members: BackendSet::EMPTY,
         };
         let put = |maps: &mut PinnedMaps, id, ticks| {
-            maps.apply(&MapOp::PutService(ServiceKey::new(id, 80, TCP, 4), service(id, ticks))).expect("written");
+            let key = ServiceKey::of_node(id as u16, TCP, 4);
+            maps.apply(&MapOp::PutService(key, service(id, ticks))).expect("written");
         };
         put(&mut maps, 1, 10);
         put(&mut maps, 2, 100);

@@ -11,8 +11,8 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::MaybeUninit;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Reason,
-    Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
+    Affinity, AffinityKey, Backend, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, NetworkKey, Owned,
+    Reason, Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 use lb_ebpf::trace as tell;
 use lb_ebpf::{AddressTables, InsertError, Table, Tables};
@@ -35,9 +35,9 @@ macro_rules! address_tables {
     ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $guessed:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
-            fn owned(&self, address: &$address) -> Option<u32> {
+            fn owned(&self, address: &$address) -> Option<Owned> {
                 // SAFETY: the daemon's writes to a NO_PREALLOC hash replace whole elements under RCU.
-                unsafe { $owned.get(address) }.map(|owned| owned.id)
+                unsafe { $owned.get(address) }.copied()
             }
 
             #[inline(always)]

@@ -2,10 +2,10 @@
 
 use crate::Image;
 use crate::socket::Sockets;
-use lb_common::gate::Place;
+use lb_common::gate::{End, Place};
 use lb_common::{
-    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Reason,
-    ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Telling, Traffic,
+    Affinity, AffinityKey, Backend, BackendSet, Budget, Device, Event, Flow, FlowKey, Fragment, FragmentKey, Owned,
+    Reason, ReasonCount, Scratch, Service, ServiceKey, Settings, Slot, Step as Told, StepKind, Telling, Traffic,
 };
 use lb_ebpf::env::Step;
 use lb_ebpf::packet::{Bytes, Head, TransportChecksum, Wire};
@@ -292,9 +292,15 @@ pub struct Memory {
     gate: RefCell<BTreeSet<Place>>,
 }
 
-/// The addresses that the gate must be open for.
-pub fn admitted(image: &Image) -> impl Iterator<Item = IpAddr> + '_ {
-    image.owned.keys().copied().chain(image.backends.values().filter_map(Backend::ip))
+/// What the gate must be open for.
+pub fn admitted(image: &Image) -> impl Iterator<Item = Place> + '_ {
+    let to = image
+        .owned
+        .iter()
+        .map(|(address, owned)| if owned.is_node() { End::Node(*address) } else { End::Service(*address) });
+    let asked = image.services.keys().filter_map(ServiceKey::ip).map(End::Service);
+    let from = image.backends.values().filter_map(Backend::ip).map(End::Source);
+    to.chain(asked).chain(from).map(Place::from)
 }
 
 impl Memory {
@@ -341,8 +347,8 @@ impl Memory {
 macro_rules! address_tables {
     ($address:ty, $flows:ident) => {
         impl AddressTables<$address> for Memory {
-            fn owned(&self, address: &$address) -> Option<u32> {
-                self.image.owned.get(&IpAddr::from(*address)).map(|owned| owned.id)
+            fn owned(&self, address: &$address) -> Option<Owned> {
+                self.image.owned.get(&IpAddr::from(*address)).copied()
             }
 
             fn is_in(&self, group: u32, address: &$address) -> bool {
@@ -394,9 +400,9 @@ address_tables!([u8; 16], flows6);
 impl Tables for Memory {
     fn gate(&self, word: u32) -> u64 {
         let mut open = self.gate.borrow_mut();
-        open.extend(admitted(&self.image).map(Place::from));
-        let bits = Place { word, bit: 0 }..=Place { word, bit: u64::MAX };
-        open.range(bits).fold(0, |bits, place| bits | place.bit)
+        open.extend(admitted(&self.image));
+        let places = Place { word, bits: 0 }..=Place { word, bits: u64::MAX };
+        open.range(places).fold(0, |bits, place| bits | place.bits)
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {

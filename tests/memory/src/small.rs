@@ -138,7 +138,7 @@ pub fn image(uplink: u32, inside: u32) -> Image {
     image.devices.insert(uplink, Device::new(Device::XDP_TARGET));
     image.devices.insert(inside, Device::new(Device::XDP_TARGET | Device::LOCAL_CLIENTS));
     for family in Family::BOTH {
-        image.owned.insert(family.node(), Owned::new(Owned::NODE_ID));
+        image.owned.insert(family.node(), Owned::NODE);
         for (backend, flags) in [
             (LOCAL_1, Backend::ALIVE | Backend::LOCAL),
             (LOCAL_2, Backend::ALIVE | Backend::LOCAL),
@@ -169,14 +169,13 @@ pub fn image(uplink: u32, inside: u32) -> Image {
             (SIGNAL_FAR, 80, SCTP, &[REMOTE]),
         ];
         for (id, port, protocol, backends) in services {
-            let address = match id {
-                WEB_NODE_PORT | DNS_NODE_PORT => Owned::NODE_ID,
-                DNS => family.id(WEB),
-                _ => family.id(id),
+            let cluster = family.cluster(id, 0).ip();
+            let key = if matches!(id, WEB_NODE_PORT | DNS_NODE_PORT) {
+                ServiceKey::of_node(port, protocol, family.version())
+            } else {
+                image.owned.insert(cluster, Owned::SERVICE);
+                ServiceKey::new(cluster, port, protocol)
             };
-            if address != Owned::NODE_ID {
-                image.owned.insert(family.cluster(id, 0).ip(), Owned::new(address));
-            }
             let base = family.id(id) * 8;
             for (index, backend) in backends.iter().enumerate() {
                 let slot = Slot { backend: family.id(*backend), port: [0; 2], generation: 1 };
@@ -191,7 +190,6 @@ pub fn image(uplink: u32, inside: u32) -> Image {
                 affinity_id: 0,
                 members: BackendSet::EMPTY,
             };
-            let key = ServiceKey::new(address, port, protocol, family.version());
             image.services.insert(key, service);
             if id == DNS_NODE_PORT {
                 let cluster = family.cluster(DNS, 53);
@@ -217,7 +215,7 @@ pub fn set_policies(image: &mut Image) {
         let remote = Slot { backend: family.id(REMOTE), port: [0; 2], generation: 1 };
         image.slots.insert(family.id(SINGLE) * 8 + 1, remote);
         let is_scoped = |id: u32| [WEB, WEB_NODE_PORT, FAR, SINGLE].map(|service| family.id(service)).contains(&id);
-        let of_family = |key: &ServiceKey| key.family == family.version();
+        let of_family = |key: &ServiceKey| key.version() == family.version();
         let records: Vec<_> = image.services.iter().filter(|(key, _)| of_family(key)).map(|(k, s)| (*k, *s)).collect();
         for (key, mut service) in records {
             if service.id == family.id(TWIN) {

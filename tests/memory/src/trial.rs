@@ -7,7 +7,8 @@ use crate::small::{self, Family, LOCAL_1, LOCAL_2, V6};
 use ipnet::IpNet;
 use lb_common::network::{KEPT, PODS};
 use lb_common::{
-    Backend, BackendSet, Budget, Device, Flow, FlowKey, Reason, SCTP, Service, Settings, Step as TraceStep, TCP, UDP,
+    Backend, BackendSet, Budget, Device, Flow, FlowKey, Owned, Reason, SCTP, Service, ServiceKey, Settings,
+    Step as TraceStep, TCP, UDP,
 };
 use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
 use lb_oracle::Fault;
@@ -114,6 +115,12 @@ fn address(octets: [u8; 16], family: u8) -> IpAddr {
     if family == 4 { [a, b, c, d].into() } else { octets.into() }
 }
 
+/// The records of everybody, those of addresses before those of node ports.
+fn ports_first(image: &Image) -> impl Iterator<Item = (&ServiceKey, &Service)> {
+    let all = || image.services.iter().filter(|(key, _)| !key.is_within());
+    all().filter(|(key, _)| !key.is_of_node()).chain(all().filter(|(key, _)| key.is_of_node()))
+}
+
 /// What the image means, in the oracle's plain terms.
 pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::Node {
     let mut node = ledger::Node::default();
@@ -126,7 +133,7 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
     node.kept = networks(KEPT);
     let draining = image.backends.values().filter(|backend| !backend.is_alive() && backend.is_serving());
     node.draining = draining.map(|backend| address(backend.address, backend.family)).collect();
-    for (key, service) in image.services.iter().filter(|(key, _)| !key.is_within()) {
+    for (key, service) in ports_first(image) {
         // Within the cluster are all of its backends; how many of them are for others the judge knows by himself.
         let set = image.services.get(&key.within()).unwrap_or(service).backends;
         let is_local = service.flags & Service::SCOPED != 0;
@@ -142,11 +149,15 @@ pub fn plain(image: &Image, around: &Surroundings, answers: usize) -> ledger::No
                 Member { address, is_local: backend.is_local() }
             })
             .collect();
-        let is_of_family = |address: &IpAddr| address.is_ipv4() == (key.family == 4);
-        for (address, _) in
-            image.owned.iter().filter(|(address, owned)| owned.id == key.address && is_of_family(address))
-        {
-            let place = (SocketAddr::new(*address, key.port()), key.protocol);
+        let is_of_family = |address: &IpAddr| address.is_ipv4() == (key.version() == 4);
+        let of_node = image.owned.iter().filter(|(address, owned)| **owned == Owned::NODE && is_of_family(address));
+        let of_node = of_node.filter(|_| key.is_of_node()).map(|(address, _)| *address);
+        for address in key.ip().into_iter().chain(of_node) {
+            let place = (SocketAddr::new(address, key.port()), key.protocol);
+            // A port of the address goes before the node port of the same number.
+            if key.is_of_node() && node.services.contains_key(&place) {
+                continue;
+            }
             node.services.insert(place, members.clone());
             node.policies.insert(place, policy.clone());
         }

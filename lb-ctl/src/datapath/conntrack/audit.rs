@@ -9,7 +9,7 @@ use crate::datapath::bpf::map::Put;
 use crate::image::{Given, Use};
 use crate::maps::MapError;
 use lb_common::flow::TICK_SHIFT;
-use lb_common::gate::Place;
+use lb_common::gate::{End, Place};
 use lb_common::table::Key;
 use lb_common::{Flow, FlowKey, NextHop, SCTP, TCP, UDP};
 use std::collections::BTreeSet;
@@ -96,9 +96,9 @@ impl FlowTables {
 }
 
 impl Suspect {
-    /// The address by which the gate must let its packets pass.
-    pub(crate) fn admitted(&self) -> IpAddr {
-        admitted(&self.entry)
+    /// The end by which the gate must let its packets pass.
+    pub(crate) fn admitted(&self) -> End {
+        self.entry.admitted()
     }
 
     /// The flow in an operator's words.
@@ -112,10 +112,6 @@ impl Suspect {
         let way = if self.entry.is_reply() { "replies" } else { "requests" };
         format!("{way} {} -> {} {protocol}", self.entry.source, self.entry.destination)
     }
-}
-
-fn admitted(entry: &FlowEntry) -> IpAddr {
-    if entry.is_reply() { entry.source.ip() } else { entry.destination.ip() }
 }
 
 impl<A> FamilyTables<A>
@@ -296,10 +292,10 @@ fn violations(entry: &FlowEntry, facts: &FlowFacts<'_>) -> Vec<(Invariant, Strin
     if is_fresh && entry.hop.ifindex != 0 && !facts.interfaces.contains(&entry.hop.ifindex) {
         found.push((Invariant::FlowWayOut, format!("it leads to interface {}, which is not there", entry.hop.ifindex)));
     }
-    let address = admitted(entry);
-    let Place { word, bit } = Place::from(address);
-    if facts.gate.get(word as usize).is_none_or(|bits| bits & bit == 0) {
-        found.push((Invariant::Gate, format!("the gate is shut for {address}, so its packets pass untranslated")));
+    let end = entry.admitted();
+    let Place { word, bits } = Place::from(end);
+    if facts.gate.get(word as usize).is_none_or(|open| open & bits == 0) {
+        found.push((Invariant::Gate, format!("the gate is shut for {end}: they pass untranslated")));
     }
     found
 }
@@ -365,9 +361,9 @@ mod tests {
         let backends = [(0, (3, Some(IpAddr::from([10, 244, 1, 5]))))].into();
         let given = Given::new(Past::None, (2, backends), 8);
         let mut gate = vec![0u64; lb_common::gate::WORDS as usize];
-        for address in [[10, 96, 0, 10], [10, 244, 1, 5]] {
-            let Place { word, bit } = Place::from(IpAddr::from(address));
-            gate[word as usize] |= bit;
+        for end in [End::Destination([10, 96, 0, 10].into()), End::Source([10, 244, 1, 5].into())] {
+            let Place { word, bits } = Place::from(end);
+            gate[word as usize] |= bits;
         }
         let facts = FlowFacts { now: 100, given: &given, interfaces: &[7].into(), gate: &gate };
         let entry = FlowEntry::new(Table::Confirmed, key, flow);
