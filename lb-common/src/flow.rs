@@ -181,8 +181,8 @@ pub struct Flow<A> {
     pub service: u32,
     /// Where the rewritten packet leaves.
     pub hop: NextHop,
-    /// Not zero: a packet of its own has met it since it was entered, or since the table last looked for an entry to evict. Of new
-    /// flows only.
+    /// Not zero: a packet of its own has met it since it was entered, or since the table last looked for an entry to evict. Not kept
+    /// of confirmed flows, which are not evicted.
     pub met: u8,
     /// Padding; zero. With it an entry of IPv4 with its key never lies across more than two cache lines.
     pub zero: [u8; 7],
@@ -230,6 +230,11 @@ impl<A: Copy> Flow<A> {
     /// Whether this entry translates replies.
     pub const fn is_reply(&self) -> bool {
         self.flags & Self::REPLY != 0
+    }
+
+    /// Whether both sides have proven that they receive what the other sends: then it keeps its place.
+    pub const fn is_confirmed(&self) -> bool {
+        self.flags & Self::CONFIRMED != 0
     }
 
     /// The state a person knows, from the flags.

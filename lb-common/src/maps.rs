@@ -31,23 +31,15 @@ pub const NETWORKS6: &str = "NETWORKS6";
 pub const SLOTS: &str = "SLOTS";
 /// Backends by id.
 pub const BACKENDS: &str = "BACKENDS";
-/// Confirmed IPv4 flows: entries of a [`crate::table`]. Nothing evicts a confirmed flow.
+/// IPv4 flows: entries of a [`crate::table`]. Nothing evicts a confirmed flow; where there is no room, others make way.
 pub const FLOWS4: &str = "FLOWS4";
-/// Confirmed IPv6 flows.
+/// IPv6 flows.
 pub const FLOWS6: &str = "FLOWS6";
-/// IPv4 flows not yet confirmed. A table of their own, so that a flood evicts nothing but its like.
-pub const NEW4: &str = "NEW4";
-/// IPv6 flows not yet confirmed.
-pub const NEW6: &str = "NEW6";
 /// The words of [`FLOWS4`].
 pub const FLOWS4_SETS: &str = "FLOWS4_SETS";
 /// The words of [`FLOWS6`].
 pub const FLOWS6_SETS: &str = "FLOWS6_SETS";
-/// The words of [`NEW4`].
-pub const NEW4_SETS: &str = "NEW4_SETS";
-/// The words of [`NEW6`].
-pub const NEW6_SETS: &str = "NEW6_SETS";
-/// How all four are hashed.
+/// How both are hashed.
 pub const HASHING: &str = "HASHING";
 /// What first fragments of IPv4 datagrams said. An LRU: only a datagram of a flow gets in.
 pub const FRAGMENTS4: &str = "FRAGMENTS4";
@@ -89,14 +81,10 @@ pub const SCRATCH6: &str = "SCRATCH6";
 pub const CAPTURED: &str = "CAPTURED";
 /// Where it puts its copies together.
 pub const CAPTURE_ROOM: &str = "CAPTURE_ROOM";
-/// What a trace would have made of confirmed IPv4 flows: entries that it would have written, and copies of those it has read.
+/// What a trace would have made of IPv4 flows: entries that it would have written, and copies of those it has read.
 pub const TRACED_FLOWS4: &str = "TRACED_FLOWS4";
-/// The same of confirmed IPv6 flows.
+/// The same of IPv6 flows.
 pub const TRACED_FLOWS6: &str = "TRACED_FLOWS6";
-/// The same of new IPv4 flows.
-pub const TRACED_NEW4: &str = "TRACED_NEW4";
-/// The same of new IPv6 flows.
-pub const TRACED_NEW6: &str = "TRACED_NEW6";
 /// A copy of what a traced packet's client had last.
 pub const TRACED_CLIENT: &str = "TRACED_CLIENT";
 
@@ -158,12 +146,8 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, Backend>(BACKENDS, MapKind::Array, 0, false),
     spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(FLOWS4, MapKind::Array, MMAPABLE, true),
     spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(FLOWS6, MapKind::Array, MMAPABLE, true),
-    spec::<u32, Entry<FlowKey<[u8; 4]>, Flow<[u8; 4]>>>(NEW4, MapKind::Array, MMAPABLE, true),
-    spec::<u32, Entry<FlowKey<[u8; 16]>, Flow<[u8; 16]>>>(NEW6, MapKind::Array, MMAPABLE, true),
     spec::<u32, u64>(FLOWS4_SETS, MapKind::Array, MMAPABLE, true),
     spec::<u32, u64>(FLOWS6_SETS, MapKind::Array, MMAPABLE, true),
-    spec::<u32, u64>(NEW4_SETS, MapKind::Array, MMAPABLE, true),
-    spec::<u32, u64>(NEW6_SETS, MapKind::Array, MMAPABLE, true),
     spec::<u32, Hashing>(HASHING, MapKind::Array, 0, true),
     spec::<FragmentKey<[u8; 4]>, Fragment>(FRAGMENTS4, MapKind::LruHash, 0, false),
     spec::<FragmentKey<[u8; 16]>, Fragment>(FRAGMENTS6, MapKind::LruHash, 0, false),
@@ -193,8 +177,6 @@ pub const TRACED: u32 = 32_768;
 pub const INSTANCE_MAPS: &[MapSpec] = &[
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(TRACED_FLOWS4, MapKind::Hash, 0, false),
     spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(TRACED_FLOWS6, MapKind::Hash, 0, false),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(TRACED_NEW4, MapKind::Hash, 0, false),
-    spec::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(TRACED_NEW6, MapKind::Hash, 0, false),
     spec::<u32, Affinity>(TRACED_CLIENT, MapKind::Array, 0, false),
     spec::<(), ()>(CAPTURED, MapKind::RingBuf, 0, false),
     spec::<u32, CaptureRoom>(CAPTURE_ROOM, MapKind::PerCpuArray, 0, false),
@@ -211,10 +193,8 @@ pub const PER_PACKET: [&str; 7] = [REASONS, SERVICE_STATS, BACKEND_STATS, BUDGET
 pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
     let control = at_least(max_flows / 2, 4096);
     match name.as_bytes() {
-        b"FLOWS4" | b"FLOWS6" => confirmed_sets(max_flows) * WAYS,
-        b"NEW4" | b"NEW6" => new_sets(max_flows) * WAYS,
-        b"FLOWS4_SETS" | b"FLOWS6_SETS" => confirmed_sets(max_flows),
-        b"NEW4_SETS" | b"NEW6_SETS" => new_sets(max_flows),
+        b"FLOWS4" | b"FLOWS6" => flow_sets(max_flows) * WAYS,
+        b"FLOWS4_SETS" | b"FLOWS6_SETS" => flow_sets(max_flows),
         // Datagrams whose fragments are under way at one time; the LRU wants room for its batches on every CPU.
         b"FRAGMENTS4" | b"FRAGMENTS6" => at_least(max_flows / 8, 4096),
         b"SOCKETS" | b"AFFINITY" => at_least(max_flows, 4096),
@@ -232,34 +212,26 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
         // Bytes: a power of two, and whole pages on every architecture. More than five thousand events wait in it.
         b"EVENTS" => 1 << 19,
         b"REASONS" => 256,
-        b"TRACED_FLOWS4" | b"TRACED_FLOWS6" | b"TRACED_NEW4" | b"TRACED_NEW6" => TRACED,
+        b"TRACED_FLOWS4" | b"TRACED_FLOWS6" => TRACED,
         _ => 0,
     }
 }
 
-/// Sets of a table of confirmed flows: twice as many entries as two for each flow, one a direction. In a table that is half full
-/// nobody finds both of his sets full; at six tenths it is one of some hundred thousand.
-const fn confirmed_sets(max_flows: u32) -> u32 {
+/// Sets of a flow table: twice as many entries as two for each flow, one a direction. In a table that is half full nobody finds both of
+/// his sets full; at six tenths it is one of some hundred thousand, for whom one makes way that is not confirmed.
+const fn flow_sets(max_flows: u32) -> u32 {
     (max_flows * 4).div_ceil(WAYS)
-}
-
-/// Sets of a table of new flows.
-const fn new_sets(max_flows: u32) -> u32 {
-    at_least(max_flows / 2, 4096).div_ceil(WAYS)
 }
 
 /// How the tables of flows are hashed when `max_flows` flows of each family must fit, with these random numbers.
 pub const fn hashing(seeds: [u64; 10], max_flows: u32) -> Hashing {
-    Hashing { seeds, confirmed: confirmed_sets(max_flows), new: new_sets(max_flows), max_flows, zero: 0 }
+    Hashing { seeds, sets: flow_sets(max_flows), max_flows }
 }
 
-/// How many entries are sure to find room in a flow table. It is larger than that: see [`crate::table`].
-pub const fn room_for(name: &str, max_flows: u32) -> u32 {
-    match name.as_bytes() {
-        // Two for each flow, one a direction.
-        b"FLOWS4" | b"FLOWS6" => max_flows * 2,
-        _ => at_least(max_flows / 2, 4096),
-    }
+/// How many confirmed entries are sure to find room in a flow table: two for each flow, one a direction. It is larger than that: see
+/// [`crate::table`].
+pub const fn room(max_flows: u32) -> u32 {
+    max_flows * 2
 }
 
 const fn at_least(value: u32, minimum: u32) -> u32 {

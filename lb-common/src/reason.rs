@@ -105,8 +105,8 @@ reasons! {
         "The packet's bytes could not be rewritten; it was dropped."
         "This is a defect: please report it with the kernel's version.";
     25 ForwardedTableFull "forwarded-table-full"
-        "A request was translated and sent to its backend, but its flow found no room among the confirmed ones; it stays among the new ones, where a flood may evict it."
-        "Raise --max-flows.";
+        "Not given any more: confirmed flows were once kept apart, and a request was told by this whose flow found no room among them."
+        "";
     26 MartianSource "martian-source"
         "The source address of a new connection is none that a client can have: unspecified, loopback, multicast or reserved, the node's own, or a Service's; the packet was dropped."
         "Look for a host that forges addresses behind the interface it came in by: `lb-ctl monitor --reason martian-source` shows it.";

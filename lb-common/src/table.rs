@@ -62,22 +62,18 @@ const LONGEST: usize = 5;
 pub struct Hashing {
     /// Random numbers, two for each word of a key.
     pub seeds: [u64; 2 * LONGEST],
-    /// Sets of a table of confirmed flows.
-    pub confirmed: u32,
-    /// Sets of a table of new flows.
-    pub new: u32,
+    /// Sets of a table.
+    pub sets: u32,
     /// Flows of each family that the tables were made for.
     pub max_flows: u32,
-    /// Padding; zero.
-    pub zero: u32,
 }
 
-record!(Hashing = 96);
+record!(Hashing = 88);
 
 impl Hashing {
-    /// Where `key` may stand in a table of so many sets.
+    /// Where `key` may stand.
     #[inline(always)]
-    pub fn place<K: Key>(&self, sets: u32, key: &K) -> Place {
+    pub fn place<K: Key>(&self, key: &K) -> Place {
         const { assert!(size_of::<K>().is_multiple_of(8) && size_of::<K>() / 8 <= LONGEST && align_of::<K>() == 8) };
         let words = core::ptr::from_ref(key).cast::<u64>();
         let (mut sum, mut word) = (0u64, 0);
@@ -89,7 +85,7 @@ impl Hashing {
             sum = sum.wrapping_add(low.wrapping_mul(high));
             word += 1;
         }
-        Place { sum: settled(sum), sets }
+        Place { sum: settled(sum), sets: self.sets }
     }
 }
 
@@ -149,13 +145,6 @@ impl Place {
         if free & 0x80 << (8 * favourite) != 0 { favourite } else { lowest(free) }
     }
 
-    /// The same key's place in a table of so many sets.
-    #[inline(always)]
-    #[must_use]
-    pub fn among(self, sets: u32) -> Self {
-        Self { sets, ..self }
-    }
-
     /// Whether a key with this place may stand in a set with a tag.
     pub fn may_be(self, set: u32, tag: u8) -> bool {
         self.tag() == u64::from(tag) && (self.home() == set || self.other() == set)
@@ -190,8 +179,9 @@ pub trait Memory<K, V> {
     /// Writes an entry that is nobody else's now; whether that was done.
     fn put(&self, index: u32, key: &K, value: &V) -> bool;
 
-    /// Whether an entry was met again since it was entered or last asked this; from now on it was not.
-    fn take_met(&self, index: u32) -> bool;
+    /// Whether an entry keeps its place: for good, or because it was met again since it was entered or last asked this; from now on
+    /// it was not.
+    fn take_stays(&self, index: u32) -> bool;
 }
 
 /// Why a key was not inserted.
@@ -214,13 +204,6 @@ pub fn first(home: &AtomicU64, place: Place) -> u32 {
     }
     let hits = places_of(word, place.tag());
     if hits == 0 { NOWHERE } else { place.home() * WAYS + lowest(hits) }
-}
-
-/// Whether neither of a key's sets, of which this is the home's word, has its tag: then it is not there. No loop either.
-#[inline(always)]
-pub fn is_absent<K, V, M: Memory<K, V>>(memory: &M, home: &AtomicU64, place: Place) -> bool {
-    let Some(other) = memory.word(place.other()) else { return false };
-    places_of(load(home), place.tag()) | places_of(load(other), place.tag()) == 0
 }
 
 /// [`index`] without a loop, or [`UNSURE`] if a key that stands at the first place with its tag is another.
@@ -333,7 +316,7 @@ pub trait Steps<K, V> {
     fn index(&self, key: &K) -> u32;
     /// [`claim`].
     fn claim(&self, key: &K) -> u32;
-    /// [`evict`], or [`NOWHERE`] where nothing is evicted.
+    /// [`evict`].
     fn evict(&self, key: &K) -> u32;
     /// [`Memory::put`] and [`publish`].
     fn enter(&self, key: &K, value: &V, index: u32);
@@ -463,8 +446,8 @@ const fn count(marks: u64) -> u32 {
     ((marks >> 7).wrapping_mul(ONES) >> 56) as u32
 }
 
-/// Takes the entry of a key's home that was not met for longest, as far as one bit for each tells (the algorithm called CLOCK); its
-/// index, or [`NOWHERE`].
+/// Takes the entry of a key's home that was not met for longest, as far as one bit for each tells (the algorithm called CLOCK), and
+/// that may be taken; its index, or [`NOWHERE`].
 #[inline(always)]
 pub fn evict<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> u32 {
     let set = place.home();
@@ -477,7 +460,7 @@ pub fn evict<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> u32 {
         // The changes tell how far the hand of the clock has come.
         let way = (seen >> 56 & 0x7f) as u32 % WAYS;
         // The mark may be another's by now, who then stays a little longer or goes a little earlier.
-        let stays = seen >> (8 * way) & 0xff == BUSY || memory.take_met(set * WAYS + way);
+        let stays = seen >> (8 * way) & 0xff == BUSY || memory.take_stays(set * WAYS + way);
         let next = if stays { changed(seen) } else { with_tag(seen, way, BUSY) };
         if exchange(word, seen, next) && !stays {
             return set * WAYS + way;

@@ -17,7 +17,7 @@ pub enum StepKind {
     Unparsed = 3,
     /// The gate is closed: neither its source nor its destination can be of ours.
     GateClosed = 4,
-    /// An entry of a flow was found. `detail`: 0 confirmed, 1 new; `words`: the tuple it rewrites to; `flags`:
+    /// An entry of a flow was found. `words`: the tuple it rewrites to; `flags`:
     /// [`crate::Flow::flags`] and above them those of the next hop; `number`: backend; `more`: service.
     FlowFound = 5,
     /// There is no entry for the tuple.
@@ -58,8 +58,7 @@ pub enum StepKind {
     IcmpAbout = 21,
     /// The sender is answered. `detail`: [`Step::ECHO`] and its neighbours; `flags`: type and code of an ICMP error.
     Answered = 22,
-    /// A write to a map that is not done in a trace. `detail`: [`Step::INSERT`] and its neighbours; `number`: 0 confirmed, 1 new;
-    /// `words`: the key.
+    /// A write to a map that is not done in a trace. `detail`: [`Step::INSERT`] and its neighbours; `words`: the key.
     Write = 23,
     /// The verdict of the hook. `reason`: why; `detail`: [`Step::PASS`] and its neighbours; `number`: the interface.
     Verdict = 24,

@@ -1,14 +1,13 @@
 //! What is remembered of a flow.
 //!
 //! Two entries for each flow, one for each direction, each keyed by the tuple on the wire and each holding its whole
-//! rewrite ([`lb_common::flow`]). They are born together in the table of new flows and move together to the table of
-//! confirmed flows when the client has proven that it receives what the backend answers; so a flood of first packets
-//! evicts nothing but its like.
+//! rewrite ([`lb_common::flow`]). A flow is confirmed when the client has proven that it receives what the backend answers; where
+//! there is no room, entries make way that are not confirmed, so a flood of first packets evicts nothing but its like.
 //!
 //! ```text
 //!            SYN, or first packet           reply                 client goes on
 //!  (nothing) ────────────────────► SYN_SENT ─────► SYN_RECV ────────────────────► ESTABLISHED
-//!                                  UNREPLIED       REPLIED                         (confirmed table)
+//!                                  UNREPLIED       REPLIED                           (confirmed)
 //!  ESTABLISHED ─ FIN of one side ► FIN_WAIT ─ FIN of the other ► TIME_WAIT      any ─ RST ► CLOSE
 //! ```
 //! A SYN without ACK makes a flow in `TIME_WAIT`, `FIN_WAIT` or `CLOSE`, or one whose backend takes no new connections,
@@ -19,53 +18,32 @@
 //! answer, `SHUTDOWN` and `SHUTDOWN ACK` are FINs, `ABORT` and `SHUTDOWN COMPLETE` a RST.
 
 use crate::parse::{self, Wire};
-use crate::tables::{AddressTables, Table, Tables};
+use crate::tables::{AddressTables, Tables};
 use crate::{Address, checksum, scope};
 use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, UDP};
 
-/// Finds the entry of a packet's own tuple.
+/// Notes that a packet has met the entry of its own tuple, where that may have to make way for others.
 #[inline(always)]
-pub fn known<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
-    let (table, flow) = tables.known(key)?;
-    if table == Table::New {
+pub fn meet<A: Address>(flow: &mut Flow<A>) {
+    if !flow.is_confirmed() {
         flow.met = 1;
     }
-    Some((table, flow))
-}
-
-/// [`known`], as far as one look at where it nearly always stands tells.
-#[inline(always)]
-pub fn guessed<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<&'t mut Flow<A>> {
-    let (table, flow) = tables.guessed(key)?;
-    if table == Table::New {
-        flow.met = 1;
-    }
-    Some(flow)
-}
-
-/// Finds the entry of another tuple, which does not count as met by that.
-#[inline(always)]
-pub fn find<'t, A: Address, T: AddressTables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<(Table, &'t mut Flow<A>)> {
-    if let Some(flow) = tables.flow(Table::Confirmed, key) {
-        return Some((Table::Confirmed, flow));
-    }
-    tables.flow(Table::New, key).map(|flow| (Table::New, flow))
 }
 
 /// Forgets both entries of a flow, given one of them. A partner that has meanwhile been given to another flow stays.
 #[inline(never)]
-pub fn forget<A: Address, T: AddressTables<A>>(tables: &T, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
+pub fn forget<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>) {
     if let Some(scratch) = tables.scratch() {
         // Not on the stack, which has no room for it here.
         let partner_key = &mut scratch.forgotten_key;
         write_partner(key.protocol, flow, partner_key);
-        if let Some((partner_table, partner)) = find(tables, partner_key)
+        if let Some(partner) = tables.flow(partner_key)
             && partner.is_partner(key)
         {
-            tables.delete(partner_table, partner_key);
+            tables.delete(partner_key);
         }
     }
-    tables.delete(table, key);
+    tables.delete(key);
 }
 
 /// Writes the entry for the other direction and its key, as they were when the flow was created. Field by field: a value
@@ -166,39 +144,19 @@ pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {
         | (breaks * Flow::<A>::RST)
 }
 
-/// What the first packet of a tick, or one that changed the flow's state, does beyond its own entry: it tells the partner,
-/// and moves a confirmed flow to its table. Returns false if there was no room for that: the flow stays whole where it is,
-/// and the next tick tries again. Not inlined: it has a stack frame of its own.
-#[inline(never)]
-pub fn refresh<A: Address, T: AddressTables<A>>(
-    tables: &T,
-    table: Table,
-    key: &FlowKey<A>,
-    flow: &mut Flow<A>,
-) -> bool {
-    let Some(scratch) = tables.scratch() else {
-        return false;
-    };
-    write_partner(key.protocol, flow, &mut scratch.mirror_key);
-    tell_partner(tables, table, key, flow, scratch);
-    let is_due = table == Table::New && !flow.is_reply() && flow.flags & Flow::<A>::CONFIRMED != 0;
-    !is_due || promote(tables, key, &scratch.mirror_key, flow)
-}
-
-/// Shares news between the two entries of a flow: state flags both ways, and a sign of life. An entry that was lost is
-/// made again from its partner.
+/// What the first packet of a tick, or one that changed the flow's state, does beyond its own entry: it shares news with the entry for
+/// the other direction, state flags both ways and a sign of life. An entry that was lost is made again from its partner. Not
+/// inlined: it has a stack frame of its own.
 ///
 /// The partner is marked as of the tick before, so that it still makes its own decision anew in this one.
-#[inline(always)]
-fn tell_partner<A: Address, T: AddressTables<A>>(
-    tables: &T,
-    table: Table,
-    key: &FlowKey<A>,
-    flow: &mut Flow<A>,
-    scratch: &mut Scratch<A>,
-) {
+#[inline(never)]
+pub fn refresh<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow: &mut Flow<A>) {
+    let Some(scratch) = tables.scratch() else {
+        return;
+    };
+    write_partner(key.protocol, flow, &mut scratch.mirror_key);
     let last_tick = flow.tick.saturating_sub(1);
-    if let Some((_, partner)) = find(tables, &scratch.mirror_key) {
+    if let Some(partner) = tables.flow(&scratch.mirror_key) {
         if partner.is_partner(key) {
             flow.flags |= partner.flags & Flow::<A>::SHARED;
             partner.flags |= flow.flags & Flow::<A>::SHARED;
@@ -209,32 +167,8 @@ fn tell_partner<A: Address, T: AddressTables<A>>(
     } else {
         mirror(key, flow, scratch);
         // A failure leaves things as they were; the next tick tries again.
-        let _ = tables.insert(table, &scratch.mirror_key, &scratch.mirror);
+        let _ = tables.insert(&scratch.mirror_key, &scratch.mirror);
     }
-}
-
-/// Moves a flow to the table of confirmed flows, the reply's entry first. Returns whether it stands there now.
-#[inline(always)]
-fn promote<A: Address, T: AddressTables<A>>(
-    tables: &T,
-    key: &FlowKey<A>,
-    reply_key: &FlowKey<A>,
-    flow: &Flow<A>,
-) -> bool {
-    let Some(reply) = tables.flow(Table::New, reply_key) else {
-        // Another CPU may have moved it just now.
-        return tables.flow(Table::Confirmed, reply_key).is_some();
-    };
-    if tables.insert(Table::Confirmed, reply_key, reply).is_err() {
-        return false;
-    }
-    if tables.insert(Table::Confirmed, key, flow).is_err() {
-        tables.delete(Table::Confirmed, reply_key);
-        return false;
-    }
-    tables.delete(Table::New, key);
-    tables.delete(Table::New, reply_key);
-    true
 }
 
 const _: () = {

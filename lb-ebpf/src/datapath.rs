@@ -5,7 +5,7 @@ use crate::env::{Env, Hook, Route};
 use crate::event::{self, News};
 use crate::packet::{self, Bytes, Packet};
 use crate::parse::{ETHERTYPE_OFFSET, IP_OFFSET, IPV4, IPV6, Wire};
-use crate::tables::{AddressTables, Table, Tables};
+use crate::tables::{AddressTables, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, affinity, answer, fragment, icmp, pick, rewrite, scope, shortcut, snat, trace};
 use lb_common::gate::Place;
@@ -244,9 +244,10 @@ where
         return Verdict::pass(Reason::NotOurs);
     }
     if fragment::resolve(tables, wire, || env.tick())
-        && let Some((table, flow)) = conntrack::known(tables, &wire.key)
+        && let Some(flow) = tables.flow(&wire.key)
     {
-        trace::found(tables, table, wire.key.protocol, flow);
+        conntrack::meet(flow);
+        trace::found(tables, wire.key.protocol, flow);
         if !is_translated_here::<A, E>(flow) {
             trace::detail(tables, StepKind::FlowPassedOver, Step::OTHER_HOOK);
             return Verdict::pass(Reason::NotOurs);
@@ -258,13 +259,13 @@ where
         }
         let expired = flow.tick != now && flow.is_expired(wire.key.protocol, now);
         if !expired && (flow.is_reply() || conntrack::stands(tables, wire, flow)) {
-            return continue_flow(packet, tables, env, wire, table, flow, now);
+            return continue_flow(packet, tables, env, wire, flow, now);
         }
         trace::detail(tables, StepKind::FlowPassedOver, if expired { Step::EXPIRED } else { Step::CHOSEN_ANEW });
         if flow.is_reply() {
             return Verdict::pass(Reason::NotOurs);
         }
-        conntrack::forget(tables, table, &wire.key, flow);
+        conntrack::forget(tables, &wire.key, flow);
     } else {
         trace::detail(tables, StepKind::FlowUnknown, 0);
     }
@@ -288,7 +289,6 @@ fn continue_flow<P, A, T, E>(
     tables: &T,
     env: &E,
     wire: &Wire<A>,
-    table: Table,
     flow: &mut Flow<A>,
     now: u32,
 ) -> Verdict
@@ -318,7 +318,7 @@ where
         return verdict;
     }
     let news = conntrack::flags_of(wire, flow) & !flow.flags;
-    let mut reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
+    let reason = if flow.is_reply() { Reason::Replied } else { Reason::Forwarded };
     if is_new_tick || news != 0 {
         let ends = Flow::<A>::has_ended(flow.flags | news) && !Flow::<A>::has_ended(flow.flags);
         flow.tick = now;
@@ -326,9 +326,7 @@ where
         if ends && tables.is_listened() {
             event::tell_flow(tables, env, wire, flow, News { kind: Event::CLOSED, reason });
         }
-        if !conntrack::refresh(tables, table, &wire.key, flow) {
-            reason = Reason::ForwardedTableFull;
-        }
+        conntrack::refresh(tables, &wire.key, flow);
     }
     finish(packet, tables, env, wire, flow, asks, reason)
 }
@@ -476,9 +474,9 @@ where
     let Some(Scratch { flow, mirror_key, place, client, .. }) = tables.scratch() else {
         return Verdict::drop(Reason::StoreFailed);
     };
-    if tables.insert(Table::New, &wire.key, flow).is_err() {
+    if tables.insert(&wire.key, flow).is_err() {
         // What was lent a moment ago.
-        tables.delete(Table::New, mirror_key);
+        tables.delete(mirror_key);
         return Verdict::drop(Reason::TableFull);
     }
     tables.count_connection(flow.service, flow.backend);

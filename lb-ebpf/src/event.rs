@@ -9,7 +9,7 @@ use crate::packet::{self, Packet};
 use crate::parse::{IP_OFFSET, Wire};
 use crate::socket::SocketTables;
 use crate::tables::{AddressTables, Tables};
-use crate::{Address, conntrack, scope};
+use crate::{Address, scope};
 use lb_common::event::Telling;
 use lb_common::{Event, Flow, FlowKey, Peer, Reason, SCTP, Scratch, TCP, UDP};
 
@@ -124,7 +124,7 @@ where
     let Some(Scratch { flow, mirror_key: key, .. }): Option<&mut Scratch<A>> = tables.scratch() else {
         return;
     };
-    if let Some((_, known)) = conntrack::find(tables, key) {
+    if let Some(known) = tables.flow(key) {
         return event.name_parties(key, known);
     }
     if is_chosen && matches!(key.protocol, TCP | UDP | SCTP) {

@@ -15,7 +15,6 @@
 //! Path MTU discovery needs no more: an error that says "too big" passes like any other, and since translation leaves
 //! a packet's length alone, the MTU in it holds on the other side too.
 
-use crate::conntrack;
 use crate::datapath::{is_for_another_host, is_translated_here, next_hop, send};
 use crate::env::{Env, Hook};
 use crate::packet::{self, Packet};
@@ -114,12 +113,12 @@ where
         return UNRELATED;
     }
     let key = FlowKey::new(inner.protocol, inner.dst, [c, d], inner.src, [a, b]);
-    let Some((table, entry)) = conntrack::find(tables, &key) else {
+    let Some(entry) = tables.flow(&key) else {
         trace::about(tables, &key, false);
         return UNRELATED;
     };
     trace::about(tables, &key, true);
-    trace::found(tables, table, key.protocol, entry);
+    trace::found(tables, key.protocol, entry);
     if entry.is_expired(key.protocol, env.tick()) {
         trace::detail(tables, StepKind::FlowPassedOver, Step::EXPIRED);
         return UNRELATED;

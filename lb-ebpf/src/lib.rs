@@ -41,5 +41,5 @@ pub use address::Address;
 pub use datapath::process;
 pub use env::{Env, Hook, Route};
 pub use packet::Packet;
-pub use tables::{AddressTables, InsertError, Table, Tables};
+pub use tables::{AddressTables, InsertError, Tables};
 pub use verdict::{Action, Verdict};

@@ -49,7 +49,8 @@ where
     if E::HOOK == Hook::Egress || plain.tcp_flags & (SYN | FIN | RST) != 0 || plain.ttl <= 1 {
         return None;
     }
-    let flow = conntrack::guessed(tables, &plain.key)?;
+    let flow = tables.guessed(&plain.key)?;
+    conntrack::meet(flow);
     let is_reply = flow.is_reply();
     let length = packet.segment_size().map_or(plain.length, |segment| plain.headers + segment);
     if flow.tick != env.tick()

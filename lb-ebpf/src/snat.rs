@@ -157,14 +157,14 @@ fn makes_way<A: Address, T: AddressTables<A>>(tables: &T, key: &FlowKey<A>, flow
     };
     let wanted = &mut scratch.mirror_key;
     conntrack::write_partner(key.protocol, flow, wanted);
-    let Some((table, holder)) = conntrack::find(tables, wanted) else {
+    let Some(holder) = tables.flow(wanted) else {
         return true;
     };
     if holder.is_partner(key) {
-        tables.delete(table, wanted);
+        tables.delete(wanted);
     } else if holder.is_over(key.protocol, flow.tick) || (displaces && holder.is_doubtful()) {
         // Both entries: by the other one, its client would go on with a source that is no longer its own.
-        conntrack::forget(tables, table, wanted, holder);
+        conntrack::forget(tables, wanted, holder);
     } else {
         return false;
     }
@@ -183,5 +183,5 @@ fn insert<A: Address, T: AddressTables<A>>(
     };
     conntrack::note_deltas(key, flow);
     conntrack::mirror(key, flow, scratch);
-    tables.insert_new(&scratch.mirror_key, &scratch.mirror)
+    tables.insert(&scratch.mirror_key, &scratch.mirror)
 }

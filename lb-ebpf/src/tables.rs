@@ -6,21 +6,12 @@ use lb_common::{
     Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 
-/// The two flow tables of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
-    /// Flows confirmed by both sides. Nothing is evicted.
-    Confirmed,
-    /// Flows not yet confirmed. In a full set one is evicted that was not met for a while.
-    New,
-}
-
 /// Why an entry could not be inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
     /// The key is there already.
     Exists,
-    /// The table is full or contended.
+    /// The table is full of confirmed flows, or contended.
     Full,
 }
 
@@ -35,41 +26,24 @@ pub trait AddressTables<A: Address> {
     /// The entry of a flow. It is shared with other CPUs: a racing write loses at most a freshness mark or a state
     /// flag, which the next packet sets again.
     #[expect(clippy::mut_from_ref, reason = "the entry lives in the kernel's map, not in `self`")]
-    fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
-
-    /// The entry of a flow and its table: confirmed flows first, since they are the many.
-    #[inline(always)]
-    fn known(&self, key: &FlowKey<A>) -> Option<(Table, &mut Flow<A>)> {
-        if let Some(flow) = self.flow(Table::Confirmed, key) {
-            return Some((Table::Confirmed, flow));
-        }
-        self.flow(Table::New, key).map(|flow| (Table::New, flow))
-    }
+    fn flow(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
 
     /// The same, if it stands where most entries do; `None` does not say that there is none.
     #[inline(always)]
-    fn guessed(&self, key: &FlowKey<A>) -> Option<(Table, &mut Flow<A>)> {
-        self.known(key)
+    fn guessed(&self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
+        self.flow(key)
     }
 
-    /// Inserts an entry whose key must be new.
-    fn insert(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
-
-    /// Inserts an entry among the new flows whose key must be new there and among the confirmed ones.
-    #[inline(always)]
-    fn insert_new(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
-        if self.flow(Table::Confirmed, key).is_some() {
-            return Err(InsertError::Exists);
-        }
-        self.insert(Table::New, key, flow)
-    }
+    /// Inserts an entry whose key must be new. Where there is no room, one makes way that is not confirmed and was not met for a
+    /// while.
+    fn insert(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
 
     /// Room for one packet's work.
     #[expect(clippy::mut_from_ref, reason = "each CPU has its own, outside of `self`")]
     fn scratch(&self) -> Option<&mut Scratch<A>>;
 
     /// Deletes an entry, if it is there.
-    fn delete(&self, table: Table, key: &FlowKey<A>);
+    fn delete(&self, key: &FlowKey<A>);
 
     /// What a datagram's first fragment said.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&Fragment>;

@@ -5,7 +5,7 @@
 
 use crate::address::Address;
 use crate::parse::{Network, Wire};
-use crate::tables::{AddressTables, InsertError, Table, Tables};
+use crate::tables::{AddressTables, InsertError, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Env, Hook};
 pub use lb_common::trace::{Step, StepKind};
@@ -72,8 +72,8 @@ fn rewrite<A: Address, T: Tables>(tables: &T, kind: StepKind, protocol: u8, flow
 
 /// An entry of its flow was found.
 #[inline(always)]
-pub fn found<A: Address, T: Tables>(tables: &T, table: Table, protocol: u8, flow: &Flow<A>) {
-    rewrite(tables, StepKind::FlowFound, protocol, flow, table as u8);
+pub fn found<A: Address, T: Tables>(tables: &T, protocol: u8, flow: &Flow<A>) {
+    rewrite(tables, StepKind::FlowFound, protocol, flow, 0);
 }
 
 /// The source that the backend sees is settled.
@@ -222,11 +222,10 @@ pub fn answered<T: Tables>(tables: &T, detail: u8, message: [u8; 2]) {
 
 /// An entry of a flow is made or deleted. Told by the tables, which know whether there was one.
 #[inline(always)]
-pub fn wrote_flow<A: Address, T: AddressTables<A> + Tables>(tables: &T, detail: u8, table: Table, key: &FlowKey<A>) {
+pub fn wrote_flow<A: Address, T: AddressTables<A> + Tables>(tables: &T, detail: u8, key: &FlowKey<A>) {
     let Some(step) = tables.step(StepKind::Write) else { return };
     step.family = A::VERSION;
     step.detail = detail;
-    step.number = table as u32;
     *step.tuple_mut() = *key;
 }
 
@@ -234,12 +233,11 @@ pub fn wrote_flow<A: Address, T: AddressTables<A> + Tables>(tables: &T, detail: 
 #[inline(always)]
 pub fn inserted<A: Address, T: AddressTables<A> + Tables>(
     tables: &T,
-    table: Table,
     key: &FlowKey<A>,
     outcome: Result<(), InsertError>,
 ) -> Result<(), InsertError> {
     if outcome.is_ok() {
-        wrote_flow(tables, Step::INSERT, table, key);
+        wrote_flow(tables, Step::INSERT, key);
     }
     outcome
 }

@@ -314,13 +314,13 @@ fn flows() -> Vec<Corruption> {
         ruin(maps::FLOWS6, "stale", Invariant::FlowBackend, |fixture, chance| {
             spoil_flow::<[u8; 16]>(fixture, maps::FLOWS6, chance, |flow| flow.generation += 7)
         }),
-        ruin(maps::NEW4, "extra", Invariant::FlowRecord, |fixture, _| {
-            stray(fixture, maps::NEW4, [203, 0, 113, 1], [10, 96, 0, 1], [10, 244, 1, 9]);
+        ruin(maps::FLOWS4, "extra", Invariant::FlowRecord, |fixture, _| {
+            stray(fixture, maps::FLOWS4, [203, 0, 113, 1], [10, 96, 0, 1], [10, 244, 1, 9]);
             "203.0.113.1".to_owned()
         }),
-        ruin(maps::NEW6, "extra", Invariant::FlowRecord, |fixture, _| {
+        ruin(maps::FLOWS6, "extra", Invariant::FlowRecord, |fixture, _| {
             let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, last).octets();
-            stray(fixture, maps::NEW6, address(1), address(2), address(3));
+            stray(fixture, maps::FLOWS6, address(1), address(2), address(3));
             "2001:db8:9::1".to_owned()
         }),
     ]

@@ -484,6 +484,6 @@ impl Kernel {
         };
         let hashing: Array<_, Hashing> = self.ebpf.map(maps::HASHING).expect("a map").try_into().expect("an array");
         let hashing = hashing.get(&0, 0).expect("how flows are hashed");
-        FlowTable::new(name, &fd(&format!("{name}_SETS")), fd(name), hashing).expect("a flow table")
+        FlowTable::new(&fd(&format!("{name}_SETS")), fd(name), hashing).expect("a flow table")
     }
 }

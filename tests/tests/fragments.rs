@@ -2,7 +2,7 @@
 
 use lb_common::fragment::Fragment;
 use lb_common::{Backend, Reason};
-use lb_ebpf::{Action, Table, Verdict};
+use lb_ebpf::{Action, Verdict};
 use lb_tests::frames::{self, Flags, checked, fragments, reassembled};
 use lb_tests::node::{INSIDE, Node, UPLINK};
 use lb_tests::small::{self, DNS, FAR, Family, LOCAL_1, LOCAL_2, ON_HOST, SINGLE, TARGET_PORT};
@@ -43,7 +43,7 @@ fn later_fragments_follow_the_first_both_ways() {
         let answer = fragments(&frames::udp(backend, client, &content), PIECE, 7);
         let (from, to, seen) = checked(&through(&mut node, INSIDE, &answer));
         assert_eq!((from, to, seen), (service, client, content), "the reply comes from the Service");
-        assert_eq!(node.entries(Table::New), 2);
+        assert_eq!(node.entries(), (0, 2));
     }
 }
 
@@ -156,7 +156,7 @@ fn a_fragment_whose_flow_is_gone_opens_none() {
         node.tables.image.backends.get_mut(&backend).expect("a backend").flags &= !Backend::ALIVE;
     }
     assert_eq!(node.ingress(UPLINK, &pieces[1]), (Verdict::pass(Reason::Fragment), pieces[1].clone()));
-    assert_eq!(node.entries(Table::New), 0);
+    assert_eq!(node.entries(), (0, 0));
 }
 
 #[test]

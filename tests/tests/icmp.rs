@@ -1,7 +1,7 @@
 //! ICMP on the core: errors are translated in both directions, and what is refused is answered.
 
 use lb_common::{Budget, Device, Reason, TCP, UDP};
-use lb_ebpf::{Action, Route, Table, Verdict};
+use lb_ebpf::{Action, Route, Verdict};
 use lb_tests::frames::{self, ETHERNET, Flags, Icmp, checked, checked_icmp, one_complement};
 use lb_tests::memory::Memory;
 use lb_tests::node::{INSIDE, Node, UPLINK};
@@ -31,15 +31,9 @@ fn packet(protocol: u8, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec
     if protocol == TCP { frames::tcp(from, to, Flags::Ack, payload) } else { frames::udp(from, to, payload) }
 }
 
-type Contents = (Vec<String>, Vec<String>);
-
-fn flows(tables: &Memory) -> Contents {
-    let of = |table| {
-        let four = tables.flows4.contents(table);
-        let six = tables.flows6.contents(table);
-        four.iter().map(|entry| format!("{entry:?}")).chain(six.iter().map(|entry| format!("{entry:?}"))).collect()
-    };
-    (of(Table::Confirmed), of(Table::New))
+fn flows(tables: &Memory) -> Vec<String> {
+    let (four, six) = (tables.flows4.contents(), tables.flows6.contents());
+    four.iter().map(|entry| format!("{entry:?}")).chain(six.iter().map(|entry| format!("{entry:?}"))).collect()
 }
 
 /// Sends an error in, which must be translated and change no flow; returns it as it left.
@@ -345,7 +339,7 @@ fn refused_connections_are_reset() {
             let reset = frames::tcp(from, to, Flags::Rst, b"");
             assert_eq!(node.ingress(UPLINK, &reset), (Verdict::drop(reason), reset), "never in answer to a reset");
         }
-        assert_eq!(node.entries(Table::New), 0);
+        assert_eq!(node.entries(), (0, 0));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lb_common::flow::State;
 use lb_common::{Backend, BackendSet, Device, Flow, NextHop, Reason, ServiceKey, TCP};
-use lb_ebpf::{Action, Route, Table, Verdict, process};
+use lb_ebpf::{Action, Route, Verdict, process};
 use lb_tests::frames::{self, Flags, checked};
 use lb_tests::memory::{At, Frame, Memory};
 use lb_tests::node::{INSIDE, Node, UPLINK};
@@ -24,7 +24,7 @@ fn a_connection_lives_from_syn_to_time_wait() {
         assert_eq!(seen, client, "a local backend sees the client's own address");
         assert!([LOCAL_1, LOCAL_2].map(|id| family.backend(id)).contains(&backend.ip()));
         assert_eq!(backend.port(), TARGET_PORT);
-        assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0), "confirmed by the client's ACK");
+        assert_eq!(node.entries(), (2, 0), "confirmed by the client's ACK");
         assert_eq!(node.states(), [State::Established; 2]);
 
         node.forwarded(UPLINK, &frames::tcp(client, service, Flags::Fin, b""));
@@ -53,7 +53,7 @@ fn a_flood_of_first_packets_confirms_nothing() {
     for port in 1..200 {
         node.forwarded(UPLINK, &frames::tcp(client(Family::V4, port), Family::V4.cluster(WEB, 80), Flags::Syn, b""));
     }
-    assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (0, 398));
+    assert_eq!(node.entries(), (0, 398));
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn a_lost_half_is_made_again_from_the_other() {
     let (client, service) = (client(Family::V4, 40_000), Family::V4.cluster(FAR, 80));
     let (seen, backend) = node.connect(client, service);
     for half in 0..2 {
-        let all = node.tables.flows4.contents(Table::Confirmed);
+        let all = node.tables.flows4.contents();
         let key = *all.keys().nth(half).expect("two halves");
-        node.tables.flows4.lose(Table::Confirmed, &key);
+        node.tables.flows4.lose(&key);
         node.around.tick += 1;
         let told = if all[&key].is_reply() {
             node.forwarded(UPLINK, &frames::tcp(client, service, Flags::Ack, b""))
@@ -86,7 +86,7 @@ fn a_lost_half_is_made_again_from_the_other() {
             node.forwarded(UPLINK, &frames::tcp(backend, seen, Flags::Ack, b""))
         };
         assert!(told == (seen, backend) || told == (service, client));
-        let again = node.tables.flows4.contents(Table::Confirmed);
+        let again = node.tables.flows4.contents();
         let (old, new) = (all[&key], again[&key]);
         assert_eq!((old.src, old.dst, old.src_port, old.dst_port), (new.src, new.dst, new.src_port, new.dst_port));
         assert_eq!((old.address_delta, old.port_delta), (new.address_delta, new.port_delta));
@@ -139,10 +139,7 @@ fn a_frame_for_another_host_is_left_alone_also_where_the_flow_is_known() {
         }
         let (client, service) = (client(family, 1), family.cluster(SINGLE, 80));
         let (seen, backend) = node.connect(client, service);
-        let tables = |node: &Node| {
-            let four = [Table::Confirmed, Table::New].map(|table| node.tables.flows4.contents(table));
-            (four, [Table::Confirmed, Table::New].map(|table| node.tables.flows6.contents(table)))
-        };
+        let tables = |node: &Node| (node.tables.flows4.contents(), node.tables.flows6.contents());
         for later in [0, 1, 4] {
             node.around.tick += later;
             for (by, ours) in [
@@ -249,7 +246,7 @@ fn a_syn_that_reuses_a_port_of_a_closed_connection_starts_anew() {
         assert_eq!(node.states(), [state; 2]);
         node.forwarded(UPLINK, &frames::tcp(client, service, Flags::Syn, b""));
         assert_eq!(node.states(), [State::SynSent; 2]);
-        assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (0, 2));
+        assert_eq!(node.entries(), (0, 2));
     }
 }
 
@@ -260,7 +257,7 @@ fn a_retransmitted_syn_changes_nothing() {
     let syn = frames::tcp(client, service, Flags::Syn, b"");
     let first = node.forwarded(UPLINK, &syn);
     assert_eq!(node.forwarded(UPLINK, &syn), first);
-    assert_eq!(node.entries(Table::New), 2);
+    assert_eq!(node.entries(), (0, 2));
     let connections: u64 = node.tables.services.borrow().values().map(|traffic| traffic.connections).sum();
     assert_eq!(connections, 1);
 }
@@ -269,32 +266,13 @@ fn a_retransmitted_syn_changes_nothing() {
 fn a_full_table_drops_new_flows_and_loses_none() {
     let mut node = Node::new();
     let service = Family::V4.cluster(WEB, 80);
-    node.tables.flows4.limit(Table::New, 3);
+    node.tables.flows4.limit(3);
     node.connect(client(Family::V4, 1), service);
-    node.tables.flows4.limit(Table::New, 1);
     let syn = frames::tcp(client(Family::V4, 2), service, Flags::Syn, b"");
     assert_eq!(node.ingress(UPLINK, &syn).0, Verdict::drop(Reason::TableFull));
-    assert_eq!(node.entries(Table::New), 0, "the reply's entry was undone");
+    assert_eq!(node.entries(), (2, 0), "the reply's entry was undone");
     assert_eq!(node.tables.packets(Reason::TableFull), 1);
     node.forwarded(UPLINK, &frames::tcp(client(Family::V4, 1), service, Flags::Ack, b""));
-}
-
-#[test]
-fn without_room_to_be_confirmed_a_flow_stays_whole_among_the_new() {
-    let mut node = Node::new();
-    node.tables.flows4.limit(Table::Confirmed, 1);
-    let (client, service) = (client(Family::V4, 1), Family::V4.cluster(WEB, 80));
-    let (_, backend) = node.forwarded(UPLINK, &frames::tcp(client, service, Flags::Syn, b""));
-    node.forwarded(INSIDE, &frames::tcp(backend, client, Flags::SynAck, b""));
-    let ack = frames::tcp(client, service, Flags::Ack, b"");
-    let (verdict, bytes) = node.ingress(UPLINK, &ack);
-    assert_eq!(verdict.reason, Reason::ForwardedTableFull);
-    assert_eq!(checked(&bytes).1, backend);
-    assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (0, 2));
-    node.tables.flows4.limit(Table::Confirmed, 2);
-    node.around.tick += 1;
-    node.forwarded(UPLINK, &ack);
-    assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0));
 }
 
 #[test]
@@ -351,14 +329,12 @@ fn a_spent_ttl_ends_here() {
     );
 }
 
-/// All entries of both tables, to see whether a packet has changed any.
+/// All entries, to see whether a packet has changed any.
 fn remembered(node: &Node) -> String {
-    let tables = [Table::Confirmed, Table::New];
-    let four = tables.map(|table| node.tables.flows4.contents(table));
-    let six = tables.map(|table| node.tables.flows6.contents(table));
+    let (four, six) = (node.tables.flows4.contents(), node.tables.flows6.contents());
     // The way out may have been asked for: it is no more than an answer of the kernel's.
-    let four = four.map(|flows| flows.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>());
-    let six = six.map(|flows| flows.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>());
+    let four = four.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>();
+    let six = six.into_iter().map(|(key, flow)| (key, flow.tick, flow.flags)).collect::<Vec<_>>();
     format!("{four:?} {six:?}")
 }
 
@@ -402,7 +378,7 @@ fn nothing_is_remembered_of_a_packet_that_is_not_sent_on() {
                 assert_eq!(node.ingress(UPLINK, &frame).0.reason, reason);
                 assert_eq!(node.xdp(&frame), (Verdict::DEFER, frame));
             }
-            assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+            assert_eq!(node.entries(), (0, 0));
             assert!(node.tables.services.borrow().is_empty(), "no connection is counted");
             // A stranger's answer is no reply then.
             let answer = frames::tcp(SocketAddr::new(family.backend(LOCAL_1), TARGET_PORT), from, Flags::SynAck, b"");
@@ -463,7 +439,7 @@ fn xdp_leaves_what_it_cannot_finish_untouched_and_uncounted() {
     let hop = NextHop { macs: [0; 12], ..small::hop(INSIDE) };
     node.around.routes.insert(Family::V4.backend(LOCAL_1), Route::Via(hop));
     assert_eq!(node.xdp(&syn), (Verdict::DEFER, syn.clone()));
-    assert_eq!((node.entries(Table::New), node.tables.reasons.borrow().len()), (0, 0));
+    assert_eq!((node.entries(), node.tables.reasons.borrow().len()), ((0, 0), 0));
     let (verdict, _) = node.ingress(UPLINK, &syn);
     assert_eq!((verdict.action, verdict.ifindex), (Action::RedirectNeighbour, INSIDE));
     // A device that takes no frames from XDP.

@@ -1,7 +1,7 @@
 //! The two paths of a flow, and the daemon's veth pair by which the node's own processes take part.
 
 use lb_common::{Device, HostPair, NextHop, Reason, Settings};
-use lb_ebpf::{Action, Table, Verdict};
+use lb_ebpf::{Action, Verdict};
 use lb_tests::frames::{self, Flags, checked, ttl};
 use lb_tests::node::{INSIDE, Node, UPLINK};
 use lb_tests::small::{FAR, Family, LOCAL_1, LOCAL_2, NODE_PORT, ON_HOST, SINGLE, TARGET_PORT, WEB};
@@ -87,7 +87,7 @@ fn the_nodes_own_address_is_a_source_by_the_pair_alone() {
         for ifindex in [UPLINK, INSIDE] {
             assert_eq!(node.ingress(ifindex, &from_service).0, Verdict::drop(Reason::MartianSource));
         }
-        assert_eq!(node.entries(Table::New), 0);
+        assert_eq!(node.entries(), (0, 0));
         // The node may hold a load balancer's address too, so that its processes have it as their source.
         assert_eq!(node.ingress(PAIR, &from_service).0.reason, Reason::Forwarded);
     }
@@ -181,10 +181,8 @@ fn the_path_is_fixed_when_the_flow_is_made() {
 
 /// Loses the reply's entry of the only flow.
 fn lose_reply(node: &Node) {
-    for table in [Table::New, Table::Confirmed] {
-        for (key, _) in node.tables.flows4.contents(table).iter().filter(|(_, flow)| flow.is_reply()) {
-            node.tables.flows4.lose(table, key);
-        }
+    for (key, _) in node.tables.flows4.contents().iter().filter(|(_, flow)| flow.is_reply()) {
+        node.tables.flows4.lose(key);
     }
 }
 
@@ -235,7 +233,7 @@ fn the_way_of_a_flow_survives_in_its_entries() {
     let mut node = through_the_stack();
     node.ingress(UPLINK, &frames::tcp(at(Family::V4.client(), 1), Family::V4.cluster(WEB, 80), Flags::Syn, b""));
     node.ingress(PAIR, &frames::tcp(at(Family::V4.node(), 1), Family::V4.cluster(SINGLE, 80), Flags::Syn, b""));
-    let flags: Vec<u16> = node.tables.flows4.contents(Table::New).values().map(|flow| flow.hop.flags).collect();
+    let flags: Vec<u16> = node.tables.flows4.contents().values().map(|flow| flow.hop.flags).collect();
     let count = |flag| flags.iter().filter(|flags| **flags & flag != 0).count();
     assert_eq!((count(NextHop::STACK), count(NextHop::HOST)), (2, 2), "both entries of each: {flags:?}");
 }

@@ -8,7 +8,7 @@ use lb_common::{
 use lb_ctl::datapath::SharedMaps;
 use lb_ctl::datapath::test_run::HookPoint;
 use lb_ctl::datapath::tracer::Tracer;
-use lb_ebpf::{Action, AddressTables as _, Hook, Table, Verdict, process};
+use lb_ebpf::{Action, AddressTables as _, Hook, Verdict, process};
 use lb_memory::Image;
 use lb_memory::generator::{self, Case, World};
 use lb_memory::trial::{Interfaces, Met, Passage, Trial};
@@ -142,10 +142,8 @@ impl Both {
     }
 
     fn compare_flows(&mut self) {
-        assert_eq!(self.kernel.flows(maps::FLOWS4), self.tables.flows4.contents(Table::Confirmed));
-        assert_eq!(self.kernel.flows(maps::FLOWS6), self.tables.flows6.contents(Table::Confirmed));
-        assert_eq!(self.kernel.flows(maps::NEW4), self.tables.flows4.contents(Table::New));
-        assert_eq!(self.kernel.flows(maps::NEW6), self.tables.flows6.contents(Table::New));
+        assert_eq!(self.kernel.flows(maps::FLOWS4), self.tables.flows4.contents());
+        assert_eq!(self.kernel.flows(maps::FLOWS6), self.tables.flows6.contents());
     }
 }
 
@@ -405,19 +403,20 @@ fn icmp_and_answers_host_and_kernel_alike() {
     });
 }
 
-/// Fills the table of confirmed flows, on both sides, with flows that nobody has.
-fn fill_confirmed(both: &mut Both) {
+/// Fills the table, on both sides, with flows that nobody has.
+fn fill(both: &mut Both, flags: u16) {
     /// A table that has refused so many keys one after the other refuses the next too.
     const REFUSALS: u32 = 4096;
     let table = both.kernel.flow_table::<[u8; 4]>(maps::FLOWS4);
-    let flow = Flow { tick: lb_ctl::datapath::conntrack::now(), ..lb_memory::memory::scratch([0u8; 4], 0).flow };
+    let tick = lb_ctl::datapath::conntrack::now();
+    let flow = Flow { tick, flags, ..lb_memory::memory::scratch([0u8; 4], 0).flow };
     let mut refusals = 0;
     for number in 0u32.. {
         let key = FlowKey::new(TCP, number.to_be_bytes(), [0, 1], [203, 0, 113, 1], [0, 2]);
         match table.set(&key, &flow) {
             Ok(()) => {
                 refusals = 0;
-                both.tables.insert(Table::Confirmed, &key, &flow).expect("no limit yet");
+                both.tables.insert(&key, &flow).expect("no limit yet");
             }
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => refusals += 1,
             Err(error) => panic!("{error}"),
@@ -426,10 +425,9 @@ fn fill_confirmed(both: &mut Both) {
             break;
         }
     }
-    let filled = both.tables.flows4.contents(Table::Confirmed).len();
+    let filled = both.tables.flows4.contents().len();
     let room = maps::entries_for(maps::FLOWS4, MAX_FLOWS) as usize;
     assert!(filled <= room && filled * 100 > room * 99, "{filled} of {room}");
-    both.tables.flows4.limit(Table::Confirmed, filled);
 }
 
 #[test]
@@ -437,17 +435,46 @@ fn a_full_table_breaks_no_connection_and_is_counted() {
     needs_datapath!();
     on_both(|both| {
         let uplink = both.uplink;
-        let service = Family::V4.cluster(WEB, 80);
-        fill_confirmed(both);
-        let client = SocketAddr::new(Family::V4.client(), 4711);
-        let (verdict, seen) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""));
-        let (source, backend, _) = frames::checked(&seen);
-        both.run(Hook::Ingress, verdict.ifindex, &frames::tcp(backend, source, Flags::SynAck, b""));
-        let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b""));
-        assert_eq!(verdict.reason, Reason::ForwardedTableFull);
+        let (client, service) = (SocketAddr::new(Family::V4.client(), 4711), Family::V4.cluster(WEB, 80));
+        connect(both, client, service);
+        fill(both, Flow::<[u8; 4]>::CONFIRMED);
+        both.tables.flows4.limit(both.tables.flows4.contents().len());
+        let syn = frames::tcp(SocketAddr::new(client.ip(), 4712), service, Flags::Syn, b"");
+        assert_eq!(both.run(Hook::Ingress, uplink, &syn).0, Verdict::drop(Reason::TableFull));
         let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b"goes on"));
-        assert_eq!(verdict.action, Action::Redirect, "it lives on among the new flows");
+        assert_eq!(verdict.action, Action::Redirect);
         both.compare_flows();
+    });
+}
+
+/// Opens a connection up to the client's first ACK.
+fn connect(both: &mut Both, client: SocketAddr, service: SocketAddr) {
+    let uplink = both.uplink;
+    let (verdict, seen) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Syn, b""));
+    let (source, backend, _) = frames::checked(&seen);
+    both.run(Hook::Ingress, verdict.ifindex, &frames::tcp(backend, source, Flags::SynAck, b""));
+    let (verdict, _) = both.run(Hook::Ingress, uplink, &frames::tcp(client, service, Flags::Ack, b""));
+    assert_eq!((verdict.action, verdict.reason), (Action::Redirect, Reason::Forwarded));
+}
+
+#[test]
+fn in_a_full_table_those_make_way_that_are_not_confirmed() {
+    needs_datapath!();
+    on_both(|both| {
+        let service = Family::V4.cluster(WEB, 80);
+        let client = |port| SocketAddr::new(Family::V4.client(), port);
+        connect(both, client(1), service);
+        fill(both, 0);
+        let before = both.kernel.flows::<[u8; 4]>(maps::FLOWS4).len();
+        // The host's table is not full.
+        (2..200).for_each(|port| connect(both, client(port), service));
+        let flows = both.kernel.flows::<[u8; 4]>(maps::FLOWS4);
+        assert_eq!(flows.len(), before, "each took the place of another");
+        assert_eq!(flows.values().filter(|flow| flow.is_confirmed()).count(), 2 * 199);
+        for port in 1..200 {
+            let ack = frames::tcp(client(port), service, Flags::Ack, b"goes on");
+            assert_eq!(both.run(Hook::Ingress, both.uplink, &ack).0.reason, Reason::Forwarded);
+        }
     });
 }
 
@@ -490,9 +517,8 @@ fn mixed_traffic_leaves_byte_for_byte_as_it_came() {
         assert_eq!(both.tables.reasons.borrow().len(), 2);
         assert!(both.tables.services.borrow().is_empty() && both.tables.backends.borrow().is_empty());
         both.compare_flows();
-        assert!(
-            both.kernel.flows::<[u8; 4]>(maps::NEW4).is_empty() && both.kernel.flows::<[u8; 16]>(maps::NEW6).is_empty()
-        );
+        let (four, six) = (maps::FLOWS4, maps::FLOWS6);
+        assert!(both.kernel.flows::<[u8; 4]>(four).is_empty() && both.kernel.flows::<[u8; 16]>(six).is_empty());
     });
 }
 
@@ -501,54 +527,44 @@ type Fragments<A> = BTreeMap<FragmentKey<A>, Fragment>;
 /// What a node remembers.
 #[derive(Clone, Default)]
 struct Tables {
-    confirmed4: Flows<[u8; 4]>,
-    new4: Flows<[u8; 4]>,
+    flows4: Flows<[u8; 4]>,
     fragments4: Fragments<[u8; 4]>,
-    confirmed6: Flows<[u8; 16]>,
-    new6: Flows<[u8; 16]>,
+    flows6: Flows<[u8; 16]>,
     fragments6: Fragments<[u8; 16]>,
 }
 
 impl Tables {
     fn of_host(tables: &Memory) -> Self {
         Self {
-            confirmed4: tables.flows4.contents(Table::Confirmed),
-            new4: tables.flows4.contents(Table::New),
+            flows4: tables.flows4.contents(),
             fragments4: tables.flows4.fragments(),
-            confirmed6: tables.flows6.contents(Table::Confirmed),
-            new6: tables.flows6.contents(Table::New),
+            flows6: tables.flows6.contents(),
             fragments6: tables.flows6.fragments(),
         }
     }
 
     fn of_kernel(kernel: &mut Kernel) -> Self {
         Self {
-            confirmed4: kernel.flows(maps::FLOWS4),
-            new4: kernel.flows(maps::NEW4),
+            flows4: kernel.flows(maps::FLOWS4),
             fragments4: kernel.entries(maps::FRAGMENTS4),
-            confirmed6: kernel.flows(maps::FLOWS6),
-            new6: kernel.flows(maps::NEW6),
+            flows6: kernel.flows(maps::FLOWS6),
             fragments6: kernel.entries(maps::FRAGMENTS6),
         }
     }
 
     /// Writes into the kernel, which holds `self`, what `new` says.
     fn rewrite(&self, kernel: &mut Kernel, new: &Self) {
-        kernel.rewrite_flows(maps::FLOWS4, &self.confirmed4, &new.confirmed4);
-        kernel.rewrite_flows(maps::NEW4, &self.new4, &new.new4);
+        kernel.rewrite_flows(maps::FLOWS4, &self.flows4, &new.flows4);
         kernel.rewrite_entries(maps::FRAGMENTS4, &self.fragments4, &new.fragments4);
-        kernel.rewrite_flows(maps::FLOWS6, &self.confirmed6, &new.confirmed6);
-        kernel.rewrite_flows(maps::NEW6, &self.new6, &new.new6);
+        kernel.rewrite_flows(maps::FLOWS6, &self.flows6, &new.flows6);
         kernel.rewrite_entries(maps::FRAGMENTS6, &self.fragments6, &new.fragments6);
     }
 
     /// Compares what the kernel holds (`self`) with what the host holds.
     fn compare(&self, host: &Self) -> Result<(), String> {
-        equal("confirmed IPv4 flows", &self.confirmed4, &host.confirmed4)?;
-        equal("new IPv4 flows", &self.new4, &host.new4)?;
+        equal("IPv4 flows", &self.flows4, &host.flows4)?;
         equal("IPv4 fragments", &self.fragments4, &host.fragments4)?;
-        equal("confirmed IPv6 flows", &self.confirmed6, &host.confirmed6)?;
-        equal("new IPv6 flows", &self.new6, &host.new6)?;
+        equal("IPv6 flows", &self.flows6, &host.flows6)?;
         equal("IPv6 fragments", &self.fragments6, &host.fragments6)
     }
 }
@@ -1186,6 +1202,8 @@ fn what_is_not_told_is_counted_host_and_kernel_alike() {
         both.kernel.run(Hook::Ingress, uplink, &frames::tcp(client, Family::V4.cluster(SINGLE, 80), Flags::Syn, b""));
         assert_eq!(both.kernel.take_events(), []);
         assert_eq!(both.kernel.telling(), Telling::NEW);
-        assert!(both.kernel.flows::<[u8; 4]>(maps::NEW4).values().any(|flow| flow.flags & Flow::<[u8; 4]>::REPLY != 0));
+        assert!(
+            both.kernel.flows::<[u8; 4]>(maps::FLOWS4).values().any(|flow| flow.flags & Flow::<[u8; 4]>::REPLY != 0)
+        );
     });
 }

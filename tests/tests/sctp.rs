@@ -5,7 +5,7 @@
 
 use lb_common::flow::State;
 use lb_common::{Backend, Reason};
-use lb_ebpf::{Table, Verdict};
+use lb_ebpf::Verdict;
 use lb_tests::frames::{self, checked_sctp, fragments, reassembled};
 use lb_tests::node::{INSIDE, Node, UPLINK};
 use lb_tests::small::{Family, LOCAL_1, REMOTE, SIGNAL, SIGNAL_FAR, TARGET_PORT};
@@ -63,7 +63,7 @@ fn an_association_lives_from_init_to_shutdown_complete() {
                 assert_eq!(told, (ends.0, ends.1, vec![chunk; 999]));
                 assert_eq!(node.states(), [state; 2], "after chunk {chunk}");
             }
-            assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0));
+            assert_eq!(node.entries(), (2, 0));
             sent(&mut node, UPLINK, &frames::sctp(client, frontend, INIT, b"again"));
             assert_eq!(node.states(), [State::CookieWait; 2], "a new association in its place");
         }
@@ -166,13 +166,13 @@ fn nothing_is_remembered_of_a_fragment_that_was_dropped() {
             let first = &fragments(&whole, 1200, 8)[0];
             assert_eq!(node.ingress(UPLINK, first).0, Verdict::drop(Reason::SctpFragment));
         }
-        assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+        assert_eq!(node.entries(), (0, 0));
         let kept = frames::sctp(client(family), family.cluster(SIGNAL, 80), INIT, b"");
         sent(&mut node, UPLINK, &kept);
-        let entries = node.entries(Table::New);
+        let entries = node.entries();
         let taken = frames::sctp(client(family), family.cluster(SIGNAL, TARGET_PORT), DATA, &[3; 3000]);
         let first = &fragments(&taken, 1200, 9)[0];
         assert_eq!(node.ingress(UPLINK, first).0, Verdict::drop(Reason::SctpFragment));
-        assert_eq!(node.entries(Table::New), entries);
+        assert_eq!(node.entries(), entries);
     }
 }

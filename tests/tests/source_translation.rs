@@ -3,7 +3,7 @@
 use lb_common::flow::State;
 use lb_common::{Reason, Settings};
 use lb_ctl::playground::topology::{self, CLIENT, NODE, NODE_INSIDE, SERVICE_PORT, SERVICE_PORT_UDP};
-use lb_ebpf::{Table, Verdict};
+use lb_ebpf::Verdict;
 use lb_tests::fixture::{self, Fixture, Setup, interfaces};
 use lb_tests::frames::{self, Flags};
 use lb_tests::matrix::stage::REMOTE as REMOTE_POD;
@@ -111,8 +111,8 @@ fn nothing_leaves_untranslated() {
     let no_address = |node: &mut Node| node.tables.image.settings.snat4 = [[0; 4]; 4];
     let no_ports = |node: &mut Node| node.tables.image.settings.snat_port_first = 0;
     let empty_range = |node: &mut Node| node.tables.image.settings.snat_port_last = 1;
-    let no_room = |node: &mut Node| node.tables.flows4.limit(Table::New, 0);
-    let no_room_for_the_second = |node: &mut Node| node.tables.flows4.limit(Table::New, 1);
+    let no_room = |node: &mut Node| node.tables.flows4.limit(0);
+    let no_room_for_the_second = |node: &mut Node| node.tables.flows4.limit(1);
     let cases: [(Spoil<'_>, Reason); 5] = [
         (&no_address, Reason::NoSnatAddress),
         (&no_ports, Reason::SnatExhausted),
@@ -129,7 +129,7 @@ fn nothing_leaves_untranslated() {
             spoil(&mut node);
             assert_eq!(node.ingress(UPLINK, &frame).0, Verdict::drop(reason));
             assert_eq!(node.xdp(&frame).0, Verdict::drop(reason));
-            assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 0));
+            assert_eq!(node.entries(), (0, 0));
         }
     }
     let mut node = spent();
@@ -137,7 +137,7 @@ fn nothing_leaves_untranslated() {
         let frame = frames::tcp(client(Family::V4, 51), service, flags, b"");
         assert_eq!(node.ingress(UPLINK, &frame).0, Verdict::drop(Reason::SnatExhausted));
     }
-    assert_eq!((node.entries(Table::New), node.entries(Table::Confirmed)), (0, 100));
+    assert_eq!(node.entries(), (100, 0));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn who_loses_a_source_to_another_connection_is_forgotten_with_it() {
         node.forwarded(INSIDE, &frames::tcp(backend, from, Flags::Fin, b""));
         node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Fin, b""));
         assert_eq!(node.connect(from, second).0, from, "what is over gives its source back");
-        assert_eq!((node.entries(Table::Confirmed), node.entries(Table::New)), (2, 0), "nothing is left of the first");
+        assert_eq!(node.entries(), (2, 0), "nothing is left of the first");
         let (seen, _) = node.forwarded(UPLINK, &frames::tcp(from, first, Flags::Ack, b"late"));
         assert_ne!(seen, from, "that is the second connection's source now");
         let data = frames::tcp(backend, from, Flags::Ack, b"");

@@ -137,7 +137,7 @@ const MUTATIONS: [Mutation; 30] = [
         name: "kept-source",
         breaks: "a connection goes on with a source that was given to another",
         file: "lb-ebpf/src/snat.rs",
-        original: "conntrack::forget(tables, table, wanted, holder);",
+        original: "conntrack::forget(tables, wanted, holder);",
         mutated: "tables.delete(table, wanted);",
     },
     Mutation {

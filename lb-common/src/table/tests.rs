@@ -28,13 +28,13 @@ impl Plain {
             words: (0..sets).map(|_| AtomicU64::new(0)).collect(),
             entries: (0..sets * WAYS as usize).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect(),
             met: (0..sets * WAYS as usize).map(|_| AtomicBool::new(false)).collect(),
-            hashing: Hashing { seeds, ..Hashing::default() },
+            hashing: Hashing { seeds, sets: sets as u32, ..Hashing::default() },
             evicts,
         }
     }
 
     fn place(&self, key: &Tuple) -> Place {
-        self.hashing.place(self.words.len() as u32, key)
+        self.hashing.place(key)
     }
 
     fn find(&self, key: &Tuple) -> Option<u64> {
@@ -94,7 +94,7 @@ impl Memory<Tuple, u64> for Plain {
         true
     }
 
-    fn take_met(&self, index: u32) -> bool {
+    fn take_stays(&self, index: u32) -> bool {
         self.met[index as usize].swap(false, SeqCst)
     }
 }

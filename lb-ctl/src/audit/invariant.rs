@@ -70,22 +70,22 @@ invariants! {
     References "references" [SERVICES, SLOTS, BACKENDS, OWNED4, OWNED6, NODE_PORTS]
         "What the daemon means to write refers to nothing that is missing, is not alive, or is something else by now; no two records share an id."
         "";
-    FlowRecord "flow-record" [FLOWS4, FLOWS6, NEW4, NEW6]
+    FlowRecord "flow-record" [FLOWS4, FLOWS6]
         "A flow is of TCP, UDP or SCTP, has no flag that means nothing, and its service port is one whose id was given out."
         "deleted with its other direction, if no packet passed between two looks";
-    FlowBackend "flow-backend" [FLOWS4, FLOWS6, NEW4, NEW6]
+    FlowBackend "flow-backend" [FLOWS4, FLOWS6]
         "A flow's backend was given out under its id and generation; while the record is in use so, its address is the one that the flow translates."
         "deleted with its other direction, if no packet passed between two looks";
     FlowPair "flow-pair" [FLOWS4, FLOWS6]
         "A confirmed flow has an entry for each direction, each the reverse of the other's rewrite, with the same backend and service port."
         "the missing one is made again, as the next packet would";
-    FlowChecksum "flow-checksum" [FLOWS4, FLOWS6, NEW4, NEW6]
+    FlowChecksum "flow-checksum" [FLOWS4, FLOWS6]
         "What a flow adds to checksums is the change of the addresses and ports that it makes."
         "deleted with its other direction, if no packet passed between two looks";
-    FlowClock "flow-clock" [FLOWS4, FLOWS6, NEW4, NEW6]
+    FlowClock "flow-clock" [FLOWS4, FLOWS6]
         "No flow was used in a tick that is still to come: its way out would be taken for fresh, and it would never expire."
         "deleted with its other direction, if no packet passed between two looks";
-    FlowWayOut "flow-way-out" [FLOWS4, FLOWS6, NEW4, NEW6]
+    FlowWayOut "flow-way-out" [FLOWS4, FLOWS6]
         "The way out of a flow that was used in this tick or the last leads to an interface that is there."
         "";
     Affinity "affinity" [AFFINITY]
@@ -107,7 +107,7 @@ invariants! {
 
 /// Maps of which nothing is promised: they are written before they are read, packet by packet, or tell what has happened; or they
 /// say where the entries of flow tables stand, and what is wrong in them is an entry that is missing.
-pub const UNPROMISED: [&str; 11] = [
+pub const UNPROMISED: [&str; 9] = [
     maps::EVENTS,
     maps::LISTENED,
     maps::TELLINGS,
@@ -116,8 +116,6 @@ pub const UNPROMISED: [&str; 11] = [
     maps::SCRATCH6,
     maps::FLOWS4_SETS,
     maps::FLOWS6_SETS,
-    maps::NEW4_SETS,
-    maps::NEW6_SETS,
     maps::HASHING,
 ];
 

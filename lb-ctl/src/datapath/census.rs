@@ -6,18 +6,20 @@
 use super::bpf::Map;
 use super::conntrack::{Fill, Lent};
 use crate::maps::MapError;
-use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
+use lb_common::maps::{FLOWS4, FLOWS6};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The flow tables in the order of a sweep.
-const TABLES: [&str; 4] = [FLOWS4, NEW4, FLOWS6, NEW6];
+const TABLES: [&str; 2] = [FLOWS4, FLOWS6];
 
 /// What is known of the tables that packets write.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     /// Entries, by map.
     pub fill: BTreeMap<&'static str, Fill>,
+    /// Entries of flows that are not confirmed, by map.
+    pub unconfirmed: BTreeMap<&'static str, u64>,
     /// Entries that were evicted before their time, by map: an estimate.
     pub evictions: BTreeMap<&'static str, f64>,
     /// For each lent address how many ports are lent towards the backend port and protocol to which most are.
@@ -27,36 +29,33 @@ pub struct Census {
 /// What a sweep through the flow tables has counted so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Round {
-    entries: u64,
+    confirmed: u64,
+    unconfirmed: u64,
     lent: Lent,
     fill: BTreeMap<&'static str, Fill>,
+    others: BTreeMap<&'static str, u64>,
     known: [BTreeMap<IpAddr, (SocketAddr, u8, u64)>; 2],
 }
 
 impl Round {
-    /// So many entries of the present table were seen and left.
-    pub(super) fn saw(&mut self, entries: usize) {
-        self.entries += entries as u64;
-    }
-
-    /// Where lent ports are counted.
-    pub(super) fn lent(&mut self) -> &mut Lent {
+    /// An entry of the present table was seen. Gives back where lent ports are counted.
+    pub(super) fn saw(&mut self, is_confirmed: bool) -> &mut Lent {
+        *(if is_confirmed { &mut self.confirmed } else { &mut self.unconfirmed }) += 1;
         &mut self.lent
     }
 
     /// This table, of [`TABLES`], has been seen to its end.
     pub(super) fn finished(&mut self, table: usize, capacity: u32) {
-        let entries = std::mem::take(&mut self.entries);
-        self.fill.insert(TABLES[table], Fill { map: TABLES[table], entries, capacity });
-        // A family's flows are in two tables.
-        if table % 2 == 1 {
-            self.known[table / 2] = std::mem::take(&mut self.lent).by_address();
-        }
+        let (map, entries) = (TABLES[table], std::mem::take(&mut self.confirmed));
+        self.fill.insert(map, Fill { map, entries, capacity });
+        self.others.insert(map, std::mem::take(&mut self.unconfirmed));
+        self.known[table] = std::mem::take(&mut self.lent).by_address();
     }
 
     /// Adds what is known to a census.
     pub(super) fn tell(&self, census: &mut Census) {
         census.fill.extend(self.fill.clone());
+        census.unconfirmed.extend(self.others.clone());
         census.lent = self.known.iter().flatten().map(|(address, most)| (*address, *most)).collect();
     }
 }

@@ -11,7 +11,7 @@ use crate::image::Withdrawn;
 use crate::maps::MapError;
 use lb_common::flow::{State, TICK_SHIFT, state};
 use lb_common::gate::End;
-use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
+use lb_common::maps::{FLOWS4, FLOWS6};
 use lb_common::table::Key;
 use lb_common::{Flow, FlowKey, NextHop, UDP};
 use nix::time::{ClockId, clock_gettime};
@@ -29,35 +29,23 @@ pub fn now() -> u32 {
     (now >> TICK_SHIFT) as u32
 }
 
-/// The flow tables of one family.
+/// The flow table of one family.
 #[derive(Clone, Debug)]
-pub(crate) struct FamilyTables<A> {
-    confirmed: FlowTable<A>,
-    new: FlowTable<A>,
-    names: [&'static str; 2],
+pub(crate) struct FamilyTable<A> {
+    map: FlowTable<A>,
+    name: &'static str,
 }
 
-/// The four flow tables.
+/// The flow tables of both families.
 #[derive(Clone, Debug)]
 pub struct FlowTables {
-    v4: FamilyTables<[u8; 4]>,
-    v6: FamilyTables<[u8; 16]>,
-}
-
-/// Which table of its family an entry is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
-    /// Flows confirmed by both sides.
-    Confirmed,
-    /// Flows not yet confirmed.
-    New,
+    v4: FamilyTable<[u8; 4]>,
+    v6: FamilyTable<[u8; 16]>,
 }
 
 /// One entry: one direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowEntry {
-    /// The table it is in.
-    pub table: Table,
     /// IP protocol number.
     pub protocol: u8,
     /// Source on the wire.
@@ -83,10 +71,9 @@ pub struct FlowEntry {
 }
 
 impl FlowEntry {
-    fn new<A: Copy + Into<IpAddr>>(table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> Self {
+    fn new<A: Copy + Into<IpAddr>>(key: &FlowKey<A>, flow: &Flow<A>) -> Self {
         let socket = |address: A, port: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port));
         Self {
-            table,
             protocol: key.protocol,
             source: socket(key.src, key.src_port),
             destination: socket(key.dst, key.dst_port),
@@ -104,6 +91,11 @@ impl FlowEntry {
     /// Whether it translates replies.
     pub const fn is_reply(&self) -> bool {
         self.flags & Flow::<[u8; 4]>::REPLY != 0
+    }
+
+    /// Whether it keeps its place where there is no room.
+    pub const fn is_confirmed(&self) -> bool {
+        self.flags & Flow::<[u8; 4]>::CONFIRMED != 0
     }
 
     /// The end by which the gate must let its packets pass.
@@ -127,9 +119,9 @@ impl FlowEntry {
 pub struct Fill {
     /// Name of the map.
     pub map: &'static str,
-    /// Entries in it, expired ones included.
+    /// Entries in it, expired ones included; of flows, those that are confirmed.
     pub entries: u64,
-    /// Entries that fit.
+    /// Entries that are sure to fit.
     pub capacity: u32,
 }
 
@@ -184,7 +176,7 @@ impl Sweep {
     }
 }
 
-/// Entries of a table of new flows that were there a moment ago, and should be still.
+/// Entries of flows that are not confirmed, which were there a moment ago and should be still.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample<A> {
     keys: Vec<FlowKey<A>>,
@@ -230,18 +222,18 @@ pub(crate) struct Carried {
 
 impl FlowTables {
     pub(crate) fn open(directory: &Path) -> Result<Self, MapError> {
-        Ok(Self {
-            v4: FamilyTables::open(directory, [FLOWS4, NEW4])?,
-            v6: FamilyTables::open(directory, [FLOWS6, NEW6])?,
-        })
+        Ok(Self { v4: FamilyTable::open(directory, FLOWS4)?, v6: FamilyTable::open(directory, FLOWS6)? })
     }
 
     pub(crate) fn capacity(&self, map: &str) -> Option<u32> {
-        self.v4.capacity(map).or_else(|| self.v6.capacity(map))
+        match map {
+            FLOWS4 => Some(self.v4.map.capacity()),
+            FLOWS6 => Some(self.v6.map.capacity()),
+            _ => None,
+        }
     }
 
-    /// Every entry, one direction each. The tables go on changing meanwhile: a flow may be missing or appear twice when
-    /// it is confirmed at this moment.
+    /// Every entry, one direction each. The tables go on changing meanwhile: of flows that come and go some may be missing.
     pub fn iter(&self) -> impl Iterator<Item = Result<FlowEntry, MapError>> {
         self.v4.iter().chain(self.v6.iter())
     }
@@ -254,8 +246,7 @@ impl FlowTables {
     /// How full the tables are, and which ports are lent at tick `now`. Counts entries by walking them.
     pub fn fill(&self, now: u32) -> Result<(Vec<Fill>, Lent), MapError> {
         let mut lent = Lent::default();
-        let mut fill = self.v4.fill(&mut lent, now)?;
-        fill.extend(self.v6.fill(&mut lent, now)?);
+        let fill = vec![self.v4.fill(&mut lent, now)?, self.v6.fill(&mut lent, now)?];
         Ok((fill, lent))
     }
 
@@ -269,19 +260,18 @@ impl FlowTables {
         gone: &mut dyn FnMut(&FlowEntry),
     ) -> Result<usize, MapError> {
         let (mut seen, mut swept) = (0, 0);
-        for _ in 0..4 {
+        for _ in 0..2 {
             let step = match sweep.table {
-                0 | 1 => self.v4.sweep(sweep, now, limit - seen, gone)?,
+                0 => self.v4.sweep(sweep, now, limit - seen, gone)?,
                 _ => self.v6.sweep(sweep, now, limit - seen, gone)?,
             };
             seen += step.seen;
             swept += step.swept;
-            sweep.round.saw(step.seen - step.swept);
             if !step.is_end {
                 break;
             }
             sweep.round.finished(sweep.table, step.capacity);
-            (sweep.table, sweep.position) = ((sweep.table + 1) % 4, None);
+            (sweep.table, sweep.position) = ((sweep.table + 1) % 2, None);
             if seen >= limit {
                 break;
             }
@@ -292,9 +282,10 @@ impl FlowTables {
     /// Counts entries that were evicted: of what was sampled at the last call it should have kept everything, as nothing
     /// of it has expired by `now`. What is missing stands for as much of the table.
     pub fn count_evictions(&self, samples: &mut Samples, census: &mut Census, now: u32) -> Result<(), MapError> {
-        let missed = [(NEW4, self.v4.resample(&mut samples.0, now)?), (NEW6, self.v6.resample(&mut samples.1, now)?)];
+        let missed =
+            [(FLOWS4, self.v4.resample(&mut samples.0, now)?), (FLOWS6, self.v6.resample(&mut samples.1, now)?)];
         for (map, Missed { looked, gone }) in missed {
-            let entries = census.fill.get(map).map_or(0, |fill| fill.entries).max(looked as u64);
+            let entries = census.unconfirmed.get(map).copied().unwrap_or(0).max(looked as u64);
             let share = if looked == 0 { 0.0 } else { gone as f64 / looked as f64 };
             *census.evictions.entry(map).or_default() += share * entries as f64;
         }
@@ -314,9 +305,6 @@ impl FlowTables {
     }
 }
 
-/// A table with its name.
-type Named<'a, A> = (Table, &'static str, &'a FlowTable<A>);
-
 struct Step {
     seen: usize,
     swept: usize,
@@ -327,50 +315,37 @@ struct Step {
 
 /// Entries of a table that are sampled at a time.
 const SAMPLE: usize = 256;
+/// So many times as many entries are looked at for them.
+const SAMPLE_BATCHES: usize = 8;
 /// How long an entry must have before it expires to be sampled, in ticks: the sample is looked at again after one or two.
 const SAMPLE_REST: u32 = 5;
 
-impl<A> FamilyTables<A>
+impl<A> FamilyTable<A>
 where
     A: Copy + Debug + Into<IpAddr> + 'static,
     FlowKey<A>: aya::Pod + Key,
     Flow<A>: aya::Pod,
 {
-    fn open(directory: &Path, names: [&'static str; 2]) -> Result<Self, MapError> {
-        let table = |name| FlowTable::open(directory, name).map_err(failed(name, "open"));
-        Ok(Self { confirmed: table(names[0])?, new: table(names[1])?, names })
-    }
-
-    fn tables(&self) -> [Named<'_, A>; 2] {
-        [(Table::Confirmed, self.names[0], &self.confirmed), (Table::New, self.names[1], &self.new)]
-    }
-
-    fn capacity(&self, map: &str) -> Option<u32> {
-        self.tables().into_iter().find(|(_, name, _)| *name == map).map(|(_, _, table)| table.capacity())
+    fn open(directory: &Path, name: &'static str) -> Result<Self, MapError> {
+        Ok(Self { map: FlowTable::open(directory, name).map_err(failed(name, "open"))?, name })
     }
 
     fn iter(&self) -> impl Iterator<Item = Result<FlowEntry, MapError>> {
-        self.tables().into_iter().flat_map(|(table, name, map)| {
-            map.iter().map(move |entry| match entry {
-                Ok((key, flow)) => Ok(FlowEntry::new(table, &key, &flow)),
-                Err(source) => Err(failed(name, "read")(source)),
-            })
+        self.map.iter().map(|entry| match entry {
+            Ok((key, flow)) => Ok(FlowEntry::new(&key, &flow)),
+            Err(source) => Err(failed(self.name, "read")(source)),
         })
     }
 
-    fn fill(&self, lent: &mut Lent, now: u32) -> Result<Vec<Fill>, MapError> {
-        let count = |(_, name, map): Named<'_, A>| {
-            let mut entries = 0;
-            for batch in map.batches() {
-                let batch = batch.map_err(failed(name, "read"))?;
-                entries += batch.len() as u64;
-                for (key, flow) in &batch {
-                    lent.count(key, flow, now);
-                }
+    fn fill(&self, lent: &mut Lent, now: u32) -> Result<Fill, MapError> {
+        let mut entries = 0;
+        for batch in self.map.batches() {
+            for (key, flow) in &batch.map_err(failed(self.name, "read"))? {
+                entries += u64::from(flow.is_confirmed());
+                lent.count(key, flow, now);
             }
-            Ok(Fill { map: name, entries, capacity: map.capacity() })
-        };
-        self.tables().into_iter().map(count).collect()
+        }
+        Ok(Fill { map: self.name, entries, capacity: self.map.capacity() })
     }
 
     fn sweep(
@@ -380,7 +355,7 @@ where
         limit: usize,
         gone: &mut dyn FnMut(&FlowEntry),
     ) -> Result<Step, MapError> {
-        let (kind, name, map) = self.tables()[sweep.table % 2];
+        let Self { map, name } = self;
         let mut step = Step { seen: 0, swept: 0, capacity: map.capacity(), is_end: false };
         let mut batches = map.batches().resume(sweep.position);
         while step.seen < limit {
@@ -388,7 +363,7 @@ where
             let batch = batch.map_err(failed(name, "read"))?;
             step.seen += batch.len();
             for (key, flow) in &batch {
-                sweep.round.lent().count(key, flow, now);
+                sweep.round.saw(flow.is_confirmed()).count(key, flow, now);
             }
             for (key, flow) in batch.into_iter().filter(|(key, flow)| flow.is_expired(key.protocol, now)) {
                 // The datapath may have given the tuple to a new flow since it was read: look again.
@@ -397,7 +372,7 @@ where
                     && map.delete(&key).map_err(failed(name, "sweep"))?
                 {
                     step.swept += 1;
-                    gone(&FlowEntry::new(kind, &key, &flow));
+                    gone(&FlowEntry::new(&key, &flow));
                 }
             }
         }
@@ -407,34 +382,37 @@ where
 
     /// Looks for the entries of a sample, and takes another one.
     fn resample(&self, sample: &mut Sample<A>, now: u32) -> Result<Missed, MapError> {
-        let name = self.names[1];
         let mut missed = Missed { looked: sample.keys.len(), gone: 0 };
         for key in sample.keys.drain(..) {
-            // Who is confirmed moves, and stands in the other table before he leaves this one.
-            let is_there = self.new.get(&key).map_err(failed(name, "read"))?.is_some()
-                || self.confirmed.get(&key).map_err(failed(name, "read"))?.is_some();
-            missed.gone += usize::from(!is_there);
+            missed.gone += usize::from(self.map.get(&key).map_err(failed(self.name, "read"))?.is_none());
         }
-        let mut batches = self.new.batches().of_size(SAMPLE).resume(sample.position);
-        let batch = batches.next().transpose().map_err(failed(name, "read"))?.unwrap_or_default();
+        let mut batches = self.map.batches().of_size(SAMPLE).resume(sample.position);
+        let stays = |(key, flow): &(FlowKey<A>, Flow<A>)| {
+            !flow.is_confirmed() && !flow.is_expired(key.protocol, now + SAMPLE_REST)
+        };
+        // Among many that are confirmed there may be few that are not.
+        for _ in 0..SAMPLE_BATCHES {
+            let Some(batch) = batches.next() else { break };
+            let batch = batch.map_err(failed(self.name, "read"))?;
+            sample.keys.extend(batch.into_iter().filter(stays).map(|(key, _)| key));
+            if sample.keys.len() >= SAMPLE {
+                break;
+            }
+        }
+        sample.keys.truncate(SAMPLE);
         sample.position = batches.position();
-        let stays = |(key, flow): &(FlowKey<A>, Flow<A>)| !flow.is_expired(key.protocol, now + SAMPLE_REST);
-        sample.keys = batch.into_iter().filter(stays).take(SAMPLE).map(|(key, _)| key).collect();
         Ok(missed)
     }
 
     fn forget(&self, withdrawn: &HashSet<Withdrawn>) -> Result<usize, MapError> {
         let mut forgotten = 0;
-        // The new flows first, as it is from there that they move.
-        for (_, name, map) in self.tables().into_iter().rev() {
-            for batch in map.batches() {
-                for (key, flow) in batch.map_err(failed(name, "read"))? {
-                    let port = if flow.is_reply() { key.src_port } else { flow.dst_port };
-                    let port = u16::from_be_bytes(port);
-                    let endpoint = Withdrawn { service: flow.service, backend: flow.backend, port };
-                    if key.protocol == UDP && withdrawn.contains(&endpoint) {
-                        forgotten += usize::from(map.delete(&key).map_err(failed(name, "sweep"))?);
-                    }
+        for batch in self.map.batches() {
+            for (key, flow) in batch.map_err(failed(self.name, "read"))? {
+                let port = if flow.is_reply() { key.src_port } else { flow.dst_port };
+                let port = u16::from_be_bytes(port);
+                let endpoint = Withdrawn { service: flow.service, backend: flow.backend, port };
+                if key.protocol == UDP && withdrawn.contains(&endpoint) {
+                    forgotten += usize::from(self.map.delete(&key).map_err(failed(self.name, "sweep"))?);
                 }
             }
         }
@@ -442,26 +420,22 @@ where
     }
 
     fn copy_to(&self, to: &Self, since: u32) -> Result<Carried, MapError> {
-        let mut carried = Carried::default();
-        for ((table, name, from), (_, _, into)) in self.tables().into_iter().zip(to.tables()) {
-            for entry in from.iter() {
-                let (key, flow) = entry.map_err(failed(name, "read"))?;
-                // A flow that was confirmed after the switch stands in the other table.
-                let moved = table == Table::New && to.confirmed.get(&key).map_err(failed(name, "read"))?.is_some();
-                if flow.tick < since || moved {
-                    continue;
-                }
-                match into.put(&key, &flow, Put::New) {
-                    Ok(()) => carried.copied += 1,
-                    Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                        let current = into.get(&key).map_err(failed(name, "read"))?;
-                        if current.is_none_or(|current| current.tick < flow.tick) {
-                            into.put(&key, &flow, Put::Any).map_err(failed(name, "write"))?;
-                        }
+        let (mut carried, into) = (Carried::default(), &to.map);
+        for entry in self.map.iter() {
+            let (key, flow) = entry.map_err(failed(self.name, "read"))?;
+            if flow.tick < since {
+                continue;
+            }
+            match into.put(&key, &flow, Put::New) {
+                Ok(()) => carried.copied += 1,
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    let current = into.get(&key).map_err(failed(self.name, "read"))?;
+                    if current.is_none_or(|current| current.tick < flow.tick) {
+                        into.put(&key, &flow, Put::Any).map_err(failed(self.name, "write"))?;
                     }
-                    Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) => carried.lost += 1,
-                    Err(error) => return Err(failed(name, "write")(error)),
                 }
+                Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM)) => carried.lost += 1,
+                Err(error) => return Err(failed(self.name, "write")(error)),
             }
         }
         Ok(carried)

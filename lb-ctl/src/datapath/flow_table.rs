@@ -9,7 +9,7 @@ use super::bpf::{
     map::{Map, Put},
 };
 use aya::Pod;
-use lb_common::maps::{HASHING, room_for};
+use lb_common::maps::{HASHING, room};
 use lb_common::table::{self, Entry, Hashing, Key, Memory, Place, Refused, WAYS};
 use lb_common::{Flow, FlowKey};
 use std::fmt::Debug;
@@ -38,7 +38,6 @@ pub struct FlowTable<A> {
     words: Arc<Words>,
     entries: Map<u32, Record<A>>,
     hashing: Hashing,
-    room: u32,
 }
 
 impl<A> FlowTable<A>
@@ -50,21 +49,22 @@ where
     /// The table whose entries are pinned by this name in a directory, beside its words and how it is hashed.
     pub fn open(directory: &Path, name: &str) -> io::Result<Self> {
         let open = |name: &str| bpf::open(&directory.join(name));
-        Self::new(name, &open(&format!("{name}_SETS"))?, open(name)?, hashing(directory)?)
+        Self::new(&open(&format!("{name}_SETS"))?, open(name)?, hashing(directory)?)
     }
 
-    /// The table of this name, with these words and entries.
-    pub fn new(name: &str, words: &OwnedFd, entries: OwnedFd, hashing: Hashing) -> io::Result<Self> {
+    /// The table with these words and entries.
+    pub fn new(words: &OwnedFd, entries: OwnedFd, hashing: Hashing) -> io::Result<Self> {
         let (words, entries) = (Words::map(words)?, Map::new(entries)?);
-        if words.get().len() as u64 * u64::from(WAYS) != u64::from(entries.entries()) {
+        let sets = words.get().len() as u64;
+        if sets * u64::from(WAYS) != u64::from(entries.entries()) || sets != u64::from(hashing.sets) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its sets and its entries do not belong together"));
         }
-        Ok(Self { words: Arc::new(words), entries, hashing, room: room_for(name, hashing.max_flows) })
+        Ok(Self { words: Arc::new(words), entries, hashing })
     }
 
-    /// How many entries are sure to find room.
-    pub fn capacity(&self) -> u32 {
-        self.room
+    /// How many confirmed entries are sure to find room.
+    pub const fn capacity(&self) -> u32 {
+        room(self.hashing.max_flows)
     }
 
     /// The flow of a tuple.
@@ -116,7 +116,7 @@ where
     }
 
     fn place(&self, key: &FlowKey<A>) -> Place {
-        self.hashing.place(self.sets(), key)
+        self.hashing.place(key)
     }
 
     /// Which of these entries, each with its tag, still hold a flow, and what.
@@ -170,7 +170,7 @@ where
         self.entries.put(&index, &Entry { key: *key, value: *value }, Put::Any).is_ok()
     }
 
-    fn take_met(&self, _: u32) -> bool {
+    fn take_stays(&self, _: u32) -> bool {
         // User space evicts nothing.
         true
     }

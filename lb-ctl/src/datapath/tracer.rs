@@ -13,7 +13,7 @@ use aya::Pod;
 use aya::maps::Array;
 use lb_common::maps::{
     BACKENDS, BUDGETS, DEFAULT_MAX_FLOWS, MapSpec, PER_PACKET, SCRATCH4, SCRATCH6, SLOTS, TRACED, TRACED_FLOWS4,
-    TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6,
+    TRACED_FLOWS6,
 };
 use lb_common::trace::STEPS;
 use lb_common::{Backend, BackendSet, Budget, Flow, FlowKey, Scratch, Slot, Step, Steps};
@@ -51,8 +51,8 @@ pub struct Tracer {
     budgets: Copied<Budget>,
     scratch4: Copied<Scratch<[u8; 4]>>,
     scratch6: Copied<Scratch<[u8; 16]>>,
-    touched4: [Entries<[u8; 4]>; 2],
-    touched6: [Entries<[u8; 16]>; 2],
+    touched4: Entries<[u8; 4]>,
+    touched6: Entries<[u8; 16]>,
     slots: Map<u32, Slot>,
     backends: Map<u32, Backend>,
 }
@@ -81,8 +81,8 @@ impl Tracer {
             budgets: copied(&instance, &shared.config, BUDGETS)?,
             scratch4: copied(&instance, &shared.config, SCRATCH4)?,
             scratch6: copied(&instance, &shared.config, SCRATCH6)?,
-            touched4: [map(&instance, TRACED_FLOWS4)?, map(&instance, TRACED_NEW4)?],
-            touched6: [map(&instance, TRACED_FLOWS6)?, map(&instance, TRACED_NEW6)?],
+            touched4: map(&instance, TRACED_FLOWS4)?,
+            touched6: map(&instance, TRACED_FLOWS6)?,
             slots: pinned::open(&shared.config, SLOTS, Map::new)?,
             backends: pinned::open(&shared.config, BACKENDS, Map::new)?,
             instance,
@@ -122,8 +122,8 @@ impl Tracer {
         self.budgets.copy(BUDGETS)?;
         self.scratch4.copy(SCRATCH4)?;
         self.scratch6.copy(SCRATCH6)?;
-        self.touched4.iter().try_for_each(empty)?;
-        self.touched6.iter().try_for_each(empty)
+        empty(&self.touched4)?;
+        empty(&self.touched6)
     }
 
     /// Runs the program of a hook on a frame, after those that this packet has met before.
@@ -152,7 +152,7 @@ impl<V: Pod> Copied<V> {
 }
 
 fn is_traced(name: &str) -> bool {
-    [TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6].contains(&name)
+    [TRACED_FLOWS4, TRACED_FLOWS6].contains(&name)
 }
 
 fn copied<V: Pod>(instance: &Instance, config: &Path, name: &'static str) -> Result<Copied<V>, Error> {

@@ -125,14 +125,15 @@ fn fill(series: &mut Series, figures: &Figures, told: [Told; 2]) {
         }
         Metric::MapEntries => figures.maps.iter().for_each(|map| series.push(&[&map.name], map.used as f64)),
         Metric::MapMax => figures.maps.iter().for_each(|map| series.push(&[&map.name], map.capacity as f64)),
+        Metric::Unconfirmed => {
+            figures.unconfirmed.iter().for_each(|(map, count)| series.push(&[map], *count as f64));
+        }
         Metric::MapEvictions => {
             figures.evictions.iter().for_each(|(map, count)| series.push(&[map], *count as f64));
         }
         Metric::InsertFailures => {
-            for (table, reason) in [("confirmed", Reason::ForwardedTableFull), ("new", Reason::TableFull)] {
-                let packets = figures.reasons.get(reason as usize).map_or(0, |counted| counted.packets);
-                series.push(&[table], packets as f64);
-            }
+            let packets = figures.reasons.get(Reason::TableFull as usize).map_or(0, |counted| counted.packets);
+            series.push(&[], packets as f64);
         }
         Metric::NatPorts => lent(series, figures, |lent| lent.ports),
         Metric::NatPortsUsed => lent(series, figures, |lent| lent.used),

@@ -106,13 +106,15 @@ metrics! {
     Names Gauge "lbctl_metrics_names" ["of" "told"]
         "Ports of Services (service) and endpoints' addresses (backend) that have series of their own, and those that are added up under (others): see --metrics-limit.";
     MapEntries Gauge "lbctl_map_entries" ["map"]
-        "Entries in a map; in those that packets write, as the sweeper counted them on its last round, those that have expired included.";
+        "Entries in a map; in those that packets write, as the sweeper counted them on its last round, those that have expired included. Of flows, those that are confirmed: others make way where there is no room.";
     MapMax Gauge "lbctl_map_max_entries" ["map"]
-        "Entries that fit into a map.";
+        "Entries that are sure to fit into a map.";
+    Unconfirmed Gauge "lbctl_unconfirmed_entries" ["map"]
+        "Entries of flows whose client has not gone on after an answer yet, as the sweeper counted them on its last round: they make way where there is no room.";
     MapEvictions Counter "lbctl_map_evictions_total" ["map"]
         "Entries that were pushed out of a full table before their time: an estimate, made from a sample each second.";
-    InsertFailures Counter "lbctl_flow_insert_failures_total" ["table"]
-        "Packets whose flow found no room: among the confirmed ones (it stays among the new ones), or at all (the packet was dropped).";
+    InsertFailures Counter "lbctl_flow_insert_failures_total" []
+        "Packets that were dropped because their flow found no room.";
     NatPorts Gauge "lbctl_nat_ports" ["address"]
         "Source ports of a lent address that can be lent towards each backend port.";
     NatPortsUsed Gauge "lbctl_nat_ports_used" ["address"]

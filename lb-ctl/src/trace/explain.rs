@@ -218,11 +218,11 @@ impl Told<'_> {
         let tuple = Tuple::of(step);
         let flags = step.flags as u16;
         let side = if flags & Flow::<[u8; 4]>::REPLY != 0 { "a reply" } else { "a request" };
-        let table = if step.detail == 0 { "confirmed" } else { "new" };
+        let confirmed = if flags & Flow::<[u8; 4]>::CONFIRMED != 0 { "confirmed" } else { "new" };
         let state = state(flags, tuple.protocol).name();
         let hop = (step.flags >> 16) as u16;
         let way = if hop & NextHop::STACK != 0 { ", through the host's stack" } else { "" };
-        format!("known, {state} ({table}), {side} of {}, to be {}{way}", self.service_name(step.more), tuple.text())
+        format!("known, {state} ({confirmed}), {side} of {}, to be {}{way}", self.service_name(step.more), tuple.text())
     }
 
     fn service(&self, step: &Step) -> String {
@@ -462,10 +462,9 @@ fn answered(step: &Step) -> String {
 }
 
 fn write(step: &Step) -> String {
-    let table = if step.number == 0 { "confirmed" } else { "new" };
     match step.detail {
-        Step::INSERT => format!("would enter {} among {table} flows", Tuple::of(step).text()),
-        Step::DELETE => format!("would delete {} among {table} flows", Tuple::of(step).text()),
+        Step::INSERT => format!("would enter {} among the flows", Tuple::of(step).text()),
+        Step::DELETE => format!("would delete {} among the flows", Tuple::of(step).text()),
         Step::AFFINITY => "would note that the client has this backend".to_owned(),
         _ => "would note the ports for the fragments that follow".to_owned(),
     }

@@ -141,7 +141,7 @@ fn half_made_pins_are_completed() {
     sandboxed(|sandbox| {
         drop(sandbox.open("one"));
         let (config, flows) = (sandbox.maps("one", "config-"), sandbox.maps("one", "flows-"));
-        for pin in [config.join("DEVICES"), flows.join("NEW6"), flows.join("FLOWS4")] {
+        for pin in [config.join("DEVICES"), flows.join("FLOWS6_SETS"), flows.join("FLOWS4")] {
             std::fs::remove_file(pin).expect("removed");
         }
         std::fs::create_dir(format!("{}-draft", config.display())).expect("made");
@@ -152,10 +152,10 @@ fn half_made_pins_are_completed() {
         assert_eq!(names(&sandbox.pins("one")).len(), 4, "leftovers are gone");
         // What is no map of ours is not touched.
         drop(datapath);
-        std::fs::remove_file(flows.join("NEW6")).expect("removed");
-        MapData::from_pin(flows.join("NEW4")).expect("a map").pin(flows.join("NEW6")).expect("pinned");
+        std::fs::remove_file(flows.join("FLOWS6")).expect("removed");
+        MapData::from_pin(flows.join("FLOWS4")).expect("a map").pin(flows.join("FLOWS6")).expect("pinned");
         let error = Datapath::open(&sandbox.options("one")).unwrap_err().to_string();
-        assert!(error.contains("NEW6") && error.contains("lb-ctl cleanup"), "{error}");
+        assert!(error.contains("FLOWS6") && error.contains("lb-ctl cleanup"), "{error}");
     });
 }
 
@@ -359,20 +359,21 @@ fn flows_to_a_withdrawn_endpoint_are_forgotten_and_no_others() {
         let datapath = sandbox.open("one");
         let tables = datapath.maps().flow_tables().clone();
         let now = conntrack::now();
-        let put = |table: &str, number: u16, protocol, flow: Entry| {
+        let put = |number: u16, protocol, flow: Entry| {
             let backend = if flow.is_reply() { [31, 144] } else { [0, 80] };
             let key = FlowKey::new(protocol, [10, 0, 0, 1], backend, [10, 96, 0, 1], number.to_be_bytes());
-            flows(sandbox, table).set(&key, &flow).expect("written");
+            flows(sandbox, "FLOWS4").set(&key, &flow).expect("written");
         };
         // Its endpoint is backend 3 of service port 4, at port 8080.
         let whole = entry(now);
-        for (table, first) in [("FLOWS4", 0), ("NEW4", 10)] {
-            put(table, first, UDP, whole);
-            put(table, first + 1, UDP, Entry { flags: whole.flags | Entry::REPLY, dst_port: [1, 2], ..whole });
-            put(table, first + 2, TCP, whole);
-            put(table, first + 3, UDP, Entry { service: 5, ..whole });
-            put(table, first + 4, UDP, Entry { backend: 2, ..whole });
-            put(table, first + 5, UDP, Entry { dst_port: [31, 145], ..whole });
+        for (first, flags) in [(0, whole.flags), (10, whole.flags & !Entry::CONFIRMED)] {
+            let whole = Entry { flags, ..whole };
+            put(first, UDP, whole);
+            put(first + 1, UDP, Entry { flags: flags | Entry::REPLY, dst_port: [1, 2], ..whole });
+            put(first + 2, TCP, whole);
+            put(first + 3, UDP, Entry { service: 5, ..whole });
+            put(first + 4, UDP, Entry { backend: 2, ..whole });
+            put(first + 5, UDP, Entry { dst_port: [31, 145], ..whole });
         }
         let withdrawn = [Withdrawn { service: 4, backend: 3, port: 8080 }].into();
         assert_eq!(tables.forget(&withdrawn).expect("forgotten"), 4);
@@ -399,7 +400,7 @@ fn a_sweep_takes_what_has_expired_and_nothing_else() {
             sweep.tell(&mut census);
             census.fill.values().map(|fill| (fill.map, fill.entries)).collect::<Vec<_>>()
         };
-        let expected = [("FLOWS4", 30), ("FLOWS6", 0), ("NEW4", 0), ("NEW6", 0)];
+        let expected = [("FLOWS4", 30), ("FLOWS6", 0)];
         assert_eq!(counted(&sweep), expected, "it counts as it goes");
         // A table that is read at once, and holds more than a step may look at, is not the end of the sweep.
         let mut sweep = conntrack::Sweep::default();

@@ -5,11 +5,11 @@
 //! numbers. The first look, which nearly always is the last, is part of the program itself. Each call costs as much as a look at a
 //! table does: nearly always there is one to find a flow and one to enter it, and what may take several steps is apart.
 
-use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS, NEW4, NEW4_SETS, NEW6, NEW6_SETS};
+use super::maps::{FLOWS4, FLOWS4_SETS, FLOWS6, FLOWS6_SETS};
 use core::sync::atomic::AtomicU64;
-use lb_common::table::{self, Hashing, Memory, NOWHERE, Place, Refused, Steps, UNSURE, is_same};
+use lb_common::table::{self, Hashing, Memory, NOWHERE, Refused, Steps, UNSURE, is_same};
 use lb_common::{Flow, FlowKey};
-use lb_ebpf::{InsertError, Table};
+use lb_ebpf::InsertError;
 
 // What the functions return that enter flows.
 const ENTERED: u32 = 0;
@@ -22,7 +22,7 @@ const AGAIN: u32 = 1;
 /// map must be looked up. Mutable for the compiler alone, which would believe what it reads here; the map it lies in is frozen.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata.hashing")]
-static mut HASHED: Hashing = Hashing { seeds: [0; 10], confirmed: 0, new: 0, max_flows: 0, zero: 0 };
+static mut HASHED: Hashing = Hashing { seeds: [0; 10], sets: 0, max_flows: 0 };
 
 /// How the tables are hashed.
 #[inline(always)]
@@ -50,7 +50,7 @@ unsafe fn copy<T>(from: &T, to: *mut T) {
 
 macro_rules! table {
     (
-        $module:ident, $address:ty, $entries:ident, $words:ident, $sets:ident, $evicts:literal,
+        $module:ident, $address:ty, $entries:ident, $words:ident,
         $find:ident, $home:ident, $other:ident, $insert:ident, $search:ident, $lock:ident, $unlock:ident, $claim:ident, $evict:ident, $enter:ident, $erase:ident
     ) => {
         pub(super) mod $module {
@@ -88,13 +88,13 @@ macro_rules! table {
                 }
 
                 #[inline(always)]
-                fn take_met(&self, index: u32) -> bool {
+                fn take_stays(&self, index: u32) -> bool {
                     let Some(entry) = $entries.get_ptr_mut(index) else { return false };
-                    // SAFETY: a byte of an entry of the map.
-                    let met = unsafe { &mut (*entry).value.met };
-                    let was_met = *met != 0;
+                    // SAFETY: two fields of an entry of the map.
+                    let (flags, met) = unsafe { ((*entry).value.flags, &mut (*entry).value.met) };
+                    let stays = flags & Flow::<$address>::CONFIRMED != 0 || *met != 0;
                     *met = 0;
-                    was_met
+                    stays
                 }
             }
 
@@ -105,9 +105,10 @@ macro_rules! table {
                 $entries.get_ptr_mut(index(key)).map(|entry| unsafe { &raw mut (*entry).value })
             }
 
-            /// The same, for a tuple with this place, if it stands at the first entry that may be its own.
+            /// The same, if it stands at the first entry that may be its own.
             #[inline(always)]
-            pub(in super::super) fn guess(key: &FlowKey<$address>, place: Place) -> Option<*mut Flow<$address>> {
+            pub(in super::super) fn guess(key: &FlowKey<$address>) -> Option<*mut Flow<$address>> {
+                let place = hashing().place(key);
                 // No entry is nowhere.
                 let entry = $entries.get_ptr_mut(table::first(Maps.word(place.home())?, place))?;
                 // SAFETY: an entry of the map, as in `Memory::get`.
@@ -131,7 +132,7 @@ macro_rules! table {
             extern "C" fn $find(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: the verifier knows that it leads to a key, or nowhere.
                 let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
-                table::glance(&Maps, hashing().place(hashing().$sets, key), key)
+                table::glance(&Maps, hashing().place(key), key)
             }
 
             /// [`index`] in the tuple's home.
@@ -140,7 +141,7 @@ macro_rules! table {
             extern "C" fn $home(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
-                let place = hashing().place(hashing().$sets, key);
+                let place = hashing().place(key);
                 table::look(&Maps, place.home(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
@@ -150,7 +151,7 @@ macro_rules! table {
             extern "C" fn $other(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
-                let place = hashing().place(hashing().$sets, key);
+                let place = hashing().place(key);
                 table::look(&Maps, place.other(), place, key).map_or(NOWHERE, |(index, ())| index)
             }
 
@@ -177,7 +178,7 @@ macro_rules! table {
 
                 #[inline(always)]
                 fn evict(&self, key: &FlowKey<$address>) -> u32 {
-                    if $evicts { $evict(key) } else { NOWHERE }
+                    $evict(key)
                 }
 
                 #[inline(always)]
@@ -207,7 +208,7 @@ macro_rules! table {
                 let Some(key) = (unsafe { key.as_ref() }) else { return FULL };
                 // SAFETY: as above.
                 let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
-                let place = hashing().place(hashing().$sets, key);
+                let place = hashing().place(key);
                 if table::insert_at_once(&Maps, place, key, flow) { ENTERED } else { FULL }
             }
 
@@ -230,7 +231,7 @@ macro_rules! table {
             extern "C" fn $lock(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-                u32::from(table::lock(&Maps, hashing().place(hashing().$sets, key)))
+                u32::from(table::lock(&Maps, hashing().place(key)))
             }
 
             /// Returns 0.
@@ -239,7 +240,7 @@ macro_rules! table {
             extern "C" fn $unlock(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-                table::unlock(&Maps, hashing().place(hashing().$sets, key));
+                table::unlock(&Maps, hashing().place(key));
                 0
             }
 
@@ -249,7 +250,7 @@ macro_rules! table {
             extern "C" fn $claim(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
-                table::claim(&Maps, hashing().place(hashing().$sets, key))
+                table::claim(&Maps, hashing().place(key))
             }
 
             /// The index of an entry that was another's; [`NOWHERE`] if there is none.
@@ -258,7 +259,7 @@ macro_rules! table {
             extern "C" fn $evict(key: *const FlowKey<$address>) -> u32 {
                 // SAFETY: as above.
                 let Some(key) = (unsafe { key.as_ref() }) else { return NOWHERE };
-                table::evict(&Maps, hashing().place(hashing().$sets, key))
+                table::evict(&Maps, hashing().place(key))
             }
 
             /// Writes an entry and says whose it is. Returns 0.
@@ -270,7 +271,7 @@ macro_rules! table {
                 // SAFETY: as above.
                 let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
                 let is_written = Maps.put(index, key, flow);
-                table::publish(&Maps, hashing().place(hashing().$sets, key), index, is_written);
+                table::publish(&Maps, hashing().place(key), index, is_written);
                 0
             }
 
@@ -296,130 +297,36 @@ macro_rules! table {
 }
 
 table!(
-    confirmed4,
+    flows4,
     [u8; 4],
     FLOWS4,
     FLOWS4_SETS,
-    confirmed,
-    false,
-    find_confirmed4,
-    home_confirmed4,
-    other_confirmed4,
-    insert_confirmed4,
-    search_confirmed4,
-    lock_confirmed4,
-    unlock_confirmed4,
-    claim_confirmed4,
-    evict_confirmed4,
-    enter_confirmed4,
-    erase_confirmed4
+    find_flow4,
+    find_home4,
+    find_other4,
+    insert_flow4,
+    search_flow4,
+    lock_flow4,
+    unlock_flow4,
+    claim_flow4,
+    evict_flow4,
+    enter_flow4,
+    erase_flow4
 );
 table!(
-    confirmed6,
+    flows6,
     [u8; 16],
     FLOWS6,
     FLOWS6_SETS,
-    confirmed,
-    false,
-    find_confirmed6,
-    home_confirmed6,
-    other_confirmed6,
-    insert_confirmed6,
-    search_confirmed6,
-    lock_confirmed6,
-    unlock_confirmed6,
-    claim_confirmed6,
-    evict_confirmed6,
-    enter_confirmed6,
-    erase_confirmed6
+    find_flow6,
+    find_home6,
+    find_other6,
+    insert_flow6,
+    search_flow6,
+    lock_flow6,
+    unlock_flow6,
+    claim_flow6,
+    evict_flow6,
+    enter_flow6,
+    erase_flow6
 );
-table!(
-    new4,
-    [u8; 4],
-    NEW4,
-    NEW4_SETS,
-    new,
-    true,
-    find_new4,
-    home_new4,
-    other_new4,
-    insert_new4,
-    search_new4,
-    lock_new4,
-    unlock_new4,
-    claim_new4,
-    evict_new4,
-    enter_new4,
-    erase_new4
-);
-table!(
-    new6,
-    [u8; 16],
-    NEW6,
-    NEW6_SETS,
-    new,
-    true,
-    find_new6,
-    home_new6,
-    other_new6,
-    insert_new6,
-    search_new6,
-    lock_new6,
-    unlock_new6,
-    claim_new6,
-    evict_new6,
-    enter_new6,
-    erase_new6
-);
-
-macro_rules! guessed {
-    ($guessed:ident, $address:ty, $confirmed:ident, $new:ident) => {
-        /// The flow of a tuple, and where it stands, as far as the first look tells.
-        #[inline(always)]
-        pub(super) fn $guessed(key: &FlowKey<$address>) -> Option<(Table, *mut Flow<$address>)> {
-            let place = hashing().place(hashing().confirmed, key);
-            if let Some(flow) = $confirmed::guess(key, place) {
-                return Some((Table::Confirmed, flow));
-            }
-            $new::guess(key, place.among(hashing().new)).map(|flow| (Table::New, flow))
-        }
-    };
-}
-
-guessed!(guessed4, [u8; 4], confirmed4, new4);
-guessed!(guessed6, [u8; 16], confirmed6, new6);
-
-macro_rules! claim {
-    ($name:ident, $address:ty, $confirmed:ident, $new:ident, $at_once:ident) => {
-        /// Enters a flow among the new ones whose tuple must be new there and among the confirmed ones. One hash serves both, and what
-        /// the one waits for from memory the other waits for at the same time.
-        #[inline(always)]
-        pub(super) fn $name(key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-            if $at_once(key, flow) == ENTERED {
-                return Ok(());
-            }
-            if $confirmed::find(key).is_some() {
-                return Err(InsertError::Exists);
-            }
-            $new::insert(key, flow)
-        }
-
-        /// Returns [`ENTERED`], or that the table is full, as far as one attempt tells.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $at_once(key: *const FlowKey<$address>, flow: *const Flow<$address>) -> u32 {
-            // SAFETY: as for the functions of one table.
-            let Some(key) = (unsafe { key.as_ref() }) else { return FULL };
-            // SAFETY: as above.
-            let Some(flow) = (unsafe { flow.as_ref() }) else { return FULL };
-            let place = hashing().place(hashing().confirmed, key);
-            let Some(home) = $confirmed::Maps.word(place.home()) else { return FULL };
-            let is_new = table::is_absent(&$confirmed::Maps, home, place)
-                && table::insert_at_once(&$new::Maps, place.among(hashing().new), key, flow);
-            if is_new { ENTERED } else { FULL }
-        }
-    };
-}
-
-claim!(claim4, [u8; 4], confirmed4, new4, claim_tuple4);
-claim!(claim6, [u8; 16], confirmed6, new6, claim_tuple6);

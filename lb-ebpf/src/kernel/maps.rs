@@ -46,17 +46,9 @@ pub(super) static FLOWS4: Array<Entry4> = Array::with_max_entries(size(maps::FLO
 #[map]
 pub(super) static FLOWS6: Array<Entry6> = Array::with_max_entries(size(maps::FLOWS6), MMAPABLE);
 #[map]
-pub(super) static NEW4: Array<Entry4> = Array::with_max_entries(size(maps::NEW4), MMAPABLE);
-#[map]
-pub(super) static NEW6: Array<Entry6> = Array::with_max_entries(size(maps::NEW6), MMAPABLE);
-#[map]
 pub(super) static FLOWS4_SETS: Array<u64> = Array::with_max_entries(size(maps::FLOWS4_SETS), MMAPABLE);
 #[map]
 pub(super) static FLOWS6_SETS: Array<u64> = Array::with_max_entries(size(maps::FLOWS6_SETS), MMAPABLE);
-#[map]
-pub(super) static NEW4_SETS: Array<u64> = Array::with_max_entries(size(maps::NEW4_SETS), MMAPABLE);
-#[map]
-pub(super) static NEW6_SETS: Array<u64> = Array::with_max_entries(size(maps::NEW6_SETS), MMAPABLE);
 #[map]
 pub(super) static HASHING: Array<Hashing> = Array::with_max_entries(size(maps::HASHING), 0);
 #[map]
@@ -108,9 +100,5 @@ pub(super) static CAPTURE_ROOM: PerCpuArray<CaptureRoom> = PerCpuArray::with_max
 pub(super) static TRACED_FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(super) static TRACED_FLOWS6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
-#[map]
-pub(super) static TRACED_NEW4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = HashMap::with_max_entries(1, 0);
-#[map]
-pub(super) static TRACED_NEW6: HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(super) static TRACED_CLIENT: Array<Affinity> = Array::with_max_entries(1, 0);

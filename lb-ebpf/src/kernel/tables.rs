@@ -1,6 +1,6 @@
 //! The core's tables over the kernel's maps.
 
-use super::flows::{claim4, claim6, confirmed4, confirmed6, guessed4, guessed6, new4, new6};
+use super::flows::{flows4, flows6};
 use super::maps::{
     AFFINITY, BACKEND_STATS, BACKENDS, BUDGETS, DEVICES, EVENTS, FRAGMENTS4, FRAGMENTS6, GATE, LISTENED, NETWORKS4,
     NETWORKS6, Network, OWNED4, OWNED6, REASONS, SCRATCH4, SCRATCH6, SERVICE_STATS, SERVICES, SETTINGS, SLOTS,
@@ -15,7 +15,7 @@ use lb_common::{
     Reason, Scratch, Service, ServiceKey, Settings, Slot, Step, StepKind, Telling,
 };
 use lb_ebpf::trace as tell;
-use lb_ebpf::{AddressTables, InsertError, Table, Tables};
+use lb_ebpf::{AddressTables, InsertError, Tables};
 
 const EEXIST: i32 = -17;
 
@@ -32,7 +32,7 @@ pub(super) fn insert_error(error: i32) -> InsertError {
 }
 
 macro_rules! address_tables {
-    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $confirmed:ident, $guessed:ident, $new:ident, $claim:ident, $fragments:ident, $scratch:ident) => {
+    ($address:ty, $traced:ident, $owned:ident, $networks:ident, $flows:ident, $fragments:ident, $scratch:ident) => {
         impl<const TRACE: bool> AddressTables<$address> for KernelTables<TRACE> {
             #[inline(always)]
             fn owned(&self, address: &$address) -> Option<Owned> {
@@ -57,45 +57,27 @@ macro_rules! address_tables {
             }
 
             #[inline(always)]
-            fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+            fn flow(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
                 if TRACE {
-                    return trace::$traced::find(table, key);
+                    return trace::$traced::find(key);
                 }
-                let entry = match table {
-                    Table::Confirmed => $confirmed::find(key),
-                    Table::New => $new::find(key),
-                };
                 // SAFETY: the kernel keeps the element's memory while the program runs. Other CPUs may write it at the
                 // same time; every field is a plain integer, and what a race can lose is documented at the trait.
-                entry.map(|flow| unsafe { &mut *flow })
+                $flows::find(key).map(|flow| unsafe { &mut *flow })
             }
 
             #[inline(always)]
-            fn guessed(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
+            fn guessed(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
                 // SAFETY: as above.
-                $guessed(key).map(|(table, flow)| (table, unsafe { &mut *flow }))
+                $flows::guess(key).map(|flow| unsafe { &mut *flow })
             }
 
             #[inline(always)]
-            fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+            fn insert(&self, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
                 if TRACE {
-                    return tell::inserted(self, table, key, trace::$traced::insert(table, key, flow));
+                    return tell::inserted(self, key, trace::$traced::insert(key, flow));
                 }
-                match table {
-                    Table::Confirmed => $confirmed::insert(key, flow),
-                    Table::New => $new::insert(key, flow),
-                }
-            }
-
-            #[inline(always)]
-            fn insert_new(&self, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-                if !TRACE {
-                    return $claim(key, flow);
-                }
-                if self.flow(Table::Confirmed, key).is_some() {
-                    return Err(InsertError::Exists);
-                }
-                self.insert(Table::New, key, flow)
+                $flows::insert(key, flow)
             }
 
             #[inline(always)]
@@ -105,18 +87,14 @@ macro_rules! address_tables {
             }
 
             #[inline(always)]
-            fn delete(&self, table: Table, key: &FlowKey<$address>) {
+            fn delete(&self, key: &FlowKey<$address>) {
                 if TRACE {
-                    if trace::$traced::delete(table, key) {
-                        tell::wrote_flow(self, Step::DELETE, table, key);
+                    if trace::$traced::delete(key) {
+                        tell::wrote_flow(self, Step::DELETE, key);
                     }
                     return;
                 }
-                // An entry that is not there needs no deleting.
-                let _ = match table {
-                    Table::Confirmed => $confirmed::delete(key),
-                    Table::New => $new::delete(key),
-                };
+                $flows::delete(key);
             }
 
             #[inline(always)]
@@ -138,8 +116,8 @@ macro_rules! address_tables {
     };
 }
 
-address_tables!([u8; 4], four, OWNED4, NETWORKS4, confirmed4, guessed4, new4, claim4, FRAGMENTS4, SCRATCH4);
-address_tables!([u8; 16], six, OWNED6, NETWORKS6, confirmed6, guessed6, new6, claim6, FRAGMENTS6, SCRATCH6);
+address_tables!([u8; 4], four, OWNED4, NETWORKS4, flows4, FRAGMENTS4, SCRATCH4);
+address_tables!([u8; 16], six, OWNED6, NETWORKS6, flows6, FRAGMENTS6, SCRATCH6);
 
 impl<const TRACE: bool> Tables for KernelTables<TRACE> {
     #[inline(always)]

@@ -3,11 +3,11 @@
 //! An entry that is found is copied first, and from then on the copy counts; what would be inserted stands beside the copies, and
 //! what would be deleted is marked there. So the packet meets what it has changed itself, as it would, and nobody else does.
 
-use super::flows::{confirmed4, confirmed6, new4, new6};
-use super::maps::{AFFINITY, TRACED_CLIENT, TRACED_FLOWS4, TRACED_FLOWS6, TRACED_NEW4, TRACED_NEW6};
+use super::flows::{flows4, flows6};
+use super::maps::{AFFINITY, TRACED_CLIENT, TRACED_FLOWS4, TRACED_FLOWS6};
 use lb_common::trace::MAX_STEPS;
 use lb_common::{Affinity, AffinityKey, Flow, FlowKey, Step, StepKind, Steps};
-use lb_ebpf::{InsertError, Table};
+use lb_ebpf::InsertError;
 
 /// Marks a copy as deleted, where an entry has padding.
 const GONE: u8 = 1;
@@ -57,29 +57,20 @@ pub(super) fn affinity(key: &AffinityKey) -> Option<&'static mut Affinity> {
 }
 
 macro_rules! flows {
-    ($module:ident, $address:ty, $confirmed:ident, $new:ident, $traced_confirmed:ident, $traced_new:ident) => {
+    ($module:ident, $address:ty, $live:ident, $traced:ident) => {
         pub(super) mod $module {
             use super::*;
 
-            macro_rules! copy_of {
-                                                        ($live:ident, $traced:ident, $key:ident) => {{
-                                                            if let Some(copy) = $traced.get_ptr_mut($key) {
-                                                                copy
-                                                            } else {
-                                                                let live = $live::find($key)?;
-                                                                // SAFETY: as for an entry that is changed in place: it may be torn by another CPU that writes it.
-                                                                let _ = $traced.insert($key, unsafe { &*live }, 0);
-                                                                $traced.get_ptr_mut($key)?
-                                                            }
-                                                        }};
-                                                    }
-
             /// A copy of an entry.
             #[inline(never)]
-            pub(in super::super) fn find(table: Table, key: &FlowKey<$address>) -> Option<&'static mut Flow<$address>> {
-                let copy = match table {
-                    Table::Confirmed => copy_of!($confirmed, $traced_confirmed, key),
-                    Table::New => copy_of!($new, $traced_new, key),
+            pub(in super::super) fn find(key: &FlowKey<$address>) -> Option<&'static mut Flow<$address>> {
+                let copy = if let Some(copy) = $traced.get_ptr_mut(key) {
+                    copy
+                } else {
+                    let live = $live::find(key)?;
+                    // SAFETY: as for an entry that is changed in place: it may be torn by another CPU that writes it.
+                    let _ = $traced.insert(key, unsafe { &*live }, 0);
+                    $traced.get_ptr_mut(key)?
                 };
                 // SAFETY: an element of this instance's map, which nobody deletes while it runs.
                 let copy = unsafe { &mut *copy };
@@ -88,25 +79,17 @@ macro_rules! flows {
 
             /// Notes an entry that would be inserted.
             #[inline(always)]
-            pub(in super::super) fn insert(
-                table: Table,
-                key: &FlowKey<$address>,
-                flow: &Flow<$address>,
-            ) -> Result<(), InsertError> {
-                if find(table, key).is_some() {
+            pub(in super::super) fn insert(key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                if find(key).is_some() {
                     return Err(InsertError::Exists);
                 }
-                match table {
-                    Table::Confirmed => $traced_confirmed.insert(key, flow, 0),
-                    Table::New => $traced_new.insert(key, flow, 0),
-                }
-                .map_err(|_| InsertError::Full)
+                $traced.insert(key, flow, 0).map_err(|_| InsertError::Full)
             }
 
             /// Marks an entry as deleted; whether there was one.
             #[inline(always)]
-            pub(in super::super) fn delete(table: Table, key: &FlowKey<$address>) -> bool {
-                let Some(entry) = find(table, key) else { return false };
+            pub(in super::super) fn delete(key: &FlowKey<$address>) -> bool {
+                let Some(entry) = find(key) else { return false };
                 entry.zero[0] = GONE;
                 true
             }
@@ -114,5 +97,5 @@ macro_rules! flows {
     };
 }
 
-flows!(four, [u8; 4], confirmed4, new4, TRACED_FLOWS4, TRACED_NEW4);
-flows!(six, [u8; 16], confirmed6, new6, TRACED_FLOWS6, TRACED_NEW6);
+flows!(four, [u8; 4], flows4, TRACED_FLOWS4);
+flows!(six, [u8; 16], flows6, TRACED_FLOWS6);

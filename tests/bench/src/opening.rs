@@ -37,9 +37,9 @@ pub(crate) fn all(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> 
 
 fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: &mut Report) -> anyhow::Result<()> {
     let Stage { node, wrapper } = stage;
-    let capacity = maps::entries_for(maps::NEW4, DEFAULT_MAX_FLOWS);
-    // Two entries a flow, and each CPU keeps some back.
-    let count = if has_room { capacity / 2 * 3 / 4 } else { capacity };
+    let flows = maps::entries_for(maps::FLOWS4, DEFAULT_MAX_FLOWS) / 2;
+    // Each CPU keeps some back.
+    let count = flows / 8;
     let ifindex = node.uplink();
     let mut members: Vec<Member<'_>> = Vec::new();
     let mut add = |name, program, expected| {
@@ -67,7 +67,7 @@ fn at(bench: &Bench<'_>, stage: &mut Stage, hook: Hook, has_room: bool, report: 
     }
     if !has_room {
         // Fills the tables.
-        measure::rounds(wrapper, &mut members, 1)?;
+        measure::rounds(wrapper, &mut members, flows.div_ceil(count) + 1)?;
     }
     let mut all: Vec<Measured> = members.iter().map(|_| Measured::empty()).collect();
     for _ in 0..bench.extent.rounds {
@@ -95,13 +95,16 @@ const LEAST: [&str; 2] = ["the least for a new flow, with room", "the least for 
 const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 
-/// Removes every new flow of the product.
+/// Removes every flow of the product that is not confirmed.
 fn forget(node: &Node) -> anyhow::Result<()> {
-    let pin = node.find(maps::NEW4).context("the new flows are not pinned")?;
-    let table = FlowTable::<[u8; 4]>::open(pin.parent().unwrap_or(&pin), maps::NEW4)?;
+    let pin = node.find(maps::FLOWS4).context("the flows are not pinned")?;
+    let table = FlowTable::<[u8; 4]>::open(pin.parent().unwrap_or(&pin), maps::FLOWS4)?;
     for entry in table.iter() {
+        let (key, flow) = entry?;
         // One that is gone already is as good.
-        table.delete(&entry?.0)?;
+        if !flow.is_confirmed() {
+            table.delete(&key)?;
+        }
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ impl Wrapper {
         for (name, ours) in [
             ("FLOWS", maps::FLOWS4),
             ("PAIRS", maps::FLOWS4),
-            ("BORN", maps::NEW4),
+            ("BORN", maps::FLOWS4),
             ("RECORDS", maps::SERVICES),
             ("MEMBERS", maps::SLOTS),
             ("TALLIES", maps::SERVICE_STATS),

@@ -11,7 +11,7 @@ use lb_ebpf::env::Step;
 use lb_ebpf::packet::{Bytes, Head, TransportChecksum, Wire};
 use lb_ebpf::parse::IP_OFFSET;
 use lb_ebpf::trace;
-use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Table, Tables, checksum};
+use lb_ebpf::{Address, AddressTables, Env, Hook, InsertError, Packet, Route, Tables, checksum};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -184,8 +184,7 @@ pub fn scratch<A: Copy>(zero: A, tick: u32) -> Scratch<A> {
 /// The flow tables of one family.
 #[derive(Debug)]
 pub struct Flows<A> {
-    confirmed: FlowMap<A>,
-    new: FlowMap<A>,
+    map: FlowMap<A>,
     fragments: RefCell<BTreeMap<FragmentKey<A>, &'static Fragment>>,
     scratch: Box<UnsafeCell<Scratch<A>>>,
 }
@@ -193,19 +192,12 @@ pub struct Flows<A> {
 impl<A: Ord + Copy> Flows<A> {
     fn new(zero: A) -> Self {
         let scratch = Box::new(UnsafeCell::new(scratch(zero, 0)));
-        Self { confirmed: FlowMap::new(), new: FlowMap::new(), fragments: RefCell::default(), scratch }
+        Self { map: FlowMap::new(), fragments: RefCell::default(), scratch }
     }
 
-    fn map(&self, table: Table) -> &FlowMap<A> {
-        match table {
-            Table::Confirmed => &self.confirmed,
-            Table::New => &self.new,
-        }
-    }
-
-    /// The entries of one table.
-    pub fn contents(&self, table: Table) -> BTreeMap<FlowKey<A>, Flow<A>> {
-        self.map(table).contents()
+    /// The entries.
+    pub fn contents(&self) -> BTreeMap<FlowKey<A>, Flow<A>> {
+        self.map.contents()
     }
 
     /// What first fragments have said.
@@ -213,24 +205,22 @@ impl<A: Ord + Copy> Flows<A> {
         self.fragments.borrow().iter().map(|(key, fragment)| (*key, **fragment)).collect()
     }
 
-    /// Lets a table hold no more than `entries`.
-    pub fn limit(&self, table: Table, entries: usize) {
-        self.map(table).room.set(entries);
+    /// Lets no more than so many entries in.
+    pub fn limit(&self, entries: usize) {
+        self.map.room.set(entries);
     }
 
-    /// Changes the entries of both tables, between packets.
+    /// Changes the entries, between packets.
     pub fn change(&self, mut change: impl FnMut(&FlowKey<A>, &mut Flow<A>)) {
-        for map in [&self.confirmed, &self.new] {
-            for (key, flow) in map.entries.borrow().iter() {
-                // SAFETY: nobody holds a reference between packets.
-                change(key, unsafe { &mut *flow.get() });
-            }
+        for (key, flow) in self.map.entries.borrow().iter() {
+            // SAFETY: nobody holds a reference between packets.
+            change(key, unsafe { &mut *flow.get() });
         }
     }
 
-    /// Loses an entry, as an LRU does.
-    pub fn lose(&self, table: Table, key: &FlowKey<A>) {
-        self.map(table).delete(key);
+    /// Loses an entry, as where it made way for another.
+    pub fn lose(&self, key: &FlowKey<A>) {
+        self.map.delete(key);
     }
 }
 
@@ -356,18 +346,18 @@ macro_rules! address_tables {
                 networks.is_some_and(|all| all.iter().any(|network| network.contains(&IpAddr::from(*address))))
             }
 
-            fn flow(&self, table: Table, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
-                self.$flows.map(table).find(key)
+            fn flow(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                self.$flows.map.find(key)
             }
 
-            fn guessed(&self, key: &FlowKey<$address>) -> Option<(Table, &mut Flow<$address>)> {
-                let known = self.known(key)?;
+            fn guessed(&self, key: &FlowKey<$address>) -> Option<&mut Flow<$address>> {
+                let flow = self.flow(key)?;
                 self.guessed.set(self.guessed.get() + 1);
-                Some(known)
+                Some(flow)
             }
 
-            fn insert(&self, table: Table, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
-                trace::inserted(self, table, key, self.$flows.map(table).insert(key, flow))
+            fn insert(&self, key: &FlowKey<$address>, flow: &Flow<$address>) -> Result<(), InsertError> {
+                trace::inserted(self, key, self.$flows.map.insert(key, flow))
             }
 
             fn scratch(&self) -> Option<&mut Scratch<$address>> {
@@ -375,9 +365,9 @@ macro_rules! address_tables {
                 Some(unsafe { &mut *self.$flows.scratch.get() })
             }
 
-            fn delete(&self, table: Table, key: &FlowKey<$address>) {
-                if self.$flows.map(table).delete(key) {
-                    trace::wrote_flow(self, Told::DELETE, table, key);
+            fn delete(&self, key: &FlowKey<$address>) {
+                if self.$flows.map.delete(key) {
+                    trace::wrote_flow(self, Told::DELETE, key);
                 }
             }
 

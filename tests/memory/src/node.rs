@@ -5,7 +5,7 @@ use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small;
 use lb_common::Reason;
 use lb_common::flow::State;
-use lb_ebpf::{Table, Verdict, process};
+use lb_ebpf::{Verdict, process};
 use std::net::SocketAddr;
 
 /// The interface that a wire feeds.
@@ -95,18 +95,18 @@ impl Node {
         (seen, backend)
     }
 
-    /// The states of all entries, confirmed ones first.
+    /// The states of all entries.
     pub fn states(&self) -> Vec<State> {
-        let tables = [Table::Confirmed, Table::New];
-        let four = tables.iter().flat_map(|table| self.tables.flows4.contents(*table));
-        let six = tables.iter().flat_map(|table| self.tables.flows6.contents(*table));
-        four.map(|(key, flow)| flow.state(key.protocol))
-            .chain(six.map(|(key, flow)| flow.state(key.protocol)))
-            .collect()
+        let four = self.tables.flows4.contents().into_iter().map(|(key, flow)| flow.state(key.protocol));
+        let six = self.tables.flows6.contents().into_iter().map(|(key, flow)| flow.state(key.protocol));
+        four.chain(six).collect()
     }
 
-    /// How many entries a table has, of both families.
-    pub fn entries(&self, table: Table) -> usize {
-        self.tables.flows4.contents(table).len() + self.tables.flows6.contents(table).len()
+    /// How many entries there are of both families: of confirmed flows, and of others.
+    pub fn entries(&self) -> (usize, usize) {
+        let four = self.tables.flows4.contents().into_values().map(|flow| flow.is_confirmed());
+        let six = self.tables.flows6.contents().into_values().map(|flow| flow.is_confirmed());
+        let (confirmed, others): (Vec<_>, Vec<_>) = four.chain(six).partition(|is_confirmed| *is_confirmed);
+        (confirmed.len(), others.len())
     }
 }

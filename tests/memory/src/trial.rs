@@ -10,7 +10,7 @@ use lb_common::{
     Backend, BackendSet, Budget, Device, Flow, FlowKey, Owned, Reason, SCTP, Service, ServiceKey, Settings,
     Step as TraceStep, TCP, UDP,
 };
-use lb_ebpf::{Action, Hook, Route, Table, Verdict, process};
+use lb_ebpf::{Action, Hook, Route, Verdict, process};
 use lb_oracle::Fault;
 use lb_oracle::answer::Error;
 use lb_oracle::ledger::{self, Answer, Fate, Ledger, Member, Network, Policy, Told, Way};
@@ -391,19 +391,18 @@ impl Trial {
     /// Loses one entry, or changes its flags; the oracle is told that nothing is certain of it.
     fn spoil(&mut self, index: Index, flags: Option<u16>) {
         let (ledger, tables) = (&mut self.ledger, &self.tables);
-        let four = entries(&tables.flows4.contents(Table::Confirmed), &tables.flows4.contents(Table::New));
-        let six = entries(&tables.flows6.contents(Table::Confirmed), &tables.flows6.contents(Table::New));
+        let (four, six) = (tables.flows4.contents(), tables.flows6.contents());
         let place = chosen(index, four.len() + six.len());
-        if let Some((table, key)) = four.get(place) {
-            doubt(ledger, key, tables.flows4.contents(*table)[key].rewritten(key.protocol));
+        if let Some((key, flow)) = four.iter().nth(place) {
+            doubt(ledger, key, flow.rewritten(key.protocol));
             match flags {
-                None => tables.flows4.lose(*table, key),
+                None => tables.flows4.lose(key),
                 Some(flags) => tables.flows4.change(|each, flow| flow.flags ^= if each == key { flags } else { 0 }),
             }
-        } else if let Some((table, key)) = six.get(place.wrapping_sub(four.len())) {
-            doubt(ledger, key, tables.flows6.contents(*table)[key].rewritten(key.protocol));
+        } else if let Some((key, flow)) = six.iter().nth(place.wrapping_sub(four.len())) {
+            doubt(ledger, key, flow.rewritten(key.protocol));
             match flags {
-                None => tables.flows6.lose(*table, key),
+                None => tables.flows6.lose(key),
                 Some(flags) => tables.flows6.change(|each, flow| flow.flags ^= if each == key { flags } else { 0 }),
             }
         }
@@ -425,16 +424,6 @@ fn of_protocol(shape: &Shape, protocol: u8) -> Shape {
         _ => Transport::Tcp(0x10, 0),
     };
     Shape { transport, ..shape.clone() }
-}
-
-type Entries<A> = Vec<(Table, FlowKey<A>)>;
-
-fn entries<A: Copy + Ord, F>(
-    confirmed: &std::collections::BTreeMap<FlowKey<A>, F>,
-    new: &std::collections::BTreeMap<FlowKey<A>, F>,
-) -> Entries<A> {
-    let confirmed = confirmed.keys().map(|key| (Table::Confirmed, *key));
-    confirmed.chain(new.keys().map(|key| (Table::New, *key))).collect()
 }
 
 fn doubt<A: Copy + Into<IpAddr>>(ledger: &mut Ledger, key: &FlowKey<A>, rewritten: FlowKey<A>) {

@@ -1,6 +1,5 @@
 //! The short way of a packet does what the long one does: whole cases of the generator, run once by either.
 
-use lb_ebpf::Table;
 use lb_memory::generator;
 use lb_memory::memory::Memory;
 use lb_memory::node::{INSIDE, UPLINK};
@@ -17,8 +16,7 @@ const FULL_CASES: u32 = 300_000;
 
 /// Everything that a packet may leave behind.
 fn left_behind(tables: &Memory) -> String {
-    let flows =
-        [Table::Confirmed, Table::New].map(|table| (tables.flows4.contents(table), tables.flows6.contents(table)));
+    let flows = (tables.flows4.contents(), tables.flows6.contents());
     let fragments = (tables.flows4.fragments(), tables.flows6.fragments());
     format!(
         "{flows:?} {fragments:?} {:?} {:?} {:?} {:?} {:?}",

@@ -67,7 +67,7 @@ fn figures(second: u64) -> Figures {
         ],
         maps: vec![
             map("FLOWS4", 2400, 262_144),
-            map("NEW4", 60_000, 65_536),
+            map("AFFINITY", 120_000, 131_072),
             map("FLOWS6", 0, 262_144),
             map("SERVICES", 8, 65_536),
             map("SLOTS", 70_000, 1_048_576),

@@ -129,8 +129,8 @@ fn who(state: &State, figures: &Figures, theme: Theme) -> Line<'static> {
 }
 
 fn is_flows(map: &MapFill) -> bool {
-    use lb_common::maps::{FLOWS4, FLOWS6, NEW4, NEW6};
-    [FLOWS4, FLOWS6, NEW4, NEW6].contains(&map.name.as_str())
+    use lb_common::maps::{FLOWS4, FLOWS6};
+    [FLOWS4, FLOWS6].contains(&map.name.as_str())
 }
 
 fn block(title: String) -> Block<'static> {

@@ -3,7 +3,7 @@
 //! The datapath writes them all the time, so what looks wrong once may have been looked at in the middle of a change: a flow
 //! being made, moved or forgotten. A finding is what looks wrong again, the same way, some ticks later.
 
-use super::{FamilyTables, FlowEntry, FlowTables, Sweep, Table, failed};
+use super::{FamilyTable, FlowEntry, FlowTables, Sweep, failed};
 use crate::audit::Invariant;
 use crate::datapath::bpf::map::Put;
 use crate::image::{Given, Use};
@@ -40,11 +40,11 @@ pub(crate) struct Suspect {
     pub(crate) violations: Vec<(Invariant, String)>,
 }
 
-/// An entry by its table and key.
+/// An entry by its key.
 #[derive(Clone, Copy, Debug)]
 enum FlowId {
-    V4(Table, FlowKey<[u8; 4]>),
-    V6(Table, FlowKey<[u8; 16]>),
+    V4(FlowKey<[u8; 4]>),
+    V6(FlowKey<[u8; 16]>),
 }
 
 impl FlowTables {
@@ -58,8 +58,8 @@ impl FlowTables {
     ) -> Result<Option<usize>, MapError> {
         let (table, position) = (sweep.table, &mut sweep.position);
         let seen = match table {
-            0 | 1 => self.v4.suspects(table, position, facts, limit, FlowId::V4, suspects)?,
-            2 | 3 => self.v6.suspects(table - 2, position, facts, limit, FlowId::V6, suspects)?,
+            0 => self.v4.suspects(position, facts, limit, FlowId::V4, suspects)?,
+            1 => self.v6.suspects(position, facts, limit, FlowId::V6, suspects)?,
             _ => return Ok(None),
         };
         if sweep.position.is_none() {
@@ -71,8 +71,8 @@ impl FlowTables {
     /// Looks at a suspect again; `None`: nothing is wrong with it in the same way any more.
     pub(crate) fn look_again(&self, suspect: &Suspect, facts: &FlowFacts<'_>) -> Result<Option<Suspect>, MapError> {
         let found = match suspect.id {
-            FlowId::V4(table, key) => self.v4.look(table, &key, facts, FlowId::V4)?,
-            FlowId::V6(table, key) => self.v6.look(table, &key, facts, FlowId::V6)?,
+            FlowId::V4(key) => self.v4.look(&key, facts, FlowId::V4)?,
+            FlowId::V6(key) => self.v6.look(&key, facts, FlowId::V6)?,
         };
         let was_wrong = |of: &Invariant| suspect.violations.iter().any(|(invariant, _)| invariant == of);
         Ok(found.and_then(|mut found| {
@@ -85,11 +85,11 @@ impl FlowTables {
     /// passed between two looks.
     pub(crate) fn repair(&self, suspect: &Suspect, invariant: Invariant, idle: bool) -> Result<bool, MapError> {
         match (invariant, suspect.id) {
-            (Invariant::FlowPair, FlowId::V4(table, key)) => self.v4.complete(table, &key),
-            (Invariant::FlowPair, FlowId::V6(table, key)) => self.v6.complete(table, &key),
+            (Invariant::FlowPair, FlowId::V4(key)) => self.v4.complete(&key),
+            (Invariant::FlowPair, FlowId::V6(key)) => self.v6.complete(&key),
             (Invariant::FlowWayOut, _) => Ok(false),
-            (_, FlowId::V4(table, key)) if idle => self.v4.remove(table, &key, suspect.entry.tick),
-            (_, FlowId::V6(table, key)) if idle => self.v6.remove(table, &key, suspect.entry.tick),
+            (_, FlowId::V4(key)) if idle => self.v4.remove(&key, suspect.entry.tick),
+            (_, FlowId::V6(key)) if idle => self.v6.remove(&key, suspect.entry.tick),
             _ => Ok(false),
         }
     }
@@ -114,7 +114,7 @@ impl Suspect {
     }
 }
 
-impl<A> FamilyTables<A>
+impl<A> FamilyTable<A>
 where
     A: Copy + Debug + PartialEq + Into<IpAddr> + 'static,
     FlowKey<A>: aya::Pod + Key,
@@ -122,14 +122,13 @@ where
 {
     fn suspects(
         &self,
-        table: usize,
         position: &mut Option<u32>,
         facts: &FlowFacts<'_>,
         limit: usize,
-        id: fn(Table, FlowKey<A>) -> FlowId,
+        id: fn(FlowKey<A>) -> FlowId,
         suspects: &mut Vec<Suspect>,
     ) -> Result<usize, MapError> {
-        let (kind, name, map) = self.tables()[table];
+        let Self { map, name } = self;
         let mut batches = map.batches().of_size(limit).resume(*position);
         let Some(batch) = batches.next() else {
             *position = None;
@@ -138,35 +137,32 @@ where
         let batch = batch.map_err(failed(name, "read"))?;
         *position = batches.position();
         for (key, flow) in &batch {
-            suspects.extend(self.judge(kind, key, flow, facts, id)?);
+            suspects.extend(self.judge(key, flow, facts, id)?);
         }
         Ok(batch.len())
     }
 
     fn look(
         &self,
-        table: Table,
         key: &FlowKey<A>,
         facts: &FlowFacts<'_>,
-        id: fn(Table, FlowKey<A>) -> FlowId,
+        id: fn(FlowKey<A>) -> FlowId,
     ) -> Result<Option<Suspect>, MapError> {
-        let (_, name, map) = self.tables()[table as usize];
-        let Some(flow) = map.get(key).map_err(failed(name, "read"))? else { return Ok(None) };
-        self.judge(table, key, &flow, facts, id)
+        let Some(flow) = self.map.get(key).map_err(failed(self.name, "read"))? else { return Ok(None) };
+        self.judge(key, &flow, facts, id)
     }
 
     fn judge(
         &self,
-        table: Table,
         key: &FlowKey<A>,
         flow: &Flow<A>,
         facts: &FlowFacts<'_>,
-        id: fn(Table, FlowKey<A>) -> FlowId,
+        id: fn(FlowKey<A>) -> FlowId,
     ) -> Result<Option<Suspect>, MapError> {
         if flow.is_expired(key.protocol, facts.now) {
             return Ok(None);
         }
-        let entry = FlowEntry::new(table, key, flow);
+        let entry = FlowEntry::new(key, flow);
         let mut violations = violations(&entry, facts);
         if let Some(wrong) = wrong_sum(&entry, flow.address_delta, flow.port_delta) {
             violations.push((Invariant::FlowChecksum, wrong));
@@ -175,18 +171,17 @@ where
             violations.push((Invariant::FlowRecord, "its padding is not zero".to_owned()));
         }
         // An unconfirmed flow may lose one of its entries to the flood.
-        if table == Table::Confirmed {
+        if flow.is_confirmed() {
             violations.extend(self.wrong_partner(key, flow)?.map(|wrong| (Invariant::FlowPair, wrong)));
         }
-        let map = self.tables()[table as usize].1;
-        let suspect = Suspect { id: id(table, *key), entry, map, violations };
+        let suspect = Suspect { id: id(*key), entry, map: self.name, violations };
         Ok((!suspect.violations.is_empty()).then_some(suspect))
     }
 
     /// What is wrong with the entry for the other direction. That another flow has its place is not: the later of two that
     /// share a backend's answers has them.
     fn wrong_partner(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<Option<String>, MapError> {
-        let Some(partner) = self.find(&flow.partner(key.protocol))? else {
+        let Some(partner) = self.map.get(&flow.partner(key.protocol)).map_err(failed(self.name, "read"))? else {
             let other = if flow.is_reply() { "requests" } else { "replies" };
             return Ok(Some(format!("there is no entry for its {other}")));
         };
@@ -200,18 +195,9 @@ where
             .then(|| "the entry for its other direction is of another backend, service port or direction".to_owned()))
     }
 
-    fn find(&self, key: &FlowKey<A>) -> Result<Option<Flow<A>>, MapError> {
-        for (_, name, map) in self.tables() {
-            if let Some(flow) = map.get(key).map_err(failed(name, "read"))? {
-                return Ok(Some(flow));
-            }
-        }
-        Ok(None)
-    }
-
     /// Makes the entry for the other direction if there is none; whether it did.
-    fn complete(&self, table: Table, key: &FlowKey<A>) -> Result<bool, MapError> {
-        let (_, name, map) = self.tables()[table as usize];
+    fn complete(&self, key: &FlowKey<A>) -> Result<bool, MapError> {
+        let Self { map, name } = self;
         let Some(flow) = map.get(key).map_err(failed(name, "read"))? else { return Ok(false) };
         match map.put(&flow.partner(key.protocol), &mirror(key, &flow), Put::New) {
             Ok(()) => Ok(true),
@@ -221,17 +207,15 @@ where
     }
 
     /// Forgets both entries of a flow that is as it was in this tick; whether it did.
-    fn remove(&self, table: Table, key: &FlowKey<A>, tick: u32) -> Result<bool, MapError> {
-        let (_, name, map) = self.tables()[table as usize];
+    fn remove(&self, key: &FlowKey<A>, tick: u32) -> Result<bool, MapError> {
+        let Self { map, name } = self;
         let Some(flow) = map.get(key).map_err(failed(name, "read"))?.filter(|flow| flow.tick == tick) else {
             return Ok(false);
         };
         let partner_key = flow.partner(key.protocol);
-        for (_, name, map) in self.tables() {
-            let partner = map.get(&partner_key).map_err(failed(name, "read"))?;
-            if partner.is_some_and(|partner| partner.is_partner(key)) {
-                map.delete(&partner_key).map_err(failed(name, "repair"))?;
-            }
+        let partner = map.get(&partner_key).map_err(failed(name, "read"))?;
+        if partner.is_some_and(|partner| partner.is_partner(key)) {
+            map.delete(&partner_key).map_err(failed(name, "repair"))?;
         }
         map.delete(key).map_err(failed(name, "repair"))
     }
@@ -366,7 +350,7 @@ mod tests {
             gate[word as usize] |= bits;
         }
         let facts = FlowFacts { now: 100, given: &given, interfaces: &[7].into(), gate: &gate };
-        let entry = FlowEntry::new(Table::Confirmed, key, flow);
+        let entry = FlowEntry::new(key, flow);
         let mut found: Vec<Invariant> =
             violations(&entry, &facts).into_iter().map(|(invariant, _)| invariant).collect();
         found.extend(wrong_sum(&entry, flow.address_delta, flow.port_delta).map(|_| Invariant::FlowChecksum));
@@ -406,7 +390,7 @@ mod tests {
         lb_ebpf::conntrack::mirror(&key, &flow, &mut scratch);
         assert_eq!(mirror(&key, &flow), scratch.mirror);
         assert_eq!(flow.partner(TCP), scratch.mirror_key);
-        let entry = FlowEntry::new(Table::Confirmed, &scratch.mirror_key, &scratch.mirror);
+        let entry = FlowEntry::new(&scratch.mirror_key, &scratch.mirror);
         assert_eq!(wrong_sum(&entry, scratch.mirror.address_delta, scratch.mirror.port_delta), None);
     }
 
