@@ -182,7 +182,7 @@ pub struct Flow<A> {
     /// Where the rewritten packet leaves.
     pub hop: NextHop,
     /// Not zero: a packet of its own has met it since it was entered, or since the table last looked for an entry to evict. Not kept
-    /// of confirmed flows, which are not evicted.
+    /// where it keeps its place anyway.
     pub met: u8,
     /// Padding; zero. With it an entry of IPv4 with its key never lies across more than two cache lines.
     pub zero: [u8; 7],
@@ -232,9 +232,10 @@ impl<A: Copy> Flow<A> {
         self.flags & Self::REPLY != 0
     }
 
-    /// Whether both sides have proven that they receive what the other sends: then it keeps its place.
-    pub const fn is_confirmed(&self) -> bool {
-        self.flags & Self::CONFIRMED != 0
+    /// Whether an entry with these flags keeps its place where there is no room: both sides have proven that they receive what the
+    /// other sends, and their connection goes on.
+    pub const fn keeps_place(flags: u16) -> bool {
+        flags & Self::CONFIRMED != 0 && !Self::has_ended(flags)
     }
 
     /// The state a person knows, from the flags.

@@ -31,7 +31,7 @@ pub const NETWORKS6: &str = "NETWORKS6";
 pub const SLOTS: &str = "SLOTS";
 /// Backends by id.
 pub const BACKENDS: &str = "BACKENDS";
-/// IPv4 flows: entries of a [`crate::table`]. Nothing evicts a confirmed flow; where there is no room, others make way.
+/// IPv4 flows: entries of a [`crate::table`]. Where there is no room those make way that do not keep their places ([`Flow::keeps_place`]).
 pub const FLOWS4: &str = "FLOWS4";
 /// IPv6 flows.
 pub const FLOWS6: &str = "FLOWS6";
@@ -218,7 +218,7 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
 }
 
 /// Sets of a flow table: twice as many entries as two for each flow, one a direction. In a table that is half full nobody finds both of
-/// his sets full; at six tenths it is one of some hundred thousand, for whom one makes way that is not confirmed.
+/// his sets full; at six tenths it is one of some hundred thousand, for whom another makes way ([`Flow::keeps_place`]).
 const fn flow_sets(max_flows: u32) -> u32 {
     (max_flows * 4).div_ceil(WAYS)
 }
@@ -228,7 +228,7 @@ pub const fn hashing(seeds: [u64; 10], max_flows: u32) -> Hashing {
     Hashing { seeds, sets: flow_sets(max_flows), max_flows }
 }
 
-/// How many confirmed entries are sure to find room in a flow table: two for each flow, one a direction. It is larger than that: see
+/// How many entries that keep their places are sure to find room in a flow table: two for each flow, one a direction. It is larger than that: see
 /// [`crate::table`].
 pub const fn room(max_flows: u32) -> u32 {
     max_flows * 2

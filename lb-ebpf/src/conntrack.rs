@@ -2,7 +2,8 @@
 //!
 //! Two entries for each flow, one for each direction, each keyed by the tuple on the wire and each holding its whole
 //! rewrite ([`lb_common::flow`]). A flow is confirmed when the client has proven that it receives what the backend answers; where
-//! there is no room, entries make way that are not confirmed, so a flood of first packets evicts nothing but its like.
+//! there is no room, entries make way that are not confirmed or whose connection has ended, so a flood of first packets evicts
+//! nothing that goes on.
 //!
 //! ```text
 //!            SYN, or first packet           reply                 client goes on
@@ -25,7 +26,7 @@ use lb_common::{Flow, FlowKey, NextHop, Owned, Scratch, UDP};
 /// Notes that a packet has met the entry of its own tuple, where that may have to make way for others.
 #[inline(always)]
 pub fn meet<A: Address>(flow: &mut Flow<A>) {
-    if !flow.is_confirmed() {
+    if !Flow::<A>::keeps_place(flow.flags) {
         flow.met = 1;
     }
 }

@@ -11,7 +11,7 @@ use lb_common::{
 pub enum InsertError {
     /// The key is there already.
     Exists,
-    /// The table is full of confirmed flows, or contended.
+    /// The table is full of flows that keep their places, or contended.
     Full,
 }
 
@@ -34,8 +34,8 @@ pub trait AddressTables<A: Address> {
         self.flow(key)
     }
 
-    /// Inserts an entry whose key must be new. Where there is no room, one makes way that is not confirmed and was not met for a
-    /// while.
+    /// Inserts an entry whose key must be new. Where there is no room, one makes way that does not keep its place
+    /// ([`Flow::keeps_place`]) and was not met for a while.
     fn insert(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
 
     /// Room for one packet's work.

@@ -200,7 +200,7 @@ fn new_flows_are_counted_and_their_evictions_noticed() {
     needs_datapath!();
     let fixture = fixture(&["--max-flows=1024"]);
     let to = fixture.cluster_udp()[0];
-    let entries = |scrape: &Scrape| scrape.sum("lbctl_unconfirmed_entries", &[r#"map="FLOWS4""#]);
+    let entries = |scrape: &Scrape| scrape.sum("lbctl_map_evictable_entries", &[r#"map="FLOWS4""#]);
     let evicted = |scrape: &Scrape| scrape.sum("lbctl_map_evictions_total", &[r#"map="FLOWS4""#]);
     let flood = |sockets: usize| {
         let flood = || {

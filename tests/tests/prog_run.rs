@@ -460,17 +460,29 @@ fn connect(both: &mut Both, client: SocketAddr, service: SocketAddr) {
 #[test]
 fn in_a_full_table_those_make_way_that_are_not_confirmed() {
     needs_datapath!();
-    on_both(|both| {
+    makes_way(0);
+}
+
+#[test]
+fn in_a_full_table_those_make_way_whose_connection_has_ended() {
+    needs_datapath!();
+    makes_way(Flow::<[u8; 4]>::CONFIRMED | Flow::<[u8; 4]>::FINS);
+    makes_way(Flow::<[u8; 4]>::CONFIRMED | Flow::<[u8; 4]>::RST);
+}
+
+/// Opens connections where the table is full of flows with these flags.
+fn makes_way(flags: u16) {
+    on_both(move |both| {
         let service = Family::V4.cluster(WEB, 80);
         let client = |port| SocketAddr::new(Family::V4.client(), port);
         connect(both, client(1), service);
-        fill(both, 0);
+        fill(both, flags);
         let before = both.kernel.flows::<[u8; 4]>(maps::FLOWS4).len();
         // The host's table is not full.
         (2..200).for_each(|port| connect(both, client(port), service));
         let flows = both.kernel.flows::<[u8; 4]>(maps::FLOWS4);
         assert_eq!(flows.len(), before, "each took the place of another");
-        assert_eq!(flows.values().filter(|flow| flow.is_confirmed()).count(), 2 * 199);
+        assert_eq!(flows.values().filter(|flow| Flow::<[u8; 4]>::keeps_place(flow.flags)).count(), 2 * 199);
         for port in 1..200 {
             let ack = frames::tcp(client(port), service, Flags::Ack, b"goes on");
             assert_eq!(both.run(Hook::Ingress, both.uplink, &ack).0.reason, Reason::Forwarded);

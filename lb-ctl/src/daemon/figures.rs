@@ -168,10 +168,10 @@ pub(super) fn complete(
         let counted = flows.counted(services, backends)?;
         (figures.services, figures.backends) = tally.read(names, &counted);
     }
-    let Census { fill, unconfirmed, evictions, lent } = lock(census).clone();
+    let Census { fill, evictable, evictions, lent } = lock(census).clone();
     let line = |fill: &Fill| MapFill { name: fill.map.to_owned(), used: fill.entries, capacity: fill.capacity.into() };
     figures.maps.extend(fill.values().map(line));
-    figures.unconfirmed = unconfirmed.iter().map(|(map, count)| ((*map).to_owned(), *count)).collect();
+    figures.evictable = evictable.iter().map(|(map, count)| ((*map).to_owned(), *count)).collect();
     figures.evictions = evictions.iter().map(|(map, count)| ((*map).to_owned(), count.round() as u64)).collect();
     for one in &mut figures.lent {
         if let Some((backend, protocol, used)) = lent.get(&one.address) {

@@ -18,8 +18,8 @@ const TABLES: [&str; 2] = [FLOWS4, FLOWS6];
 pub struct Census {
     /// Entries, by map.
     pub fill: BTreeMap<&'static str, Fill>,
-    /// Entries of flows that are not confirmed, by map.
-    pub unconfirmed: BTreeMap<&'static str, u64>,
+    /// Entries of flows that do not keep their places, by map.
+    pub evictable: BTreeMap<&'static str, u64>,
     /// Entries that were evicted before their time, by map: an estimate.
     pub evictions: BTreeMap<&'static str, f64>,
     /// For each lent address how many ports are lent towards the backend port and protocol to which most are.
@@ -29,8 +29,8 @@ pub struct Census {
 /// What a sweep through the flow tables has counted so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Round {
-    confirmed: u64,
-    unconfirmed: u64,
+    kept: u64,
+    evictable: u64,
     lent: Lent,
     fill: BTreeMap<&'static str, Fill>,
     others: BTreeMap<&'static str, u64>,
@@ -39,23 +39,23 @@ pub(super) struct Round {
 
 impl Round {
     /// An entry of the present table was seen. Gives back where lent ports are counted.
-    pub(super) fn saw(&mut self, is_confirmed: bool) -> &mut Lent {
-        *(if is_confirmed { &mut self.confirmed } else { &mut self.unconfirmed }) += 1;
+    pub(super) fn saw(&mut self, keeps_place: bool) -> &mut Lent {
+        *(if keeps_place { &mut self.kept } else { &mut self.evictable }) += 1;
         &mut self.lent
     }
 
     /// This table, of [`TABLES`], has been seen to its end.
     pub(super) fn finished(&mut self, table: usize, capacity: u32) {
-        let (map, entries) = (TABLES[table], std::mem::take(&mut self.confirmed));
+        let (map, entries) = (TABLES[table], std::mem::take(&mut self.kept));
         self.fill.insert(map, Fill { map, entries, capacity });
-        self.others.insert(map, std::mem::take(&mut self.unconfirmed));
+        self.others.insert(map, std::mem::take(&mut self.evictable));
         self.known[table] = std::mem::take(&mut self.lent).by_address();
     }
 
     /// Adds what is known to a census.
     pub(super) fn tell(&self, census: &mut Census) {
         census.fill.extend(self.fill.clone());
-        census.unconfirmed.extend(self.others.clone());
+        census.evictable.extend(self.others.clone());
         census.lent = self.known.iter().flatten().map(|(address, most)| (*address, *most)).collect();
     }
 }

@@ -93,11 +93,6 @@ impl FlowEntry {
         self.flags & Flow::<[u8; 4]>::REPLY != 0
     }
 
-    /// Whether it keeps its place where there is no room.
-    pub const fn is_confirmed(&self) -> bool {
-        self.flags & Flow::<[u8; 4]>::CONFIRMED != 0
-    }
-
     /// The end by which the gate must let its packets pass.
     pub(crate) const fn admitted(&self) -> End {
         if self.is_reply() { End::Source(self.source.ip()) } else { End::Destination(self.destination.ip()) }
@@ -119,7 +114,7 @@ impl FlowEntry {
 pub struct Fill {
     /// Name of the map.
     pub map: &'static str,
-    /// Entries in it, expired ones included; of flows, those that are confirmed.
+    /// Entries in it, expired ones included; of flows, those that keep their places.
     pub entries: u64,
     /// Entries that are sure to fit.
     pub capacity: u32,
@@ -176,7 +171,7 @@ impl Sweep {
     }
 }
 
-/// Entries of flows that are not confirmed, which were there a moment ago and should be still.
+/// Entries of flows that do not keep their places, which were there a moment ago and should be still.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample<A> {
     keys: Vec<FlowKey<A>>,
@@ -285,7 +280,7 @@ impl FlowTables {
         let missed =
             [(FLOWS4, self.v4.resample(&mut samples.0, now)?), (FLOWS6, self.v6.resample(&mut samples.1, now)?)];
         for (map, Missed { looked, gone }) in missed {
-            let entries = census.unconfirmed.get(map).copied().unwrap_or(0).max(looked as u64);
+            let entries = census.evictable.get(map).copied().unwrap_or(0).max(looked as u64);
             let share = if looked == 0 { 0.0 } else { gone as f64 / looked as f64 };
             *census.evictions.entry(map).or_default() += share * entries as f64;
         }
@@ -341,7 +336,7 @@ where
         let mut entries = 0;
         for batch in self.map.batches() {
             for (key, flow) in &batch.map_err(failed(self.name, "read"))? {
-                entries += u64::from(flow.is_confirmed());
+                entries += u64::from(Flow::<A>::keeps_place(flow.flags));
                 lent.count(key, flow, now);
             }
         }
@@ -363,7 +358,7 @@ where
             let batch = batch.map_err(failed(name, "read"))?;
             step.seen += batch.len();
             for (key, flow) in &batch {
-                sweep.round.saw(flow.is_confirmed()).count(key, flow, now);
+                sweep.round.saw(Flow::<A>::keeps_place(flow.flags)).count(key, flow, now);
             }
             for (key, flow) in batch.into_iter().filter(|(key, flow)| flow.is_expired(key.protocol, now)) {
                 // The datapath may have given the tuple to a new flow since it was read: look again.
@@ -388,9 +383,9 @@ where
         }
         let mut batches = self.map.batches().of_size(SAMPLE).resume(sample.position);
         let stays = |(key, flow): &(FlowKey<A>, Flow<A>)| {
-            !flow.is_confirmed() && !flow.is_expired(key.protocol, now + SAMPLE_REST)
+            !Flow::<A>::keeps_place(flow.flags) && !flow.is_expired(key.protocol, now + SAMPLE_REST)
         };
-        // Among many that are confirmed there may be few that are not.
+        // Among many that keep their places there may be few that do not.
         for _ in 0..SAMPLE_BATCHES {
             let Some(batch) = batches.next() else { break };
             let batch = batch.map_err(failed(self.name, "read"))?;

@@ -62,7 +62,7 @@ where
         Ok(Self { words: Arc::new(words), entries, hashing })
     }
 
-    /// How many confirmed entries are sure to find room.
+    /// How many entries that keep their places are sure to find room.
     pub const fn capacity(&self) -> u32 {
         room(self.hashing.max_flows)
     }

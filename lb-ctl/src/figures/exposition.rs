@@ -125,8 +125,8 @@ fn fill(series: &mut Series, figures: &Figures, told: [Told; 2]) {
         }
         Metric::MapEntries => figures.maps.iter().for_each(|map| series.push(&[&map.name], map.used as f64)),
         Metric::MapMax => figures.maps.iter().for_each(|map| series.push(&[&map.name], map.capacity as f64)),
-        Metric::Unconfirmed => {
-            figures.unconfirmed.iter().for_each(|(map, count)| series.push(&[map], *count as f64));
+        Metric::MapEvictable => {
+            figures.evictable.iter().for_each(|(map, count)| series.push(&[map], *count as f64));
         }
         Metric::MapEvictions => {
             figures.evictions.iter().for_each(|(map, count)| series.push(&[map], *count as f64));

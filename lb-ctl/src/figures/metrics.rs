@@ -106,11 +106,11 @@ metrics! {
     Names Gauge "lbctl_metrics_names" ["of" "told"]
         "Ports of Services (service) and endpoints' addresses (backend) that have series of their own, and those that are added up under (others): see --metrics-limit.";
     MapEntries Gauge "lbctl_map_entries" ["map"]
-        "Entries in a map; in those that packets write, as the sweeper counted them on its last round, those that have expired included. Of flows, those that are confirmed: others make way where there is no room.";
+        "Entries in a map; in those that packets write, as the sweeper counted them on its last round, those that have expired included. Of flows, those that go on and are confirmed: others make way where there is no room.";
     MapMax Gauge "lbctl_map_max_entries" ["map"]
         "Entries that are sure to fit into a map.";
-    Unconfirmed Gauge "lbctl_unconfirmed_entries" ["map"]
-        "Entries of flows whose client has not gone on after an answer yet, as the sweeper counted them on its last round: they make way where there is no room.";
+    MapEvictable Gauge "lbctl_map_evictable_entries" ["map"]
+        "Entries of flows whose client has not gone on after an answer yet, or whose connection has ended, as the sweeper counted them on its last round: they make way where there is no room.";
     MapEvictions Counter "lbctl_map_evictions_total" ["map"]
         "Entries that were pushed out of a full table before their time: an estimate, made from a sample each second.";
     InsertFailures Counter "lbctl_flow_insert_failures_total" []

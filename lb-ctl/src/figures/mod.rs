@@ -62,8 +62,8 @@ pub struct Figures {
     pub reasons: Vec<ReasonFigures>,
     /// How full the maps are. Those that packets write were counted by the sweeper on its last round.
     pub maps: Vec<MapFill>,
-    /// Entries of flows that are not confirmed, by map.
-    pub unconfirmed: Vec<(String, u64)>,
+    /// Entries of flows that do not keep their places, by map.
+    pub evictable: Vec<(String, u64)>,
     /// Entries that left an LRU map before their time, by map: an estimate, made from a sample each second.
     pub evictions: Vec<(String, u64)>,
     /// Lent source addresses.

@@ -92,7 +92,7 @@ macro_rules! table {
                     let Some(entry) = $entries.get_ptr_mut(index) else { return false };
                     // SAFETY: two fields of an entry of the map.
                     let (flags, met) = unsafe { ((*entry).value.flags, &mut (*entry).value.met) };
-                    let stays = flags & Flow::<$address>::CONFIRMED != 0 || *met != 0;
+                    let stays = Flow::<$address>::keeps_place(flags) || *met != 0;
                     *met = 0;
                     stays
                 }

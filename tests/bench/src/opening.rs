@@ -95,14 +95,14 @@ const LEAST: [&str; 2] = ["the least for a new flow, with room", "the least for 
 const XDP_TX: u32 = 3;
 const TC_REDIRECT: u32 = 7;
 
-/// Removes every flow of the product that is not confirmed.
+/// Removes every flow of the product that does not keep its place.
 fn forget(node: &Node) -> anyhow::Result<()> {
     let pin = node.find(maps::FLOWS4).context("the flows are not pinned")?;
     let table = FlowTable::<[u8; 4]>::open(pin.parent().unwrap_or(&pin), maps::FLOWS4)?;
     for entry in table.iter() {
         let (key, flow) = entry?;
         // One that is gone already is as good.
-        if !flow.is_confirmed() {
+        if !Flow::<[u8; 4]>::keeps_place(flow.flags) {
             table.delete(&key)?;
         }
     }

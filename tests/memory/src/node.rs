@@ -3,8 +3,8 @@
 use crate::frames::{self, Flags, checked};
 use crate::memory::{At, Frame, Memory, Surroundings};
 use crate::small;
-use lb_common::Reason;
 use lb_common::flow::State;
+use lb_common::{Flow, Reason};
 use lb_ebpf::{Verdict, process};
 use std::net::SocketAddr;
 
@@ -102,10 +102,10 @@ impl Node {
         four.chain(six).collect()
     }
 
-    /// How many entries there are of both families: of confirmed flows, and of others.
+    /// How many entries there are of both families: of flows that were ever confirmed, and of others.
     pub fn entries(&self) -> (usize, usize) {
-        let four = self.tables.flows4.contents().into_values().map(|flow| flow.is_confirmed());
-        let six = self.tables.flows6.contents().into_values().map(|flow| flow.is_confirmed());
+        let four = self.tables.flows4.contents().into_values().map(|flow| flow.flags & Flow::<[u8; 4]>::CONFIRMED != 0);
+        let six = self.tables.flows6.contents().into_values().map(|flow| flow.flags & Flow::<[u8; 4]>::CONFIRMED != 0);
         let (confirmed, others): (Vec<_>, Vec<_>) = four.chain(six).partition(|is_confirmed| *is_confirmed);
         (confirmed.len(), others.len())
     }

@@ -170,8 +170,8 @@ where
         if flow.zero != [0; 7] || key.zero != [0; 3] {
             violations.push((Invariant::FlowRecord, "its padding is not zero".to_owned()));
         }
-        // An unconfirmed flow may lose one of its entries to the flood.
-        if flow.is_confirmed() {
+        // Any other may lose one of its entries where there is no room.
+        if Flow::<A>::keeps_place(flow.flags) {
             violations.extend(self.wrong_partner(key, flow)?.map(|wrong| (Invariant::FlowPair, wrong)));
         }
         let suspect = Suspect { id: id(*key), entry, map: self.name, violations };
