@@ -138,7 +138,7 @@ const MUTATIONS: [Mutation; 30] = [
         breaks: "a connection goes on with a source that was given to another",
         file: "lb-ebpf/src/snat.rs",
         original: "conntrack::forget(tables, wanted, holder);",
-        mutated: "tables.delete(table, wanted);",
+        mutated: "tables.delete(wanted);",
     },
     Mutation {
         name: "hairpin",
