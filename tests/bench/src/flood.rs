@@ -13,7 +13,7 @@ use crate::wrapper::{Hook, Packets};
 
 /// Sources that open a connection each, over the whole measurement.
 const SOURCES: u32 = 1 << 20;
-/// Flows that are established: the tables of confirmed flows are half full.
+/// Flows that are established: they take a quarter of the table.
 const ESTABLISHED: u32 = DEFAULT_MAX_FLOWS / 2;
 /// Flows that send all the while; the others are idle until the end.
 const BUSY: u32 = 1024;

@@ -17,7 +17,7 @@ use crate::wrapper::{Hook, Packets, Wrapper};
 
 /// Bytes of every frame at least: what the wrapper restores.
 const FRAME: usize = lb_yardsticks::HEAD;
-/// Flows that are opened at once: so many fit into the table of new flows.
+/// Flows that are opened at once: so many are confirmed before the next.
 const BATCH: u32 = 1 << 14;
 /// Where the numbers of flows that are opened while measuring begin.
 pub(crate) const FRESH: u32 = 1 << 24;
