@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::node::Node;
+use crate::quiet;
 use crate::report::{Part, Report, Row};
 use crate::rules::{self, Served};
 use crate::statistics::{Figure, median, percentile, spread};
@@ -101,9 +102,9 @@ pub(crate) fn all(
     for round in 0..extent.application_rounds {
         say(format_args!("applications: round {} of {}", round + 1, extent.application_rounds));
         for (contender, samples) in contenders.iter().zip(&mut samples) {
-            samples[0].push(contender.requests(tools, &["-H", "Connection: close"])?);
-            samples[1].push(contender.requests(tools, &[])?);
-            samples[2].push(contender.bulk(tools)?);
+            samples[0].push(quiet::undisturbed(|| contender.requests(tools, &["-H", "Connection: close"]))?);
+            samples[1].push(quiet::undisturbed(|| contender.requests(tools, &[]))?);
+            samples[2].push(quiet::undisturbed(|| contender.bulk(tools))?);
         }
     }
     for (index, (name, unit)) in WORK.into_iter().enumerate() {

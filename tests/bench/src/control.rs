@@ -21,6 +21,7 @@ use crate::maglev;
 use crate::manifests::{self, FIRST, HOT4};
 use crate::names;
 use crate::node::{Node, client4};
+use crate::quiet;
 use crate::report::{Part, Report, Row};
 use crate::statistics::{Figure, median, percentile};
 use crate::wrapper::{Hook, Packets, Wrapper};
@@ -75,6 +76,7 @@ fn at(binary: &Path, wrapper: &mut Wrapper, extent: &Extent, services: u32, repo
         });
     };
 
+    quiet::wait();
     if services > 0 {
         let text = manifests::services(0..services, ENDPOINTS);
         let parse = cpu_of(|| lb_ctl::manifest::parse(&text, "bench.yaml", "default").map(drop))?;
@@ -145,6 +147,7 @@ fn changes(node: &mut Node, wrapper: &mut Wrapper, way: Way, samples: u32) -> an
         let text =
             if way == Way::Directory { whole(index) } else { manifests::slice(number, 0, Some(endpoint(index))) };
         let socket = node.socket().to_owned();
+        quiet::wait();
         let start = Instant::now();
         let seen = std::thread::scope(|scope| -> anyhow::Result<Duration> {
             let node_here: &Node = node;

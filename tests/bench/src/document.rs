@@ -16,7 +16,9 @@ const BY_HAND: [&str; 2] = ["<!-- written by hand: begin -->", "<!-- written by 
 const METHOD: &str = "\
 Every figure is net of the bench itself, and every comparison is made in one run, round by round, one thing after the other, since a
 virtual machine is robbed of time now and then: *best* is the second percentile of windows of 1024 packets, *median* their
-median, and the ratio is that of the best, with the median of the rounds' ratios in the JSON.
+median, and the ratio is that of the best, with the median of the rounds' ratios in the JSON. Before each run a loop that leaves nothing of
+a core unused tells whether somebody else uses the machine's cores too; while it takes a seventh longer than it can, the bench waits, for some
+minutes in all. Runs of the whole path and of applications are repeated if it is so after them.
 
 - **Per packet**: `BPF_PROG_TEST_RUN` repeats a program on one buffer, so a program that rewrites packets would see its own output. A
   wrapper restores the frame's head, gives it the next flow's address and port, and calls the program that the daemon has attached,
@@ -117,7 +119,7 @@ fn text(report: &Report, by_hand: &str) -> String {
         text.push('\n');
     };
     line(format!(
-        "Measured on {} at commit {} ({}), on {} CPUs of {}, {} GiB, Linux {}; load average at the start {}.\n",
+        "Measured on {} at commit {} ({}), on {} CPUs of {}, {} GiB, Linux {}; load average at the start {}; {}.\n",
         report.date,
         report.commit,
         report.extent,
@@ -125,7 +127,8 @@ fn text(report: &Report, by_hand: &str) -> String {
         machine.processor,
         machine.memory_gib,
         machine.kernel,
-        machine.load
+        machine.load,
+        report.waited
     ));
     line("## Targets\n".to_owned());
     line("| figure | wanted | measured | | measured beside it |\n|---|---|---|---|---|".to_owned());

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::manifests::FIRST;
+use crate::quiet;
 use crate::report::{Part, Report, Row};
 use crate::say;
 use crate::statistics::{Figure, median, percentile};
@@ -35,6 +36,7 @@ pub(crate) fn tables(report: &mut Report) {
         (0..CANDIDATES).map(|index| Candidate { name: maglev::name(endpoint(index), 0), weight: 1 }).collect();
     let mut times = Vec::new();
     for _ in 0..50 {
+        quiet::wait();
         let start = Instant::now();
         std::hint::black_box(maglev::table(std::hint::black_box(&all), TABLE_SIZE));
         times.push(start.elapsed().as_secs_f64() * 1000.0);

@@ -15,6 +15,7 @@ mod opening;
 mod packets;
 mod path;
 mod plot;
+mod quiet;
 mod report;
 mod rules;
 mod scale;
@@ -27,6 +28,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use std::{fmt, fs};
 
 use crate::packets::Bench;
@@ -56,6 +58,8 @@ pub(crate) struct Extent {
     pub(crate) changes: u32,
     /// Rounds of a second for each application and who is between.
     pub(crate) application_rounds: u32,
+    /// How long it may wait for the machine to be quiet, in all.
+    pub(crate) patience: Duration,
 }
 
 #[derive(Parser)]
@@ -131,6 +135,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         extent.flows.clone_from(&args.flows);
     }
     let mut report = Report::new(extent.name);
+    quiet::begin(extent.patience);
     let tools = Tools::of(&args.workspace);
     packets(args, &extent, &mut report)?;
     if args.wants("control") {
@@ -144,7 +149,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     if args.wants("applications") {
         applications::all(&args.lb_ctl, &tools, &extent, &args.beside, &mut report)?;
     }
+    report.waited = quiet::told();
     println!("{}\n{}", report.table(), targets::table(&report));
+    say(report.waited);
     let path = args.workspace.join("target/bench.json");
     fs::write(&path, serde_json::to_string_pretty(&report)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -187,6 +194,7 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
     let committed: Report = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     let extent = Extent::check();
     let mut runs = Vec::new();
+    quiet::begin(extent.patience);
     for _ in 0..2 {
         let mut report = Report::new(extent.name);
         packets(args, &extent, &mut report)?;
@@ -221,6 +229,7 @@ impl Extent {
             path: vec![10],
             changes: 40,
             application_rounds: 1,
+            patience: Duration::from_secs(20),
         }
     }
 
@@ -235,7 +244,8 @@ impl Extent {
             control: vec![0, 100, 1000, 10_000],
             path: vec![10, 1000, 10_000],
             changes: 300,
-            application_rounds: 5,
+            application_rounds: 7,
+            patience: Duration::from_mins(6),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{iter, thread};
 
 use crate::node::Node;
+use crate::quiet;
 use crate::statistics::Rounds;
 use crate::wrapper::{Hook, Packets, Run, Wrapper};
 
@@ -68,6 +69,7 @@ pub(crate) fn rounds(wrapper: &mut Wrapper, members: &mut [Member<'_>], rounds: 
     let mut measured: Vec<Measured> = iter::repeat_with(Measured::empty).take(members.len()).collect();
     for _ in 0..rounds {
         for (member, measured) in members.iter_mut().zip(&mut measured) {
+            quiet::wait();
             let floor = wrapper.yardstick(member.hook, "nothing")?;
             let mut alone = member.run_as(wrapper, &floor)?.windows;
             let (run, share) = member.run(wrapper)?;

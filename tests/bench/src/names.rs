@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::control::{MAX_FLOWS, PATIENCE, WATCHED, send};
 use crate::manifests;
 use crate::node::Node;
+use crate::quiet;
 use crate::say;
 
 /// Where the daemon answers, in its own namespace.
@@ -34,6 +35,7 @@ pub(crate) fn changes(binary: &Path, services: u32, endpoints: u32, samples: u32
     let mut times = Vec::new();
     for port in PORTS.iter().rev().cycle().take(samples as usize) {
         let text = with(*port);
+        quiet::wait();
         let start = Instant::now();
         let seen = std::thread::scope(|scope| -> anyhow::Result<Instant> {
             let teller = scope.spawn(|| send(node.socket(), &text).map(drop));

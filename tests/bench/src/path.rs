@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::manifests::{BACKEND_PORT, BACKEND4, FIRST, HOT4};
 use crate::node::{Node, client4};
+use crate::quiet;
 use crate::report::{Part, Report, Row};
 use crate::rules::{self, Served};
 use crate::statistics::{self, Rounds};
@@ -101,7 +102,7 @@ pub(crate) fn all(
         let mut measured: Vec<Rounds> = contenders.iter().map(|_| Rounds::default()).collect();
         for _ in 0..extent.rounds.div_ceil(2) {
             for (contender, rounds) in contenders.iter_mut().zip(&mut measured) {
-                rounds.0.push(contender.run(wrapper, flows, count)?);
+                rounds.0.push(quiet::undisturbed(|| contender.run(wrapper, flows, count))?);
             }
         }
         let floor = &measured[0];

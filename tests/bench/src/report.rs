@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::process::Command;
 
+use crate::quiet::Waited;
 use crate::statistics::Figure;
 
 /// The parts of the bench.
@@ -69,6 +70,8 @@ pub(crate) struct Report {
     pub(crate) extent: String,
     pub(crate) commit: String,
     pub(crate) machine: Machine,
+    #[serde(default)]
+    pub(crate) waited: Waited,
     pub(crate) rows: Vec<Row>,
     /// What was left out, and why.
     pub(crate) skipped: Vec<String>,
