@@ -210,7 +210,13 @@ pub fn first(home: &AtomicU64, place: Place) -> u32 {
 #[inline(always)]
 pub fn glance<K: Key, V, M: Memory<K, V>>(memory: &M, place: Place, key: &K) -> u32 {
     let (Some(home), Some(other)) = (memory.word(place.home()), memory.word(place.other())) else { return NOWHERE };
-    let (at_home, at_other) = (places_of(load(home), place.tag()), places_of(load(other), place.tag()));
+    // Asked for, but not waited for: who is about to enter the key asks for it again.
+    let word_of_other = load(other);
+    let guessed = first(home, place);
+    if guessed != NOWHERE && memory.get(guessed, key).is_some() {
+        return guessed;
+    }
+    let (at_home, at_other) = (places_of(load(home), place.tag()), places_of(word_of_other, place.tag()));
     if at_home | at_other == 0 {
         return NOWHERE;
     }
