@@ -218,7 +218,8 @@ pub const fn entries_for(name: &str, max_flows: u32) -> u32 {
 }
 
 /// Sets of a flow table: twice as many entries as two for each flow, one a direction. In a table that is half full nobody finds both of
-/// his sets full; at six tenths it is one of some hundred thousand, for whom another makes way ([`Flow::keeps_place`]).
+/// his sets full; at six tenths it is one of some hundred thousand. Where the table is full of others, who make way ([`Flow::keeps_place`]), one in some two
+/// thousand of those that keep their places finds none before these are as many as must fit.
 const fn flow_sets(max_flows: u32) -> u32 {
     (max_flows * 4).div_ceil(WAYS)
 }
@@ -228,7 +229,7 @@ pub const fn hashing(seeds: [u64; 10], max_flows: u32) -> Hashing {
     Hashing { seeds, sets: flow_sets(max_flows), max_flows }
 }
 
-/// How many entries that keep their places are sure to find room in a flow table: two for each flow, one a direction. It is larger than that: see
+/// How many entries that keep their places must find room in a flow table: two for each flow, one a direction. It is larger than that: see
 /// [`crate::table`].
 pub const fn room(max_flows: u32) -> u32 {
     max_flows * 2

@@ -17,6 +17,8 @@ struct Plain {
     words: Vec<AtomicU64>,
     entries: Vec<[AtomicU64; 3]>,
     met: Vec<AtomicBool>,
+    /// The entries that keep their places.
+    kept: Vec<AtomicBool>,
     hashing: Hashing,
     evicts: bool,
 }
@@ -28,6 +30,7 @@ impl Plain {
             words: (0..sets).map(|_| AtomicU64::new(0)).collect(),
             entries: (0..sets * WAYS as usize).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect(),
             met: (0..sets * WAYS as usize).map(|_| AtomicBool::new(false)).collect(),
+            kept: (0..sets * WAYS as usize).map(|_| AtomicBool::new(false)).collect(),
             hashing: Hashing { seeds, sets: sets as u32, ..Hashing::default() },
             evicts,
         }
@@ -95,7 +98,7 @@ impl Memory<Tuple, u64> for Plain {
     }
 
     fn take_stays(&self, index: u32) -> bool {
-        self.met[index as usize].swap(false, SeqCst)
+        self.met[index as usize].swap(false, SeqCst) || self.kept[index as usize].load(SeqCst)
     }
 }
 
@@ -204,6 +207,33 @@ fn a_table_that_evicts_refuses_nobody_and_keeps_what_is_met() {
     let contents = table.contents();
     assert!(contents.len() > 600, "{} of 700 are used", contents.len());
     assert!(contents.keys().max().is_some_and(|last| *last == tuple(20_999)), "the last is there");
+}
+
+#[test]
+fn whoever_keeps_his_place_finds_one_in_a_table_that_is_full_of_others() {
+    const SETS: u64 = 20_000;
+    const NOMINAL: u64 = SETS * WAYS as u64 / 2;
+    let table = Plain::new(SETS as usize, true);
+    // Not neighbours, which are spread more evenly than by chance.
+    let mut state = 88_172_645_463_325_252;
+    let mut keys = || -> Vec<Tuple> { (0..2 * NOMINAL).map(|_| tuple(chance(&mut state, 1 << 40))).collect() };
+    for key in keys().iter().chain(&keys()) {
+        assert_eq!(table.insert(key, 0), Ok(()));
+    }
+    assert_eq!(table.contents().len() as u64, SETS * u64::from(WAYS), "no entry is free");
+    let keys = &keys()[..NOMINAL as usize];
+    let refused = keys.iter().filter(|key| {
+        let is_refused = table.insert(key, 1).is_err();
+        if !is_refused {
+            table.kept[table.index(key) as usize].store(true, SeqCst);
+        }
+        is_refused
+    });
+    let refused = refused.count();
+    // Where only the home is asked it is one in a hundred.
+    assert!(refused < NOMINAL as usize / 1000, "{refused} of {NOMINAL}");
+    let kept = keys.iter().filter(|key| table.find(key) == Some(1)).count();
+    assert_eq!((kept + refused) as u64, NOMINAL);
 }
 
 #[test]
