@@ -95,6 +95,7 @@ fn a_trace_says_why_a_packet_does_not_arrive_and_leaves_everything_as_it_was() {
 
     // What cannot be told.
     let [_, v6] = pod.address.addresses();
+    let [own_port, _] = node_port();
     for (arguments, expected) in [
         (vec!["--from".to_owned(), v6.to_string(), "--to".to_owned(), web.to_string()], "different IP versions"),
         (
@@ -104,6 +105,10 @@ fn a_trace_says_why_a_packet_does_not_arrive_and_leaves_everything_as_it_was() {
         (
             ["--from", "192.0.2.1", "--to", "10.0.0.1:80", "--interface", "lo"].map(str::to_owned).to_vec(),
             "not managed",
+        ),
+        (
+            vec!["--from".to_owned(), own_port.ip().to_string(), "--to".to_owned(), own_port.to_string()],
+            "never leave by an interface",
         ),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -4,6 +4,7 @@ use super::args::{ReportFormat, Status as Arguments};
 use super::output::{Output, Table, list};
 use super::{Failed, SUCCESS, age};
 use crate::api::{AuditStatus, Client, DnsCounters, InterfaceStatus, LentPorts, Status};
+use lb_common::maps::{FLOWS4, FLOWS6};
 use std::fmt::Write as _;
 
 pub(super) async fn run(client: &Client, arguments: &Arguments, out: &mut Output) -> Result<u8, Failed> {
@@ -93,8 +94,9 @@ fn text(status: &Status) -> String {
     if !interfaces.is_empty() {
         let _ = write!(text, "\n{interfaces}{}", notes(&status.interfaces));
     }
-    for table in [sources, maps, counters].iter().filter(|table| !table.is_empty()) {
-        let _ = write!(text, "\n{table}");
+    let flows = if status.maps.iter().any(|map| [FLOWS4, FLOWS6].contains(&map.name.as_str())) { OF_FLOWS } else { "" };
+    for (table, note) in [(sources, ""), (maps, flows), (counters, "")].iter().filter(|(table, _)| !table.is_empty()) {
+        let _ = write!(text, "\n{table}{note}");
     }
     text.push('\n');
     if status.problems.is_empty() {
@@ -107,6 +109,9 @@ fn text(status: &Status) -> String {
     }
     text
 }
+
+/// What counts as used of the tables of flows.
+const OF_FLOWS: &str = "  FLOWS4, FLOWS6: two entries a flow; those not counted are not confirmed or have ended, and make way where there is no room\n";
 
 /// What the audit in the background has come to.
 fn audit(audit: &AuditStatus) -> String {
@@ -237,6 +242,7 @@ mod tests {
 
         MAP      USED   CAPACITY   FILL
         FLOWS4   10     100        10%
+          FLOWS4, FLOWS6: two entries a flow; those not counted are not confirmed or have ended, and make way where there is no room
 
         REASON       PACKETS   BYTES   MEANING
         no-backend   5         300     The Service has no ready backend; the packet was rejected with a TCP reset or an ICMP error. See `lb-ctl describe service NAME -n NAMESPACE`: do the selector's labels match pods, and are these ready?

@@ -87,6 +87,14 @@ impl Scene {
             }
             None => match route_to(from)? {
                 Some(route) if route.local => {
+                    let to = request.to.ip();
+                    if route_to(to)?.is_some_and(|route| route.local) {
+                        return Err(Error::Request(format!(
+                            "{from} and {to} are both addresses of the node itself: packets between them never leave by an interface, so \
+                             that no program meets them. Processes in the cgroup of --socket-lb are served at their sockets; others reach the \
+                             Service by its ClusterIP. For a packet that comes in from outside, name an interface with --interface"
+                        )));
+                    }
                     notes.push(format!("{from} is the node's own address: the packet goes by the node's veth pair"));
                     self.pair.ok_or_else(|| {
                         Error::Request(format!(
