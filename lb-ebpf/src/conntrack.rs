@@ -129,11 +129,14 @@ pub const fn is_midway<A>(wire: &Wire<A>) -> bool {
 /// behind it twice.
 #[inline(always)]
 pub fn flags_of<A: Address>(wire: &Wire<A>, flow: &Flow<A>) -> u16 {
-    if wire.is_later() {
-        // Its first fragment has said it all.
-        return 0;
-    }
-    let (tcp_flags, is_reply) = (u16::from(wire.tcp_flags), flow.flags & Flow::<A>::REPLY);
+    // Of a later fragment the first has said it all.
+    if wire.is_later() { 0 } else { flags_by(wire.tcp_flags, flow) }
+}
+
+/// The flags that a packet with these TCP flags sets, which is no later fragment.
+#[inline(always)]
+pub fn flags_by<A: Address>(tcp_flags: u8, flow: &Flow<A>) -> u16 {
+    let (tcp_flags, is_reply) = (u16::from(tcp_flags), flow.flags & Flow::<A>::REPLY);
     let opens = tcp_flags >> parse::SYN.trailing_zeros() & 1;
     // A client that goes on after an answer has confirmed it.
     let goes_on = flow.flags >> Flow::<A>::ANSWERED.trailing_zeros() & 1 & !(is_reply | opens);

@@ -1,6 +1,6 @@
 //! The short way: what nearly every packet asks, and nothing else.
 //!
-//! Nearly every packet belongs to a flow that is known and has made its decision in this tick, begins and ends nothing, and has
+//! Nearly every packet belongs to a flow that is known and has made its decision in this tick, opens nothing, and has
 //! headers of the usual lengths, whose places are constants. Whether all that is so is asked here before anything is changed; where
 //! it is, the packet is rewritten and sent on at once. Everything else takes the long way ([`crate::datapath`]) from its beginning, which would
 //! do the same with these packets: nothing is decided here that is not decided there. (TCP's *header prediction*, of the same make: Van
@@ -11,7 +11,7 @@
 use crate::datapath::is_admitted;
 use crate::env::{Env, Hook};
 use crate::packet::{self, Packet};
-use crate::parse::{self, ETHERTYPE_OFFSET, FIN, IPV4, IPV6, RST, SYN};
+use crate::parse::{self, ETHERTYPE_OFFSET, IPV4, IPV6, SYN};
 use crate::tables::{AddressTables, Tables};
 use crate::verdict::{Action, Verdict};
 use crate::{Address, conntrack, datapath, rewrite};
@@ -46,7 +46,7 @@ where
     if !is_admitted(tables, &plain.key) {
         return Some(Verdict::pass(Reason::NotOurs));
     }
-    if E::HOOK == Hook::Egress || plain.tcp_flags & (SYN | FIN | RST) != 0 || plain.ttl <= 1 {
+    if E::HOOK == Hook::Egress || plain.tcp_flags & SYN != 0 || plain.ttl <= 1 {
         return None;
     }
     let flow = tables.guessed(&plain.key)?;
@@ -58,9 +58,20 @@ where
         || !is_plain::<E>(&flow.hop)
         || length > u32::from(flow.hop.mtu)
         || !(plain.is_tcp || is_reply || is_serving(tables, flow))
-        || has_news(flow)
     {
         return None;
+    }
+    let news = conntrack::flags_by(plain.tcp_flags, flow) & !flow.flags;
+    if news != 0 {
+        // Who listens is told of a connection's end by the long way.
+        if Flow::<A>::has_ended(flow.flags | news) && tables.is_listened() {
+            return None;
+        }
+        // A copy to point at: the tuple itself stays in registers.
+        let scratch = tables.scratch()?;
+        flow.flags |= news;
+        scratch.forgotten_key = plain.key;
+        conntrack::refresh(tables, &scratch.forgotten_key, flow);
     }
     if rewrite::plain(packet, plain.is_tcp, flow).is_none() {
         return Some(Verdict::drop(Reason::StoreFailed));
@@ -85,15 +96,4 @@ fn is_plain<E: Env>(hop: &NextHop) -> bool {
 fn is_serving<A: Address, T: Tables>(tables: &T, flow: &Flow<A>) -> bool {
     let backend = tables.backend(flow.backend);
     backend.is_some_and(|backend| backend.generation == flow.generation && backend.is_serving())
-}
-
-/// Whether a packet that only goes on says something that the flow does not know yet: that it is answered, or that the answer came.
-#[inline(always)]
-fn has_news<A: Address>(flow: &Flow<A>) -> bool {
-    let knows = |flag| flow.flags & flag != 0;
-    if flow.is_reply() {
-        !knows(Flow::<A>::ANSWERED)
-    } else {
-        knows(Flow::<A>::ANSWERED) && !knows(Flow::<A>::CONFIRMED)
-    }
 }

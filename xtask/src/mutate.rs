@@ -27,7 +27,7 @@ struct Mutation {
     mutated: &'static str,
 }
 
-const MUTATIONS: [Mutation; 30] = [
+const MUTATIONS: [Mutation; 31] = [
     Mutation {
         name: "header-checksum",
         breaks: "the IPv4 header's checksum forgets the change of addresses",
@@ -207,8 +207,15 @@ const MUTATIONS: [Mutation; 30] = [
         name: "short-opening",
         breaks: "by the short way a connection that begins anew goes on with the backend of the old one",
         file: "lb-ebpf/src/shortcut.rs",
-        original: "plain.tcp_flags & (SYN | FIN | RST) != 0",
-        mutated: "plain.tcp_flags & (FIN | RST) != 0",
+        original: "plain.tcp_flags & SYN != 0",
+        mutated: "plain.tcp_flags & SYN > 2",
+    },
+    Mutation {
+        name: "short-end",
+        breaks: "by the short way a connection ends for one of its entries alone",
+        file: "lb-ebpf/src/shortcut.rs",
+        original: "conntrack::refresh(tables, &scratch.forgotten_key, flow);",
+        mutated: "",
     },
     Mutation {
         name: "short-silence",
