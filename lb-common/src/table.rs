@@ -454,7 +454,7 @@ const fn count(marks: u64) -> u32 {
 
 /// Takes an entry of one of a key's sets that was not met for long, as far as one bit for each tells (the algorithm called CLOCK), and
 /// that may be taken; its index, or [`NOWHERE`]. The sets are asked in turns, the home first: that of the two which keeps more gives
-/// way less often, so nobody finds nothing but kept entries before nearly as many are kept as would find room in a table with none to evict.
+/// way less often, so few find nothing but kept entries in both: at the nominal number of kept entries, one in some two thousand.
 #[inline(always)]
 pub fn evict<K, V, M: Memory<K, V>>(memory: &M, place: Place) -> u32 {
     let mut set = place.home();

@@ -102,7 +102,8 @@ impl Health {
             match Listener::open(address, role, &self.desk) {
                 Ok(listener) => {
                     let of = service.map_or_else(|| "the proxy".to_owned(), |key| format!("service {key}"));
-                    info!(%address, "health of {of} is told");
+                    let what = if role == Role::Metrics { "metrics and health" } else { "health" };
+                    info!(%address, "{what} of {of}: answered by HTTP");
                     self.open.insert(place, listener);
                 }
                 Err(error) => {
