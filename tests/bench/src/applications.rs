@@ -4,8 +4,10 @@
 //! Each has a node of its own; rounds are interleaved and the median counts, since nothing here is repeatable to the nanosecond.
 
 use anyhow::{Context, ensure};
+use lb_ctl::playground::links::Links;
 use lb_ctl::playground::netns::NetNs;
 use lb_ctl::playground::topology::Node as Role;
+use lb_yardsticks::{Pod, Served};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -13,11 +15,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::node::Node;
+use crate::path::YARDSTICK;
 use crate::quiet;
 use crate::report::{Part, Report, Row};
-use crate::rules::{self, Served};
+use crate::rules;
 use crate::statistics::{Figure, median, percentile, spread};
 use crate::tools::{Server, Tools};
+use crate::wrapper::Wrapper;
 use crate::{Extent, say};
 
 /// The Service's address.
@@ -35,6 +39,8 @@ const SERVER: &str = "web-1";
 enum Who {
     Routing,
     Ours,
+    /// The least that can be in our place: the program `tc_serve`.
+    Yardstick,
     Nftables,
     Iptables,
     Haproxy,
@@ -46,6 +52,7 @@ impl Who {
         match self {
             Who::Routing => "plain routing",
             Who::Ours => "lb-ctl",
+            Who::Yardstick => YARDSTICK,
             Who::Nftables => "nftables",
             Who::Iptables => "iptables",
             Who::Haproxy => "HAProxy",
@@ -56,7 +63,7 @@ impl Who {
     /// Programs without which it cannot be.
     const fn needs(self) -> &'static [&'static str] {
         match self {
-            Who::Routing | Who::Ours => &[],
+            Who::Routing | Who::Ours | Who::Yardstick => &[],
             Who::Nftables => &["nft"],
             Who::Iptables => &["iptables-legacy-restore"],
             Who::Haproxy => &["haproxy"],
@@ -73,6 +80,7 @@ pub(crate) const WORK: [(&str, &str); 3] =
 pub(crate) fn all(
     binary: &Path,
     tools: &Tools,
+    wrapper: &mut Wrapper,
     extent: &Extent,
     beside: &[PathBuf],
     report: &mut Report,
@@ -84,16 +92,16 @@ pub(crate) fn all(
         }
     }
     let mut contenders = Vec::new();
-    for who in [Who::Routing, Who::Ours, Who::Nftables, Who::Iptables, Who::Haproxy, Who::Nginx] {
+    for who in [Who::Routing, Who::Ours, Who::Yardstick, Who::Nftables, Who::Iptables, Who::Haproxy, Who::Nginx] {
         if let Some(missing) = who.needs().iter().find(|program| tools.find(program).is_none()) {
             report.skip(format!("applications, {}: there is no {missing}", who.name()));
         } else {
             say(format_args!("applications: {}", who.name()));
-            contenders.push(Contender::new(who, binary, tools)?);
+            contenders.push(Contender::new(who, binary, tools, wrapper)?);
         }
     }
     for object in beside {
-        let mut contender = Contender::new(Who::Ours, binary, tools)?;
+        let mut contender = Contender::new(Who::Ours, binary, tools, wrapper)?;
         contender.node.replace_attached(object)?;
         contender.name = object.file_name().unwrap_or_default().to_string_lossy().into_owned();
         contenders.push(contender);
@@ -143,7 +151,7 @@ struct Contender {
 }
 
 impl Contender {
-    fn new(who: Who, binary: &Path, tools: &Tools) -> anyhow::Result<Self> {
+    fn new(who: Who, binary: &Path, tools: &Tools, wrapper: &mut Wrapper) -> anyhow::Result<Self> {
         let mut node = if who == Who::Ours {
             Node::start(binary, lb_common::maps::DEFAULT_MAX_FLOWS)?
         } else {
@@ -165,6 +173,7 @@ impl Contender {
         let ports = || PORTS.map(|port| served(port, endpoint));
         match who {
             Who::Routing => {}
+            Who::Yardstick => serve(&node, wrapper)?,
             Who::Ours => drop(node.cli(&["apply", "-f", "-"], &manifest(endpoint))?),
             Who::Nftables => tools.feed(node.space(), "nft", &["-f", "-"], &rules::nftables(&ports()))?,
             Who::Iptables => {
@@ -185,7 +194,7 @@ impl Contender {
         }
         let target = match who {
             Who::Routing => endpoint,
-            Who::Ours | Who::Nftables | Who::Iptables => SERVICE,
+            Who::Ours | Who::Yardstick | Who::Nftables | Who::Iptables => SERVICE,
             Who::Haproxy | Who::Nginx => Role::One.gateway().v4,
         };
         if who == Who::Ours {
@@ -247,8 +256,25 @@ impl Contender {
     }
 }
 
-fn served(port: u16, endpoint: Ipv4Addr) -> Served {
-    Served { address: SERVICE, protocol: "tcp", port, endpoints: vec![endpoint], target: port }
+/// Puts the yardstick in our place.
+fn serve(node: &Node, wrapper: &mut Wrapper) -> anyhow::Result<()> {
+    let links = Links::open(node.space())?;
+    let pod = |name: &str| -> anyhow::Result<_> {
+        let pod = node.playground().pod(name)?;
+        let link = pod.place().node_link();
+        let (to, from) = (Links::open(pod.space())?.mac("eth0")?, links.mac(&link)?);
+        let macs: Vec<u8> = to.into_iter().chain(from).collect();
+        let word = |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
+        let address = u32::from_ne_bytes(pod.address().v4.octets());
+        Ok((Pod { macs: [0, 4, 8].map(word), address, ifindex: links.index(&link)? }, link))
+    };
+    let ((server, its_link), (client, other_link)) = (pod(SERVER)?, pod(CLIENT)?);
+    let pods = Served { service: u32::from_ne_bytes(SERVICE.octets()), server, client };
+    node.run(|| wrapper.serve(pods, [&its_link, &other_link]))?
+}
+
+fn served(port: u16, endpoint: Ipv4Addr) -> rules::Served {
+    rules::Served { address: SERVICE, protocol: "tcp", port, endpoints: vec![endpoint], target: port }
 }
 
 /// Starts nginx with a configuration; `name` tells one from another.

@@ -40,13 +40,16 @@ minutes in all. Runs of the whole path and of applications are repeated if it is
 - **New flows** are measured with tables of the daemon's default size, since that is what is filled. `the least` does what nobody who
   translates both ways can leave out: it looks both tuples up among confirmed flows, finds the Service, asks the routing table and
   makes the two entries of the flow; `two entries` only makes these.
-- **Many Services.** `the least for any` looks up a Service by its address and port, one of its members and its counter, in tables of
-  the product's size, and sends the packet back.
+- **Many Services.** `the least for any` does for a new flow what nobody who translates both ways can leave out, where each Service has a record,
+  members and a counter of its own, in tables of the product's size. `In a hash`, the record is looked up by address and port in a hash of the kernel's; `not
+  sought`, the address itself tells at which place it stands.
 - **Whole path**: client, node and backend in network namespaces. A generator at the client's end sends UDP (the header's checksum right,
   UDP's own absent), and a program at the backend's end counts and drops it; all of it must arrive. The bench prepares the backend's NAPI as a NIC would have it (`ethtool -K gro on`).
   `the yardstick in its place` finds the flow and the Service, counts, rewrites and redirects, and does nothing else.
 - **Applications**: wrk (16 connections, one thread; each request with a connection of its own, and kept alive) and iperf3 (one connection) in one
   pod, nginx and iperf3 in another pod of the node, offloads on. Runs of a second, interleaved; medians, and the median of the rounds' ratios.
+  `the yardstick in its place` makes two entries for each connection, finds one of them for each packet, counts, rewrites, and hands the packet from pod to pod (`bpf_redirect_peer`);
+  it does nothing else, and forgets nothing.
 - **Control plane**: the real daemon in a namespace, told by its API and by the CLI; its names are asked over UDP without a pause.
 ";
 

@@ -147,7 +147,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         path::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &mut report)?;
     }
     if args.wants("applications") {
-        applications::all(&args.lb_ctl, &tools, &extent, &args.beside, &mut report)?;
+        let mut wrapper = Wrapper::load(&args.yardsticks, lb_common::maps::DEFAULT_MAX_FLOWS)?;
+        applications::all(&args.lb_ctl, &tools, &mut wrapper, &extent, &args.beside, &mut report)?;
     }
     report.waited = quiet::told();
     println!("{}\n{}", report.table(), targets::table(&report));

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode};
+use aya::programs::{
+    ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode,
+};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps;
-use lb_yardsticks::{Control, HEAD, NOTES, Place, WINDOW, WORDS_AT};
+use lb_yardsticks::{Control, HEAD, NOTES, PLACES, Place, Served, WINDOW, WORDS_AT};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -71,6 +73,7 @@ impl Wrapper {
             ("PAIRS", maps::FLOWS4),
             ("BORN", maps::FLOWS4),
             ("RECORDS", maps::SERVICES),
+            ("PLACES", maps::SERVICES),
             ("MEMBERS", maps::SLOTS),
             ("TALLIES", maps::SERVICE_STATS),
         ] {
@@ -169,23 +172,40 @@ impl Wrapper {
         Ok(())
     }
 
+    /// Attaches `tc_serve` to both pods' interfaces of the calling thread's namespace, for as long as this lives.
+    pub(crate) fn serve(&mut self, served: Served, interfaces: [&str; 2]) -> anyhow::Result<()> {
+        let mut map: Array<_, Served> = Array::try_from(self.ebpf.map_mut("SERVED").context("no map SERVED")?)?;
+        map.set(0, served, 0)?;
+        let program: &mut SchedClassifier = self.ebpf.program_mut("tc_serve").context("no tc_serve")?.try_into()?;
+        for interface in interfaces {
+            let attached = program.attach(interface, TcAttachType::Ingress);
+            attached.with_context(|| format!("cannot attach tc_serve to {interface}"))?;
+        }
+        Ok(())
+    }
+
     /// Names the interface that `xdp_relay` sends by.
     pub(crate) fn relay_to(&mut self, ifindex: u32) -> anyhow::Result<()> {
         let mut out: Array<_, u32> = Array::try_from(self.ebpf.map_mut("OUT").context("no map OUT")?)?;
         Ok(out.set(0, ifindex, 0)?)
     }
 
-    /// Enters records of so many Services on port 80 of addresses from `first` on, for `xdp_record`.
+    /// Enters records of so many Services on port 80 of addresses from `first` on, for `xdp_opened_sought` and `xdp_opened_known`.
     pub(crate) fn enter_records(&mut self, first: Ipv4Addr, services: u32) -> anyhow::Result<()> {
         /// Members of each, as the product's have them.
         const MEMBERS: u64 = 8;
-        let map = self.ebpf.map_mut("RECORDS").context("no map RECORDS")?;
-        let mut records: HashMap<_, u64, [u64; 4]> = map.try_into()?;
         for number in 0..services {
-            let address = u32::from_ne_bytes(Ipv4Addr::from_bits(first.to_bits() + number).octets());
+            let bits = first.to_bits() + number;
+            let address = u32::from_ne_bytes(Ipv4Addr::from_bits(bits).octets());
             // Address and port as they lie in the frame, in one word (`Frame::service`).
             let key = u64::from(address) | u64::from(80_u16.to_be()) << 32 | u64::from(lb_common::TCP) << 48;
-            records.insert(key, [u64::from(number) * MEMBERS, u64::from(number), 0, 0], 0)?;
+            let base = u64::from(number) * MEMBERS;
+            let map = self.ebpf.map_mut("RECORDS").context("no map RECORDS")?;
+            let mut records: HashMap<_, u64, [u64; 4]> = map.try_into()?;
+            records.insert(key, [base, u64::from(number), 0, 0], 0)?;
+            let map = self.ebpf.map_mut("PLACES").context("no map PLACES")?;
+            let mut places: Array<_, [u64; 8]> = map.try_into()?;
+            places.set(bits & PLACES, [base, 0, 0, 0, 0, 0, 0, 0], 0)?;
         }
         Ok(())
     }

@@ -90,3 +90,36 @@ pub const BACKEND: [u8; 4] = [10, 200, 255, 1];
 
 /// The network of all clients, 11.0.0.0/8; of IPv6 these are the last four bytes.
 pub const CLIENTS: u32 = 11 << 24;
+
+/// A pod, as frames and the node reach it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Pod {
+    /// The first twelve bytes of frames to it, in words.
+    pub macs: [u32; 3],
+    /// Its address as it lies in a frame.
+    pub address: u32,
+    /// The node's end of its cable.
+    pub ifindex: u32,
+}
+
+/// A Service with one endpoint and one client: the only value of the map `SERVED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// Its address as it lies in a frame.
+    pub service: u32,
+    /// The endpoint.
+    pub server: Pod,
+    /// The client.
+    pub client: Pod,
+}
+
+const _: () = assert!(core::mem::size_of::<Served>() == 44);
+
+#[cfg(feature = "user")]
+// SAFETY: `#[repr(C)]` of integers; the assertion above counts every byte.
+unsafe impl aya::Pod for Served {}
+
+/// The bits of a Service's address that tell its place where nothing is sought.
+pub const PLACES: u32 = 0x1_ffff;

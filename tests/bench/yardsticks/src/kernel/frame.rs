@@ -9,6 +9,8 @@ const DESTINATION: usize = 30;
 const PORTS: usize = 34;
 const DESTINATION_PORT: usize = 36;
 const PROTOCOL: usize = 23;
+const TCP_FLAGS: usize = 47;
+const TCP: u8 = 6;
 const IP_CHECKSUM: usize = 24;
 /// Where the checksum of TCP stands.
 pub(super) const TCP_CHECKSUM: usize = 50;
@@ -17,7 +19,7 @@ const IPV4: u16 = 0x0800_u16.to_be();
 
 /// The address that requests are sent on to, as it lies in a frame.
 pub(super) const BACKEND: u32 = u32::from_ne_bytes(lb_yardsticks::BACKEND);
-const BACKEND_PORT: u16 = 8080_u16.to_be();
+pub(super) const BACKEND_PORT: u16 = 8080_u16.to_be();
 
 /// Headers that lie within bounds.
 #[derive(Clone, Copy)]
@@ -54,12 +56,12 @@ impl Frame {
         }
     }
 
-    /// The tuple of the backend's packets.
+    /// The tuple of the packets of a backend, at its port.
     #[inline(always)]
-    pub(super) fn reply_key(self) -> FlowKey {
-        let ports = u64::from(BACKEND_PORT) | u64::from(self.get::<u16>(PORTS)) << 16;
+    pub(super) fn reply_key(self, backend: u32, port: u16) -> FlowKey {
+        let ports = u64::from(port) | u64::from(self.get::<u16>(PORTS)) << 16;
         FlowKey {
-            addresses: u64::from(BACKEND) | u64::from(self.get::<u32>(ADDRESSES)) << 32,
+            addresses: u64::from(backend) | u64::from(self.get::<u32>(ADDRESSES)) << 32,
             rest: ports | u64::from(self.protocol()) << 32,
         }
     }
@@ -77,13 +79,16 @@ impl Frame {
         addresses >> 32 | rest << 16 & !0xffff_ffff
     }
 
+    /// The address that a packet with this tuple is for, in host order.
+    #[inline(always)]
+    pub(super) fn service_address(self) -> u32 {
+        u32::from_be((self.key().addresses >> 32) as u32)
+    }
+
     /// The flow that this packet would open.
     #[inline(always)]
     pub(super) fn flow(self) -> Flow {
-        let mut sum = !self.get::<u16>(DESTINATION) as u32 & 0xffff;
-        sum += !self.get::<u16>(DESTINATION + 2) as u32 & 0xffff;
-        sum += (BACKEND & 0xffff) + (BACKEND >> 16);
-        let delta = fold(sum);
+        let delta = delta(self.get(DESTINATION), BACKEND);
         let port_delta = fold((!self.get::<u16>(DESTINATION_PORT) as u32 & 0xffff) + u32::from(BACKEND_PORT));
         Flow {
             address: BACKEND,
@@ -111,6 +116,30 @@ impl Frame {
         self.update(IP_CHECKSUM, flow.delta);
     }
 
+    /// The same for the source.
+    #[inline(always)]
+    pub(super) fn rewrite_source(self, flow: &Flow) {
+        self.set(ADDRESSES, flow.address);
+        self.set(PORTS, flow.port);
+        self.update(IP_CHECKSUM, flow.delta);
+    }
+
+    /// Writes both MACs.
+    #[inline(always)]
+    pub(super) fn set_macs(self, [first, second, third]: [u32; 3]) {
+        self.set(0, first);
+        self.set(4, second);
+        self.set(8, third);
+    }
+
+    /// Whether it begins a TCP connection.
+    #[inline(always)]
+    pub(super) fn is_syn(self) -> bool {
+        const SYN_ACK: u8 = 0x12;
+        const SYN: u8 = 0x02;
+        self.protocol() == TCP && self.get::<u8>(TCP_FLAGS) & SYN_ACK == SYN
+    }
+
     /// Brings the checksum of TCP up to date.
     #[inline(always)]
     pub(super) fn update_transport(self, flow: &Flow) {
@@ -124,6 +153,12 @@ impl Frame {
         // One carry at most.
         self.set(offset, !(sum + (sum >> 16)) as u16);
     }
+}
+
+/// What it adds to a checksum that one address takes the place of another.
+#[inline(always)]
+pub(super) fn delta(old: u32, new: u32) -> u16 {
+    fold((!old & 0xffff) + (!old >> 16) + (new & 0xffff) + (new >> 16))
 }
 
 #[inline(always)]

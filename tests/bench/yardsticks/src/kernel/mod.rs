@@ -5,6 +5,7 @@
 
 mod frame;
 mod opening;
+mod serve;
 mod tc;
 mod wrapper;
 mod xdp;
@@ -12,6 +13,7 @@ mod xdp;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use lb_yardsticks::Served;
 
 /// As the product's: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
@@ -73,12 +75,18 @@ static SERVICES: HashMap<ServiceKey, u64> = HashMap::with_max_entries(1 << 16, 0
 /// What is known of a Service, as large as the product's record of it and in a table of the same kind.
 #[map]
 static RECORDS: HashMap<ServiceKey, [u64; 4]> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+/// The same without a hash: a line of the caches for each Service, at the place that its address gives.
+#[map]
+static PLACES: Array<[u64; 8]> = Array::with_max_entries(1 << 16, 0);
 /// Members of the Services, one after the other.
 #[map]
 static MEMBERS: Array<u64> = Array::with_max_entries(1 << 16, 0);
 /// What each Service has counted.
 #[map]
 static TALLIES: PerCpuArray<Count> = PerCpuArray::with_max_entries(1 << 16, 0);
+/// Whom [`serve::tc_serve`] serves.
+#[map]
+static SERVED: Array<Served> = Array::with_max_entries(1, 0);
 /// The interface that [`xdp::xdp_relay`] sends by.
 #[map]
 static OUT: Array<u32> = Array::with_max_entries(1, 0);

@@ -1,6 +1,6 @@
 //! The yardsticks at XDP.
 
-use super::frame::Frame;
+use super::frame::{BACKEND, BACKEND_PORT, Frame};
 use super::{FLOWS, Flow, OUT, PAIRS, SERVICES, Wide, count};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::bpf_redirect;
@@ -123,7 +123,7 @@ fn xdp_insert(ctx: XdpContext) -> u32 {
     let wide = Wide { flow, rest: [0; 6] };
     let is_entered = SERVICES.insert(frame.service(), u64::from(flow.service), 0).is_ok()
         && FLOWS.insert(frame.key(), flow, 0).is_ok()
-        && PAIRS.insert(frame.reply_key(), wide, 0).is_ok()
+        && PAIRS.insert(frame.reply_key(BACKEND, BACKEND_PORT), wide, 0).is_ok()
         && PAIRS.insert(frame.key(), wide, 0).is_ok();
     if is_entered { XDP_DROP } else { XDP_PASS }
 }
