@@ -70,7 +70,7 @@ reasons! {
         "The chosen backend's record was withdrawn while the packet was on its way; the packet was dropped and the next one is tried anew." "";
     13 TableFull "table-full"
         "The flow could not be recorded because its table is full or was contended; the packet was dropped."
-        "See in `lb-ctl status` how full the tables are, and raise --max-flows; shortly before a table is full, a few in a thousand find no room in it.";
+        "See in `lb-ctl status` how full the tables are, and raise --max-flows; shortly before a table is full, a few in ten thousand find no room in it.";
     14 SnatExhausted "snat-exhausted"
         "No free source port was found for a connection that needs source translation; the packet was dropped."
         "See the lent ports in `lb-ctl status`; lend another address of the node (--snat-address), spread the clients over more nodes, or add backends.";

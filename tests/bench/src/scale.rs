@@ -21,8 +21,8 @@ const MAX_FLOWS: u32 = 3 << 17;
 
 /// The yardsticks' rows: what nobody who translates both ways can leave out of a new flow, with a record, members and a counter for
 /// each Service. The record is found in a hash of the kernel's, or stands at a place that the address itself tells.
-pub(crate) const SOUGHT: &str = "Services: the least for any, in a hash";
-/// The bound: no table is faster than none.
+const SOUGHT: &str = "Services: the least for any, in a hash";
+/// The bound: nothing is faster than no search.
 pub(crate) const LEAST: &str = "Services: the least for any, not sought";
 
 const XDP_TX: u32 = 3;

@@ -1,16 +1,12 @@
 //! The yardstick between two pods of a node: what nobody who translates connections both ways can leave out.
 
-use super::frame::{Frame, TCP_CHECKSUM, delta};
+use super::frame::{Frame, delta};
+use super::tc::{DROP, NEXT, update_transport};
 use super::{Flow, PAIRS, SERVED, Wide, count};
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect_peer};
+use aya_ebpf::helpers::bpf_redirect_peer;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_yardsticks::{Pod, Served};
-
-/// As in [`super::tc`].
-const NEXT: i32 = -1;
-const DROP: i32 = 2;
-const PSEUDO_HDR: u64 = 1 << 4;
 
 /// What an entry holds beside the rewrite.
 const MACS: usize = 0;
@@ -37,12 +33,7 @@ fn tc_serve(ctx: TcContext) -> i32 {
     }
     frame.set_macs([rest[MACS] as u32, (rest[MACS] >> 32) as u32, rest[MACS_AND_IFINDEX] as u32]);
     count(flow.service, ctx.len() as usize);
-    // SAFETY: the context of this program; the helper checks the offset.
-    let replace = |delta: u16, flags| unsafe {
-        bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(delta), flags)
-    };
-    // As in the other yardstick.
-    if replace(flow.delta, PSEUDO_HDR) != 0 || replace(flow.port_delta, 0) != 0 {
+    if !update_transport(&ctx, &flow) {
         return DROP;
     }
     // SAFETY: a helper that takes plain numbers.

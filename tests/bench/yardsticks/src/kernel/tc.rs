@@ -6,8 +6,8 @@ use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_redirect};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-const NEXT: i32 = -1;
-const DROP: i32 = 2;
+pub(super) const NEXT: i32 = -1;
+pub(super) const DROP: i32 = 2;
 /// `BPF_F_PSEUDO_HDR`: the change is one of addresses too.
 const PSEUDO_HDR: u64 = 1 << 4;
 
@@ -55,12 +55,18 @@ fn translate(ctx: &TcContext, frame: Frame, flow: &Flow) -> i32 {
     let Some(service) = (unsafe { SERVICES.get(service) }) else { return NEXT };
     count(*service as u32, ctx.len() as usize);
     frame.swap_macs();
+    if update_transport(ctx, flow) { back(ctx) } else { DROP }
+}
+
+/// Brings the checksum of TCP up to date; whether that succeeded. What was known of the frame is not known any more.
+#[inline(always)]
+pub(super) fn update_transport(ctx: &TcContext, flow: &Flow) -> bool {
     // SAFETY: the context of this program; the helper checks the offset.
     let replace = |delta: u16, flags| unsafe {
         bpf_l4_csum_replace(ctx.skb.skb, TCP_CHECKSUM as u32, 0, u64::from(delta), flags)
     };
     // Addresses and port apart: only the former counts where the checksum is partial.
-    if replace(flow.delta, PSEUDO_HDR) == 0 && replace(flow.port_delta, 0) == 0 { back(ctx) } else { DROP }
+    replace(flow.delta, PSEUDO_HDR) == 0 && replace(flow.port_delta, 0) == 0
 }
 
 #[inline(always)]
