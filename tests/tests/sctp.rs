@@ -1,6 +1,6 @@
 //! SCTP through the core: its checksum covers ports and no addresses, and its chunks move a flow on.
 //!
-//! The packets are made up, in the kernel's programs too (`tests/tests/prog_run.rs`): the kernels this is tested on are built
+//! The packets are made up, in the kernel's programs too (`tests/tests/prog_run/main.rs`): the kernels this is tested on are built
 //! without SCTP (`CONFIG_IP_SCTP`), so there is no socket to be a peer.
 
 use lb_common::flow::State;
